@@ -1,0 +1,88 @@
+"""MusicRT: neural music codecs and video-to-music in production, from official checkpoints to a lean runtime.
+
+Importing this package is light: a name loads what it needs when it is first used.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from musicrt.runtime.bundle import EMBEDDED, Bundle
+    from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
+    from musicrt.runtime.errors import (
+        AudioError,
+        BackendError,
+        BundleError,
+        Cancelled,
+        CheckpointError,
+        ConfigError,
+        EncodedError,
+        InputError,
+        MusicRTError,
+        OutputError,
+        VerificationError,
+    )
+    from musicrt.runtime.model import load
+    from musicrt.runtime.models.music2latent.facade import EncoderDecoder
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "EMBEDDED": "bundle",
+    "Bundle": "bundle",
+    "Encoded": "encoded",
+    "load_encoded": "encoded",
+    "save_encoded": "encoded",
+    "load": "model",
+    "EncoderDecoder": "models.music2latent.facade",
+    **dict.fromkeys(
+        (
+            "AudioError",
+            "BackendError",
+            "BundleError",
+            "Cancelled",
+            "CheckpointError",
+            "ConfigError",
+            "EncodedError",
+            "InputError",
+            "MusicRTError",
+            "OutputError",
+            "VerificationError",
+        ),
+        "errors",
+    ),
+}
+
+__all__ = [
+    "EMBEDDED",
+    "AudioError",
+    "BackendError",
+    "Bundle",
+    "BundleError",
+    "Cancelled",
+    "CheckpointError",
+    "ConfigError",
+    "Encoded",
+    "EncodedError",
+    "EncoderDecoder",
+    "InputError",
+    "MusicRTError",
+    "OutputError",
+    "VerificationError",
+    "__version__",
+    "load",
+    "load_encoded",
+    "save_encoded",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"musicrt.runtime.{_HOMES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,1 @@
+"""From an official checkpoint to a bundle of ONNX stages."""

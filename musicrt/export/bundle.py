@@ -1,0 +1,115 @@
+"""From an official checkpoint to a bundle: trace every stage, store the weights once, measure, describe."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import onnx_ir as ir
+from torch import nn
+
+from musicrt.export.checkpoints import hash_tensors, read_config
+from musicrt.export.graphs import OPSET, trace_stage, write_weights
+from musicrt.runtime.backends.onnxruntime import FLAVOUR, OnnxCpu
+from musicrt.runtime.backends.torch import TorchSession
+from musicrt.runtime.bundle import MANIFEST, STAGES, WEIGHTS, Bundle, identity_of
+from musicrt.runtime.checkpoint import read_checkpoint
+from musicrt.runtime.errors import ConfigError, VerificationError
+from musicrt.runtime.files import new_folder, sha256_of
+from musicrt.runtime.hub import locate_checkpoint
+from musicrt.runtime.manifest import FileEntry, GraphEntry, LicenceEntry, Manifest, SourceEntry, StageEntry
+from musicrt.runtime.registry import build_spec, find_system, system_module
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.verify import probe_inputs, probe_sizes, record_probe, relative_error
+
+_SEED = 20240808
+_TOOLS = ("musicrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
+
+
+def export_bundle(
+    system: str,
+    checkpoint: str | Path | None,
+    out: str | Path,
+    *,
+    variant: str = "full",
+    config: str | Path | None = None,
+    description: str = "",
+    on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None,
+) -> Bundle:
+    """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
+
+    checkpoint: a folder or file in the official layout, a hub id, or None for the official hub repository.
+    variant: hyper-parameters by name. config: instead, a JSON file of official hyper-parameters (also taken from
+        config.json beside the checkpoint). description: said of the weights by `musicrt inspect`.
+    on_stage(stage, done, total): progress. Raises CheckpointError, ConfigError, OutputError, VerificationError.
+    """
+    known = find_system(system)
+    if variant not in known.variants:
+        raise ConfigError(f"{system} has no variant {variant!r}; known: {', '.join(known.variants)}")
+    source = locate_checkpoint(known, checkpoint)
+    values = read_config(source, Path(config) if config else None)
+    spec = build_spec(system, known.variants[variant] if values is None else values, variant if values is None else "custom")
+    files = read_checkpoint(known, source)
+    stages: dict[str, nn.Module] = system_module(system, "stages").load_stages(files, spec.config)
+    tensors = hash_tensors(files)
+    hashes = {name: sha256_of(source if source.is_file() else source / name) for name in known.checkpoint.files}
+    target = Path(out)
+    with new_folder(target) as folder:
+        (folder / STAGES).mkdir()
+        models: dict[str, ir.Model] = {}
+        for done, stage in enumerate(spec.stages):
+            on_stage(stage.name, done, len(spec.stages))
+            models[stage.name] = trace_stage(stage, stages[stage.name], probe_inputs(stage, probe_sizes(stage, 2), _SEED))
+        write_weights(folder / STAGES / WEIGHTS, dict(nn.ModuleDict(stages).named_parameters()), models)
+        entries = {stage.name: _write_stage(folder, stage, stages[stage.name], models[stage.name]) for stage in spec.stages}
+        manifest = Manifest(
+            system=system,
+            variant=spec.variant,
+            config=dict(spec.config),
+            defaults=dict(spec.defaults),
+            sample_rate=spec.sample_rate,
+            licences=LicenceEntry(code=known.licences.code, weights=known.licences.weights, weights_url=known.licences.weights_url),
+            source=SourceEntry(description=description, files=hashes, tensors_sha256=tensors),
+            identity=identity_of(system, spec.config, tensors),
+            weights=_file_entry(folder, folder / STAGES / WEIGHTS),
+            stages=entries,
+            tools=dict(_tool_versions()),
+        )
+        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+    on_stage("done", len(spec.stages), len(spec.stages))
+    return Bundle.open(target)
+
+
+def _write_stage(folder: Path, stage: StageSpec, module: nn.Module, model: ir.Model) -> StageEntry:
+    """Save a graph, hold it against torch at two sets of sizes, and keep one of the runs. Raises VerificationError."""
+    path = folder / STAGES / f"{stage.name}.onnx"
+    ir.save(model, path)
+    error = 0.0
+    with OnnxCpu().open_graph(stage, path) as exported, TorchSession(stage, module) as reference:
+        for sizes in (probe_sizes(stage, 3), probe_sizes(stage, 1)):
+            feeds = probe_inputs(stage, sizes, _SEED)
+            expected = reference.run(feeds)
+            error = max(error, relative_error(exported.run(feeds), expected))
+    if not error <= stage.tolerance.rel_l2:
+        raise VerificationError(f"stage {stage.name}: the graph is {error:.1e} from torch, allowed {stage.tolerance.rel_l2:.0e}; nothing was written")
+    graph = GraphEntry(
+        file=_file_entry(folder, path), opset=OPSET, precision="float32", error=error, tolerance=stage.tolerance.rel_l2
+    )
+    return StageEntry(
+        inputs=[tensor.describe() for tensor in stage.inputs],
+        outputs=[tensor.describe() for tensor in stage.outputs],
+        graphs={FLAVOUR: graph},
+        probe=record_probe(sizes, _SEED, expected),
+    )
+
+
+def _file_entry(folder: Path, path: Path) -> FileEntry:
+    return FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
+
+
+def _tool_versions() -> Iterator[tuple[str, str]]:
+    for name in _TOOLS:
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            yield name, importlib.metadata.version(name)

@@ -1,0 +1,47 @@
+"""What export reads beside the weights: hyper-parameters, and a hash over all tensors."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from musicrt.runtime.errors import ConfigError
+
+def read_config(source: Path, given: Path | None) -> dict[str, Any] | None:
+    """Hyper-parameters from the file `given`, or from config.json beside the checkpoint; None if there are none.
+
+    Raises ConfigError.
+    """
+    beside = (source if source.is_dir() else source.parent) / "config.json"
+    file = given or (beside if beside.is_file() else None)
+    if file is None:
+        return None
+    try:
+        values = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"{file} can't be read as JSON ({error}); expected an object of the official hyper-parameters") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{file} holds a {type(values).__name__}, expected an object of the official hyper-parameters")
+    return values
+
+
+def hash_tensors(files: Mapping[str, Mapping[str, Any]]) -> str:
+    """SHA-256 of all tensors of a checkpoint by name, however they were pickled."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(_named_tensors("", files)):
+        digest.update(f"{name} {tensor.dtype} {list(tensor.shape)}\n".encode())
+        digest.update(tensor.contiguous().view(torch.uint8).numpy().data if tensor.numel() else b"")
+    return digest.hexdigest()
+
+
+def _named_tensors(prefix: str, tree: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
+    for key, value in tree.items():
+        if isinstance(value, torch.Tensor):
+            yield f"{prefix}{key}", value.detach().reshape(-1) if value.ndim == 0 else value.detach()
+        elif isinstance(value, Mapping):
+            yield from _named_tensors(f"{prefix}{key}/", value)

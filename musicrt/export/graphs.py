@@ -1,0 +1,139 @@
+"""From a torch module to an ONNX graph whose weights lie in the bundle's one safetensors file."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import logging
+import struct
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import onnx_ir as ir
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from musicrt.runtime.session import Array
+from musicrt.runtime.spec import StageSpec
+
+OPSET = 20
+"""Below 21, where group norms are exported as instance norms: ONNX Runtime's CPU kernels run those twice as fast."""
+_INLINE = 1024  # bytes up to which a constant stays in the graph
+
+
+class _Flat(nn.Module):
+    """Gives the exporter one argument, a list, however many inputs a stage has."""
+
+    def __init__(self, stage: nn.Module) -> None:
+        super().__init__()
+        self.stage = stage
+
+    def forward(self, inputs: list[Tensor]) -> Tensor | tuple[Tensor, ...]:
+        result: Tensor | tuple[Tensor, ...] = self.stage(*inputs)
+        return result
+
+
+def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array]) -> ir.Model:
+    """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant."""
+    inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.inputs]
+    dynamic = [
+        {i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.inputs  # type: ignore[attr-defined]
+    ]
+    with _quiet():
+        program = torch.onnx.export(
+            _Flat(module).eval(),
+            (inputs,),
+            dynamo=True,
+            opset_version=OPSET,
+            dynamic_shapes=(dynamic,),
+            input_names=[tensor.name for tensor in stage.inputs],
+            output_names=[tensor.name for tensor in stage.outputs],
+        )
+    if program is None:
+        raise RuntimeError(f"torch.onnx.export gave no program for stage {stage.name}")
+    model: ir.Model = program.model
+    _name_axes(stage, model)
+    _strip(model)
+    return model
+
+
+def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str, ir.Model]) -> None:
+    """Write one safetensors file with `tensors` and the larger constants of the graphs; make the graphs refer into it.
+
+    A constant equal to a tensor is not stored again.
+    """
+    stored = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    by_content = {_content(tensor.numpy()): name for name, tensor in stored.items()}
+    places: list[tuple[ir.Value, str]] = []
+    for stage, model in models.items():
+        for value in model.graph.initializers.values():
+            if value.const_value is None or value.const_value.nbytes <= _INLINE:
+                continue
+            array = value.const_value.numpy()
+            name = by_content.setdefault(_content(array), f"graph.{stage}.{value.name}")
+            stored.setdefault(name, torch.from_numpy(np.array(array)))
+            places.append((value, name))
+    save_file(stored, path)
+    offsets = _read_offsets(path)
+    for value, name in places:
+        tensor = value.const_value
+        if tensor is None:
+            continue
+        start, stop = offsets[name]
+        value.const_value = ir.ExternalTensor(
+            path.name, start, stop - start, tensor.dtype, shape=ir.Shape(tensor.shape), name=str(value.name), base_dir=path.parent
+        )
+
+
+def _read_offsets(path: Path) -> dict[str, tuple[int, int]]:
+    """Where each tensor of a safetensors file begins and ends, in bytes from the start of the file."""
+    with path.open("rb") as file:
+        (length,) = struct.unpack("<Q", file.read(8))
+        header = json.loads(file.read(length))
+    return {
+        name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1])
+        for name, entry in header.items()
+        if name != "__metadata__"
+    }
+
+
+def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
+    return str(array.dtype), array.shape, array.tobytes()
+
+
+def _name_axes(stage: StageSpec, model: ir.Model) -> None:
+    """Call the dynamic dimensions of inputs and outputs what the spec calls them."""
+    for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*stage.inputs, *stage.outputs], strict=True):
+        value.shape = ir.Shape([dim if isinstance(dim, int) else str(dim) for dim in tensor.dims])
+
+
+def _strip(model: ir.Model) -> None:
+    """Drop what the exporter notes about its own run: source paths and traces."""
+    model.metadata_props.clear()
+    model.graph.metadata_props.clear()
+    model.doc_string = model.graph.doc_string = None
+    values: list[ir.Value] = [*model.graph.inputs, *model.graph.initializers.values()]
+    for node in model.graph:
+        node.metadata_props.clear()
+        node.doc_string = None
+        values += node.outputs
+    for value in values:
+        value.metadata_props.clear()
+        value.doc_string = None
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The exporter reports its progress on stdout and warns about packages that are not needed here."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)

@@ -1,0 +1,1 @@
+"""The lean runtime: numpy and the chosen backend."""

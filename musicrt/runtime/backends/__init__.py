@@ -1,0 +1,1 @@
+"""One module per runtime, one class per way of running it."""

@@ -1,0 +1,54 @@
+"""Running many small pieces of work as few batches."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.windows import Window
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """One channel of one window of one signal, with the data that a stage gets."""
+
+    signal: int
+    channel: int
+    window: Window
+    data: NDArray[np.float32]
+
+
+def run_batches(
+    jobs: Iterable[Job],
+    size: int,
+    run: Callable[[list[Job]], Sequence[NDArray[np.float32] | None]],
+) -> Iterator[tuple[Job, NDArray[np.float32] | None]]:
+    """Run jobs whose data have one shape together, `size` at most, and give each job with its result.
+
+    A batch runs when it is full or when the jobs end. Jobs of one shape keep their order; jobs are taken as they are needed.
+    """
+    waiting: dict[Hashable, list[Job]] = {}
+    for job in jobs:
+        batch = waiting.setdefault(job.data.shape, [])
+        batch.append(job)
+        if len(batch) == size:
+            yield from zip(waiting.pop(job.data.shape), run(batch), strict=True)
+    for batch in waiting.values():
+        yield from zip(batch, run(batch), strict=True)
+
+
+def stack_channels(
+    results: Iterable[tuple[Job, NDArray[np.float32] | None]], channels: int
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Put the channels of each window side by side: (window, [channels, ...]); windows of which nothing is kept fall away."""
+    rows: list[NDArray[np.float32]] = []
+    for job, row in results:
+        if row is None:
+            continue
+        rows.append(row)
+        if len(rows) == channels:
+            yield job.window, np.stack(rows)
+            rows = []

@@ -1,0 +1,119 @@
+"""A bundle: a model on disk that can be copied to a machine without torch.
+
+    BUNDLE/manifest.json            what it is, hashes of everything else
+    BUNDLE/stages/<stage>.onnx      one graph per stage
+    BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import ValidationError
+
+from musicrt.runtime.errors import BundleError
+from musicrt.runtime.files import sha256_of
+from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest
+from musicrt.runtime.registry import build_spec, system_names
+from musicrt.runtime.spec import ModelSpec
+
+MANIFEST = "manifest.json"
+STAGES = "stages"
+WEIGHTS = "weights.safetensors"
+_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest is a few hundred kilobytes
+
+EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-standin"
+"""The small bundle that is part of the package: stand-in weights, not trained."""
+
+
+class Bundle:
+    """An opened bundle. `Bundle.open` is the way to get one."""
+
+    def __init__(self, path: Path, manifest: Manifest, spec: ModelSpec) -> None:
+        self.path, self.manifest, self.spec = path, manifest, spec
+
+    @classmethod
+    def open(cls, path: Path | str, *, check: Literal["sizes", "hashes"] = "sizes") -> Bundle:
+        """Read and validate a bundle. Raises BundleError for anything missing, damaged, foreign or outside the folder."""
+        path = Path(path)
+        manifest = read_manifest(path)
+        if manifest.system not in system_names():
+            raise BundleError(f"{path} holds the system {manifest.system!r}, this version knows {', '.join(system_names())}; update musicrt")
+        bundle = cls(path, manifest, build_spec(manifest.system, manifest.config, manifest.variant))
+        missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
+        if missing:
+            raise BundleError(f"{path} lacks the stages {', '.join(sorted(missing))}; export it again")
+        for entry in bundle.files:
+            bundle._check_file(entry, hashes=check == "hashes")
+        return bundle
+
+    @property
+    def identity(self) -> str:
+        """What encoded audio belongs to: the same for every bundle of the same weights and configuration."""
+        return self.manifest.identity
+
+    @property
+    def files(self) -> list[FileEntry]:
+        """Every file but the manifest."""
+        graphs = [graph.file for stage in self.manifest.stages.values() for graph in stage.graphs.values()]
+        return [self.manifest.weights, *graphs]
+
+    @property
+    def weights(self) -> Path:
+        return self.path / self.manifest.weights.path
+
+    def graph(self, stage: str, flavour: str) -> tuple[Path, GraphEntry]:
+        """A stage's graph of one flavour. Raises BundleError if the bundle has none."""
+        graphs = self.manifest.stages[stage].graphs
+        if flavour not in graphs:
+            raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; export it again")
+        return self.path / graphs[flavour].file.path, graphs[flavour]
+
+    def _check_file(self, entry: FileEntry, *, hashes: bool) -> None:
+        path = self.path / entry.path
+        if not path.resolve().is_relative_to(self.path.resolve()):
+            raise BundleError(f"{self.path}: the manifest names {entry.path!r}, which lies outside of the bundle; do not use this bundle")
+        if not path.is_file():
+            raise BundleError(f"{self.path} lacks {entry.path}; copy the whole folder again")
+        size = path.stat().st_size
+        if size != entry.bytes:
+            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; copy the bundle again")
+        if hashes and sha256_of(path) != entry.sha256:
+            raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; copy the bundle again")
+
+
+def read_manifest(path: Path) -> Manifest:
+    """The validated manifest of the bundle at `path`. Raises BundleError."""
+    if not path.exists():
+        raise BundleError(f"{path} does not exist; expected a bundle folder (make one with: musicrt export)")
+    if not path.is_dir():
+        raise BundleError(f"{path} is a file, expected a bundle folder (make one with: musicrt export)")
+    file = path / MANIFEST
+    if not file.is_file():
+        raise BundleError(f"{path} has no {MANIFEST}, so it is not a bundle (make one with: musicrt export)")
+    if file.stat().st_size > _MANIFEST_LIMIT:
+        raise BundleError(f"{file} has {file.stat().st_size} bytes, more than any manifest needs; export the bundle again")
+    try:
+        content = json.loads(file.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise BundleError(f"{file} is not JSON ({error}); copy or export the bundle again") from None
+    if not isinstance(content, dict) or content.get("format") != FORMAT:
+        raise BundleError(f"{file} is not the manifest of a musicrt bundle; make one with: musicrt export")
+    if content.get("version") != VERSION:
+        raise BundleError(f"{path} has bundle format {content.get('version')!r}, this musicrt reads format {VERSION}; export it again")
+    try:
+        return Manifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{file} is damaged at {where}: {first['msg']}; copy or export the bundle again") from None
+
+
+def identity_of(system: str, config: Mapping[str, Any], tensors_sha256: str) -> str:
+    """Hex SHA-256 of what gives encoded values their meaning: system, hyper-parameters, weights."""
+    text = json.dumps([system, dict(config), tensors_sha256], sort_keys=True, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()

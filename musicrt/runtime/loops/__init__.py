@@ -1,0 +1,1 @@
+"""Samplers: pure step functions on arrays, and one driver each."""

@@ -1,0 +1,93 @@
+"""The manifest of a bundle: typed, versioned, validated when a bundle is opened."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT = "musicrt-bundle"
+VERSION = 1
+
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FileEntry(_Entry):
+    """A file of the bundle; `path` is relative to its folder."""
+
+    path: str
+    bytes: int = Field(ge=0)
+    sha256: Sha256
+
+
+class OutputProbe(_Entry):
+    """Every `stride`-th element of an output that the network gave at export."""
+
+    shape: list[int]
+    stride: int = Field(ge=1)
+    values: list[float]
+
+
+class Probe(_Entry):
+    """A run recorded at export, so that a bundle can be checked where torch is not installed. Inputs: `probe_inputs`."""
+
+    sizes: dict[str, int]
+    seed: int
+    outputs: dict[str, OutputProbe]
+
+
+class GraphEntry(_Entry):
+    """One ONNX graph of a stage. `error`: relative L2 distance from the torch network, measured at export."""
+
+    file: FileEntry
+    opset: int
+    precision: Literal["float32", "float16"]
+    error: float
+    tolerance: float
+
+
+class StageEntry(_Entry):
+    """What the bundle holds of a stage: graphs by flavour, and its tensors in words."""
+
+    inputs: list[str]
+    outputs: list[str]
+    graphs: dict[str, GraphEntry]
+    probe: Probe
+
+
+class LicenceEntry(_Entry):
+    """Licences of the code and of the weights in the bundle."""
+
+    code: str
+    weights: str
+    weights_url: str
+
+
+class SourceEntry(_Entry):
+    """The checkpoint behind the weights: a description, the hash of every file, and of all tensors together."""
+
+    description: str
+    files: dict[str, Sha256]
+    tensors_sha256: Sha256
+
+
+class Manifest(_Entry):
+    """manifest.json."""
+
+    format: Literal["musicrt-bundle"] = "musicrt-bundle"
+    version: Literal[1] = 1
+    system: str
+    variant: str
+    config: dict[str, Any]
+    defaults: dict[str, Any]
+    sample_rate: int
+    licences: LicenceEntry
+    source: SourceEntry
+    identity: Sha256
+    weights: FileEntry
+    stages: dict[str, StageEntry]
+    tools: dict[str, str]

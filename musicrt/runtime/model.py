@@ -1,0 +1,84 @@
+"""An opened model: its spec, its sessions (opened when first used), and the backend that runs them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, Self
+
+from musicrt.runtime.bundle import EMBEDDED, Bundle
+from musicrt.runtime.registry import build_spec, find_system, system_module
+from musicrt.runtime.select import Choice, select_backend
+from musicrt.runtime.session import Session
+from musicrt.runtime.spec import ModelSpec
+
+
+class Model:
+    """What a pipeline works with. `identity`: hash of weights and configuration; None where they come from no bundle."""
+
+    def __init__(
+        self,
+        spec: ModelSpec,
+        open_session: Callable[[str], Session],
+        backend: Choice,
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+        identity: str | None = None,
+    ) -> None:
+        self.spec, self.backend, self.device, self.identity = spec, backend, device, identity
+        self._open_session = open_session
+        self._sessions: dict[str, Session] = {}
+
+    @classmethod
+    def open(cls, path: Path | str, *, backend: str = "auto", threads: int | None = None) -> Model:
+        """Open the bundle at `path`. Raises BundleError, BackendError."""
+        bundle = Bundle.open(path)
+        runner, choice = select_backend(backend, threads=threads)
+        return cls(
+            bundle.spec,
+            lambda stage: runner.open_session(bundle, stage),
+            choice,
+            device=runner.device,
+            identity=bundle.identity,
+        )
+
+    @classmethod
+    def open_checkpoint(cls, system: str, source: Path, config: Mapping[str, Any], *, device: Literal["cpu", "cuda"] = "cpu") -> Model:
+        """Run an official checkpoint in PyTorch, without a bundle. Raises CheckpointError, ConfigError, BackendError."""
+        backend, choice = select_backend(f"torch-{device}")
+        from musicrt.runtime.backends.torch import TorchSession
+        from musicrt.runtime.checkpoint import read_checkpoint
+
+        spec = build_spec(system, config, "checkpoint")
+        stages = system_module(system, "stages").load_stages(read_checkpoint(find_system(system), source), spec.config)
+        return cls(spec, lambda stage: TorchSession(spec.stage(stage), stages[stage], backend.device), choice, device=device)
+
+    def session(self, stage: str) -> Session:
+        """The session of a stage. Raises BackendError, BundleError when it can't be opened."""
+        if stage not in self._sessions:
+            self._sessions[stage] = self._open_session(stage)
+        return self._sessions[stage]
+
+    def close(self) -> None:
+        """Close every session."""
+        for session in self._sessions.values():
+            session.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
+def load(path: Path | str = EMBEDDED, *, backend: str = "auto", threads: int | None = None) -> Any:
+    """Open a bundle and give the pipeline of its system, ready to encode, decode or generate.
+
+    path: the bundle's folder; by default the small one inside the package, whose weights are stand-ins, not trained.
+    backend: a name that `musicrt doctor` lists, or "auto": the fastest kind that works here (`pipeline.backend.reasons`
+        tells why each other one does not). threads: CPU threads inside an operator; None: all.
+    Raises BundleError, BackendError.
+    """
+    model = Model.open(path, backend=backend, threads=threads)
+    return system_module(model.spec.system, "pipeline").Pipeline(model)

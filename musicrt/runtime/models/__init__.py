@@ -1,0 +1,1 @@
+"""One folder per system; the registry finds them by name."""

@@ -1,0 +1,116 @@
+"""Hyper-parameters of Music2Latent, under their official names (SPEC section 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, fields
+from typing import Any
+
+from musicrt.runtime.errors import ConfigError
+
+# Switches of the official file that select another network than the one every released checkpoint has.
+_FIXED: dict[str, object] = {
+    "data_channels": 2,
+    "use_fourier": False,
+    "frequency_scaling": True,
+    "normalization": True,
+    "pre_normalize_2d_to_1d": True,
+    "pre_normalize_downsampling_encoder": True,
+}
+# Names that matter for training or for CUDA autocast only; they change nothing that is computed here.
+_IGNORED = frozenset({"mixed_precision", "fourier_scale", "dropout_rate", "min_res_dropout", "init_as_zero"})
+
+
+@dataclass(frozen=True)
+class Config:
+    """What the network, the sampler and the chunking need to know. Defaults: the released checkpoint."""
+
+    sample_rate: int = 44100
+    hop: int = 512
+    alpha_rescale: float = 0.65
+    beta_rescale: float = 0.34
+    sigma_data: float = 0.5
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+    rho: float = 7.0
+    sigma_rescale: float = 0.06
+    base_channels: int = 64
+    multipliers_list: tuple[int, ...] = (1, 2, 4, 4, 4)
+    layers_list: tuple[int, ...] = (2, 2, 2, 2, 2)
+    attention_list: tuple[int, ...] = (0, 0, 1, 1, 1)
+    layers_list_encoder: tuple[int, ...] = (1, 1, 1, 1, 1)
+    attention_list_encoder: tuple[int, ...] = (0, 0, 1, 1, 1)
+    freq_downsample_list: tuple[int, ...] = (1, 0, 0, 0)
+    bottleneck_base_channels: int = 512
+    num_bottleneck_layers: int = 4
+    bottleneck_channels: int = 64
+    heads: int = 4
+    cond_channels: int = 256
+    max_batch_size_encode: int = 1
+    max_waveform_length_encode: int = 44100 * 60
+    max_batch_size_decode: int = 1
+    max_waveform_length_decode: int = 44100 * 60
+
+    def __post_init__(self) -> None:
+        levels = len(self.multipliers_list)
+        for name in ("layers_list", "attention_list", "layers_list_encoder", "attention_list_encoder"):
+            if len(getattr(self, name)) != levels:
+                raise ConfigError(f"{name} has {len(getattr(self, name))} entries, expected {levels} as multipliers_list has")
+        if len(self.freq_downsample_list) != levels - 1:
+            raise ConfigError(f"freq_downsample_list has {len(self.freq_downsample_list)} entries, expected {levels - 1}")
+        shrink = self.bins // self.coarse_bins
+        if self.coarse_bins * shrink != self.bins or self.coarse_bins < 1:
+            raise ConfigError(f"hop {self.hop} gives {self.bins} bins, which the levels do not divide evenly")
+
+    @property
+    def bins(self) -> int:
+        """F: frequency bins kept of each frame."""
+        return 2 * self.hop
+
+    @property
+    def fft_size(self) -> int:
+        """N: samples in a frame."""
+        return 4 * self.hop
+
+    @property
+    def frames_per_latent(self) -> int:
+        """ds: STFT frames behind one latent frame."""
+        return 2 ** self.freq_downsample_list.count(0)
+
+    @property
+    def samples_per_latent(self) -> int:
+        return self.hop * self.frames_per_latent
+
+    @property
+    def coarse_bins(self) -> int:
+        """Fb: frequency size of the coarsest level."""
+        return self.bins // 4 ** self.freq_downsample_list.count(1) // self.frames_per_latent
+
+    @property
+    def channels(self) -> tuple[int, ...]:
+        """Channels of each level, finest first."""
+        return tuple(self.base_channels * m for m in self.multipliers_list)
+
+    @property
+    def feature_channels(self) -> int:
+        """Rows of `extract_features`."""
+        return self.channels[-1] * self.coarse_bins
+
+    @classmethod
+    def from_mapping(cls, values: Mapping[str, Any]) -> Config:
+        """Read official hyper-parameters. Raises ConfigError for an unknown name or a network that is not built here."""
+        known = {f.name: f for f in fields(cls)}
+        chosen: dict[str, Any] = {}
+        for name, value in values.items():
+            if name in known:
+                chosen[name] = tuple(value) if isinstance(value, list) else value
+            elif name in _FIXED:
+                if value != _FIXED[name]:
+                    raise ConfigError(f"music2latent: {name}={value!r} is not supported; the released network has {_FIXED[name]!r}")
+            elif name not in _IGNORED:
+                raise ConfigError(f"music2latent has no hyper-parameter {name!r}; known: {', '.join(sorted(known))}")
+        return cls(**chosen)
+
+    def to_mapping(self) -> dict[str, Any]:
+        """The same as JSON values."""
+        return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}

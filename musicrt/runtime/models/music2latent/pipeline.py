@@ -1,0 +1,348 @@
+"""Encode and decode with Music2Latent: windows, batches, noise, and the stages in between (SPEC sections 9 and 10)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal, overload
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.batches import Job, run_batches, stack_channels
+from musicrt.runtime.encoded import Encoded
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.music2latent.config import Config
+from musicrt.runtime.models.music2latent.noise import InjectedNoise, Noise, Place, SeededNoise
+from musicrt.runtime.models.music2latent.sampler import Sampler
+from musicrt.runtime.models.music2latent.spectrum import Spectrum
+from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
+from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
+from musicrt.runtime.windows import Window, chunk_windows, join_windows, overlapping_windows
+
+Float = NDArray[np.float32]
+Tail = Literal["crop", "pad"]
+
+WINDOW = 5.0
+"""Seconds in a window of the streaming calls."""
+OVERLAP = 1.0
+"""Seconds that neighbouring windows share."""
+_GUARD = 2  # latents at a window's edge that saw its zero padding
+
+
+class Pipeline(Codec):
+    """A Music2Latent codec. Latents: float32 [channels, 64, L], 64 values for each 4096 samples of a channel."""
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.config = Config.from_mapping(model.spec.config)
+        self.spectrum = Spectrum(self.config)
+        self.sampler = Sampler(model, self.config)
+
+    @overload
+    def encode(self, audio: Audio, **options: Any) -> Float: ...
+    @overload
+    def encode(self, audio: Sequence[Audio], **options: Any) -> list[Float]: ...
+    def encode(
+        self,
+        audio: Audio | Sequence[Audio],
+        *,
+        sample_rate: int | None = None,
+        extract_features: bool = False,
+        tail: Tail = "crop",
+        max_waveform_length: int | None = None,
+        max_batch_size: int | None = None,
+        on_progress: Progress = ignore_progress,
+    ) -> Float | list[Float]:
+        """Encode audio in chunks as the official code does (SPEC section 9).
+
+        audio: a path, an array [samples] or [channels, samples] in [-1, 1], or a list of those: chunks of one length are
+            batched across channels and signals. sample_rate: that of arrays, if not the model's; files know theirs.
+        extract_features: the encoder's last feature map [channels, 8192, L] instead of latents.
+        tail: "crop" loses up to 4095 samples at the end, as officially; "pad" adds silence instead.
+        max_waveform_length: samples in a chunk, 60 s by default; the norms see a whole chunk, so it changes the result.
+        max_batch_size: chunks that run together, 1 by default. on_progress: called after each batch.
+        Returns float32 [channels, 64, L], a list of them for a list. Raises AudioError, InputError, BackendError.
+        """
+        if not isinstance(audio, str | Path | np.ndarray):
+            signals: Sequence[Audio] = audio
+        else:
+            signals = [audio]
+        sources = [open_source(one, self.sample_rate, sample_rate) for one in signals]
+        size = self._chunk_latents(max_waveform_length, self.config.max_waveform_length_encode)
+        lengths = [self.latent_length(source.samples, tail, source.name) for source in sources]
+        plans = [chunk_windows(length, size) for length in lengths]
+        jobs = chain.from_iterable(self._encode_jobs(i, *job) for i, job in enumerate(zip(sources, lengths, plans, strict=True)))
+        run = self._encoder(extract_features, _count_jobs([source.channels for source in sources], plans), on_progress)
+        results: list[list[tuple[Job, Float | None]]] = [[] for _ in sources]
+        for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_encode, "max_batch_size"), run):
+            results[job.signal].append((job, value))
+        encoded = [
+            np.concatenate(list(join_windows(stack_channels(result, source.channels), length)), axis=-1)
+            for result, source, length in zip(results, sources, lengths, strict=True)
+        ]
+        return encoded if signals is audio else encoded[0]
+
+    def encode_stream(
+        self,
+        audio: Audio,
+        *,
+        sample_rate: int | None = None,
+        extract_features: bool = False,
+        tail: Tail = "crop",
+        window: float = WINDOW,
+        overlap: float = OVERLAP,
+        on_progress: Progress = ignore_progress,
+    ) -> Iterator[Float]:
+        """Encode audio of any length in bounded memory: overlapping windows, cross-faded. Arguments as in `encode`.
+
+        window, overlap: seconds. Audio of one window gives exactly what `encode` gives.
+        Yields float32 [channels, 64, l]. Raises AudioError, InputError, BackendError before the first block is asked for.
+        """
+        source = open_source(audio, self.sample_rate, sample_rate)
+        length = self.latent_length(source.samples, tail, source.name)
+        plan = self._stream_plan(length, window, overlap)
+        run = self._encoder(extract_features, source.channels * len(plan), on_progress)
+        results = run_batches(self._encode_jobs(0, source, length, plan), 1, run)
+        return join_windows(stack_channels(results, source.channels), length, guard=_GUARD)
+
+    def encode_source(
+        self,
+        audio: str | Path,
+        *,
+        chunking: Literal["seamless", "official"] = "seamless",
+        extract_features: bool = False,
+        tail: Tail = "pad",
+        on_progress: Progress = ignore_progress,
+        **options: Any,
+    ) -> Encoded:
+        """Encode a file, with what it takes to decode it. `options`: those of `encode_stream`, or of `encode` for "official"."""
+        source = open_source(audio, self.sample_rate)
+        common: dict[str, Any] = {"extract_features": extract_features, "tail": tail, "on_progress": on_progress}
+        if chunking == "official":
+            values = self.encode(audio, **common, **options)
+        else:
+            values = np.concatenate(list(self.encode_stream(audio, **common, **options)), axis=-1)
+        spec = self.model.spec
+        return Encoded(
+            values=values,
+            system=spec.system,
+            variant=spec.variant,
+            kind="features" if extract_features else "latents",
+            identity=self.model.identity or "",
+            sample_rate=self.sample_rate,
+            source_rate=source.source_rate,
+            samples=source.samples if tail == "pad" else min(source.samples, self.decoded_length(values.shape[-1])),
+        )
+
+    @overload
+    def decode(self, latents: NDArray[Any], **options: Any) -> Float: ...
+    @overload
+    def decode(self, latents: Sequence[NDArray[Any]], **options: Any) -> list[Float]: ...
+    def decode(
+        self,
+        latents: NDArray[Any] | Sequence[NDArray[Any]],
+        *,
+        steps: int = 1,
+        seed: int | None = None,
+        noise: Noise | Sequence[Float] | None = None,
+        max_waveform_length: int | None = None,
+        max_batch_size: int | None = None,
+        on_progress: Progress = ignore_progress,
+    ) -> Float | list[Float]:
+        """Decode latents in chunks as the official code does (SPEC section 10).
+
+        latents: float [channels, 64, L] or [64, L], or a list of those: chunks of one length are batched across channels and
+            signals. steps: network evaluations. seed: the same seed gives the same result, whatever the batches.
+        noise: instead of a seed, arrays [batch, 2, F, T] in the order of the official draws (the one after the last step included).
+        max_waveform_length: samples in a chunk, 60 s by default. max_batch_size: chunks that run together, 1 by default.
+        Returns float32 [channels, 4096 L + 1536] in [-1, 1], a list of them for a list. Raises InputError, BackendError.
+        """
+        many = isinstance(latents, list | tuple)
+        signals = [self._check_latents(one) for one in (latents if many else [latents])]
+        size = self._chunk_latents(max_waveform_length, self.config.max_waveform_length_decode)
+        plans = [chunk_windows(signal.shape[-1], size) for signal in signals]
+        jobs = chain.from_iterable(_decode_jobs(i, signal, plan) for i, (signal, plan) in enumerate(zip(signals, plans, strict=True)))
+        run = self._decoder(steps, _make_noise(seed, noise), _count_jobs([len(signal) for signal in signals], plans), on_progress)
+        results: list[list[tuple[Job, Float | None]]] = [[] for _ in signals]
+        for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_decode, "max_batch_size"), run):
+            results[job.signal].append((job, value))
+        decoded = [
+            np.concatenate(list(self._synthesise(stack_channels(result, signal.shape[0]), signal.shape[-1])), axis=-1)
+            for result, signal in zip(results, signals, strict=True)
+        ]
+        return decoded if many else decoded[0]
+
+    def decode_stream(
+        self,
+        latents: NDArray[Any],
+        *,
+        steps: int = 1,
+        seed: int | None = None,
+        chunking: Literal["seamless", "official"] = "seamless",
+        window: float = WINDOW,
+        overlap: float = OVERLAP,
+        on_progress: Progress = ignore_progress,
+    ) -> Iterator[Float]:
+        """Decode latents of any length in bounded memory. Arguments as in `decode`.
+
+        chunking: "seamless" cross-fades windows of `window` seconds that share `overlap` seconds; "official" gives the result
+            of `decode`, 60 s at a time. Latents of one window give exactly what `decode` gives.
+        Yields float32 [channels, samples]; together as long as `decode`'s result. Raises InputError, BackendError.
+        """
+        signal = self._check_latents(latents)
+        if chunking == "official":
+            plan = chunk_windows(signal.shape[-1], self._chunk_latents(None, self.config.max_waveform_length_decode))
+        else:
+            plan = self._stream_plan(signal.shape[-1], window, overlap)
+        run = self._decoder(steps, _make_noise(seed, None), _count_jobs([len(signal)], [plan]), on_progress)
+        results = run_batches(_decode_jobs(0, signal, plan), 1, run)
+        return self._synthesise(stack_channels(results, signal.shape[0]), signal.shape[-1])
+
+    def latent_length(self, samples: int, tail: Tail, name: str = "the audio") -> int:
+        """L of so many samples (SPEC section 9.2). Raises InputError, calling them `name`, where nothing can be encoded."""
+        step, edge = self.config.samples_per_latent, 3 * self.config.hop
+        if tail == "pad":
+            return max(-(-(samples - edge) // step), 1)
+        if tail != "crop":
+            raise InputError(f"got tail {tail!r}, expected 'crop' or 'pad'")
+        if samples < step + edge:
+            raise InputError(
+                f"{name} has {samples} samples at {self.sample_rate} Hz, Music2Latent needs at least {step + edge}; "
+                "use tail='pad' to fill up with silence"
+            )
+        return (samples - edge) // step
+
+    def decoded_length(self, latents: int) -> int:
+        """Samples that so many latents decode to."""
+        return latents * self.config.samples_per_latent + 3 * self.config.hop
+
+    def _chunk_latents(self, samples: int | None, default: int) -> int:
+        """Latents in an official chunk. Raises InputError where not even one fits."""
+        count = int(_positive(samples, default, "max_waveform_length") / self.config.hop) // self.config.frames_per_latent
+        if count < 1:
+            raise InputError(f"got max_waveform_length {samples}, expected at least {self.config.samples_per_latent} samples, one latent")
+        return count
+
+    def _stream_plan(self, length: int, window: float, overlap: float) -> list[Window]:
+        rate = self.sample_rate / self.config.samples_per_latent
+        size, shared = round(window * rate), round(overlap * rate)
+        if size < 1 or not 0 <= 2 * shared <= size:
+            raise InputError(f"got windows of {window} s with an overlap of {overlap} s, expected an overlap of at most half a window")
+        return overlapping_windows(length, size, shared)
+
+    def _encode_jobs(self, signal: int, source: AudioSource, length: int, plan: list[Window]) -> Iterator[Job]:
+        """The spectra of a signal's windows; one that runs past the end goes on with the beginning (SPEC section 9.4)."""
+        hop, rate = self.config.hop, self.config.frames_per_latent
+        reader, head = SampleReader(source), None
+        for window in plan:
+            if window.dropped:
+                continue
+            inside = min(window.stop, length) - window.start
+            samples = reader.read(window.start * rate * hop, ((window.start + inside) * rate + 3) * hop)
+            spectrum = self.spectrum.analyse(samples)
+            head = spectrum if head is None else head
+            if inside < window.size:
+                spectrum = np.concatenate([spectrum, head[..., : (window.size - inside) * rate]], axis=-1)
+            for channel in range(source.channels):
+                yield Job(signal, channel, window, spectrum[channel])
+
+    def _encoder(self, features: bool, total: int, on_progress: Progress) -> Callable[[list[Job]], list[Float]]:
+        """A batch of spectra -> latents or features."""
+        session, name = self.model.session("encoder"), "features" if features else "latents"
+        done = 0
+
+        def run(jobs: list[Job]) -> list[Float]:
+            nonlocal done
+            values = session.run({"representation": np.stack([job.data for job in jobs])}, [name])[name]
+            done += len(jobs)
+            on_progress(done, total)
+            return list(values if features else values / np.float32(self.config.sigma_rescale))
+
+        return run
+
+    def _decoder(self, steps: int, noise: Noise, total: int, on_progress: Progress) -> Callable[[list[Job]], list[Float | None]]:
+        """A batch of latents -> spectra; None for dropped windows."""
+        config, rate, done = self.config, self.config.frames_per_latent, 0
+        sample = self.sampler.prepare(steps)
+
+        def run(jobs: list[Job]) -> list[Float | None]:
+            places = [Place(job.channel, job.window.start * rate) for job in jobs]
+            kept = np.array([not job.window.dropped for job in jobs])
+            shape = (2, config.bins, jobs[0].data.shape[-1] * rate)
+
+            def draw(index: int) -> Float:
+                return noise.draw(places, index, shape)[kept]
+
+            def count_step() -> None:
+                nonlocal done
+                done += int(kept.sum())
+                on_progress(done, total * steps)
+
+            spectra = iter(())
+            if kept.any():
+                latents = np.stack([job.data for job in jobs])[kept] * np.float32(config.sigma_rescale)
+                spectra = iter(sample(latents, draw, count_step))
+            if noise.sequential:
+                for index in range(steps if kept.any() else 0, steps + 1):
+                    draw(index)
+            return [next(spectra) if keep else None for keep in kept]
+
+        return run
+
+    def _synthesise(self, windows: Iterator[tuple[Window, Float]], length: int) -> Iterator[Float]:
+        """Spectra of windows -> audio; overlap-add runs across the borders of windows (SPEC section 10.4)."""
+        rate, hop = self.config.frames_per_latent, self.config.hop
+        carry: Float | None = None
+        for spectrum in join_windows(windows, length, scale=rate, guard=_GUARD):
+            audio = self.spectrum.overlap_add(self.spectrum.synthesise_frames(spectrum))
+            if carry is not None:
+                audio[:, : 3 * hop] += carry
+            carry = audio[:, -3 * hop :]
+            yield np.clip(audio[:, : -3 * hop], -1.0, 1.0)
+        if carry is not None:
+            yield np.clip(carry, -1.0, 1.0)
+
+    def _check_latents(self, latents: object) -> Float:
+        """latents as float32 [channels, 64, L]. Raises InputError."""
+        width = self.config.bottleneck_channels
+        expected = f"expected finite float latents [channels, {width}, L] or [{width}, L] with L from 1 on, as `encode` gives"
+        if not isinstance(latents, np.ndarray):
+            raise InputError(f"got a {type(latents).__name__}, {expected}")
+        signal = latents[None] if latents.ndim == 2 else latents
+        if signal.ndim != 3 or signal.shape[1] != width or 0 in signal.shape or not np.issubdtype(signal.dtype, np.floating):
+            hint = "; features can't be decoded" if signal.ndim == 3 and signal.shape[1] == self.config.feature_channels else ""
+            raise InputError(f"got {latents.dtype} {list(latents.shape)}, {expected}{hint}")
+        if not np.isfinite(signal).all():
+            raise InputError(f"got {np.count_nonzero(~np.isfinite(signal))} NaN or infinite values, {expected}")
+        return signal.astype(np.float32, copy=False)
+
+
+def _decode_jobs(index: int, signal: Float, plan: list[Window]) -> Iterator[Job]:
+    """The latents of a signal's windows; one that runs past the end goes on with the beginning (SPEC section 10.2)."""
+    for window in plan:
+        data = np.take(signal, np.arange(window.start, window.stop), axis=-1, mode="wrap")
+        for channel in range(signal.shape[0]):
+            yield Job(index, channel, window, data[channel])
+
+
+def _make_noise(seed: int | None, noise: Noise | Sequence[Float] | None) -> Noise:
+    if noise is None:
+        return SeededNoise(seed)
+    if seed is not None:
+        raise InputError("got a seed and noise, expected one of them")
+    return InjectedNoise(noise) if isinstance(noise, Sequence) else noise
+
+
+def _count_jobs(channels: list[int], plans: list[list[Window]]) -> int:
+    return sum(count * sum(not window.dropped for window in plan) for count, plan in zip(channels, plans, strict=True))
+
+
+def _positive(value: int | None, default: int, name: str) -> int:
+    if value is None:
+        return default
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise InputError(f"got {name} {value!r}, expected a whole number from 1 on")
+    return value

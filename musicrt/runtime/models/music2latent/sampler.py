@@ -1,0 +1,66 @@
+"""From latents and noise to a spectrum: the consistency loop on the sessions of a model (SPEC section 8)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.loops.consistency import ConsistencySchedule, sample
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.music2latent.config import Config
+
+Float = NDArray[np.float32]
+Sample = Callable[[Float, Callable[[int], Float], Callable[[], None]], Float]
+_TABLES = ("scale_inp", "scale_out", "shift")
+
+
+class Sampler:
+    """Runs schedules; what depends on their sigmas only is computed once for each number of steps."""
+
+    def __init__(self, model: Model, config: Config) -> None:
+        self.model, self.config = model, config
+        self._tables: dict[int, dict[str, Float]] = {}
+
+    def schedule(self, steps: int) -> ConsistencySchedule:
+        """The official noise levels. Raises InputError for fewer than one step."""
+        config = self.config
+        return ConsistencySchedule.build(
+            steps, sigma_min=config.sigma_min, sigma_max=config.sigma_max, sigma_data=config.sigma_data, rho=config.rho
+        )
+
+    def prepare(self, steps: int) -> Sample:
+        """A call (raw latents [B, 64, L], draw, on_step) -> spectrum [B, 2, F, 8 L]; see `loops.consistency.sample`.
+
+        A single step runs pyramid and denoiser as one graph; more steps share one pyramid. Raises InputError, BackendError.
+        """
+        schedule = self.schedule(steps)
+        tables = self._conditioning(schedule)
+        session = self.model.session("decoder" if steps == 1 else "denoiser")
+
+        def run(latents: Float, draw: Callable[[int], Float], on_step: Callable[[], None]) -> Float:
+            if steps == 1:
+                constant = {"latents": latents}
+            else:
+                names = [tensor.name for tensor in self.model.session("pyramid").outputs if tensor.name.startswith("contribution")]
+                constant = self.model.session("pyramid").run({"latents": latents}, names)
+            rows = {name: np.repeat(table[:1], len(latents), axis=0) for name, table in tables.items()}
+            call: Callable[[], None] | None = None
+
+            def evaluate(step: int, x: Float, out: Float) -> None:
+                nonlocal call
+                for name, row in rows.items():
+                    row[:] = tables[name][step]
+                call = call or session.bind({**constant, **rows, "x": x}, {"output": out})
+                call()
+
+            return sample(schedule, evaluate, draw, on_step)
+
+        return run
+
+    def _conditioning(self, schedule: ConsistencySchedule) -> dict[str, Float]:
+        if schedule.steps not in self._tables:
+            sigmas = np.array(schedule.sigmas[:-1], np.float32)
+            self._tables[schedule.steps] = self.model.session("conditioning").run({"sigma": sigmas}, _TABLES)
+        return self._tables[schedule.steps]

@@ -1,0 +1,352 @@
+"""Music2Latent cut into the stages that are exported, with everything folded that the maths allows.
+
+`split` takes the network of `network.py` and gives one module per stage. The results are those of the official network up
+to rounding; what changed is where the work is done:
+
+- nearest-neighbour upsampling and its convolution become one small convolution per output phase (SPEC section 13);
+- attention stays channel-first, so that only the frame axis moves; its norm's affine part, the key bias (softmax ignores
+  it) and the value bias (softmax sums to one) move into the projections' weights;
+- the 1x1 convolutions that see latents only (SPEC section 7.4) belong to the pyramid stage;
+- everything that depends on sigma only is the conditioning stage, run once per schedule;
+- the divisions by sqrt(2) and sqrt(3) move into neighbouring weights.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from musicrt.runtime.checkpoint import load_weights
+from musicrt.runtime.models.music2latent.config import Config
+from musicrt.runtime.models.music2latent.network import Downsample, Encoder, LatentDecoder, ResBlock, SelfAttention, UNet, Upsample
+from musicrt.runtime.models.music2latent.spectrum import fourier_basis
+
+
+class PhaseUpsample(nn.Module):
+    """Nearest-neighbour upsampling + convolution as one two-tap convolution per output phase.
+
+    Output position r*i + a sees the inputs floor((r*i + a + u) / r) for every tap u: two different ones at most, so taps
+    that meet the same input are added up beforehand (9 products -> 4, or 5 -> 2).
+    """
+
+    def __init__(self, layer: Upsample) -> None:
+        super().__init__()
+        weight = layer.c.weight.data
+        self.frequency_rate, self.time_rate = layer.scale
+        self.bias = nn.Parameter(layer.c.bias.data)  # type: ignore[arg-type]
+        self.weights = nn.ParameterList()
+        self.padding: list[tuple[int, int, int, int]] = []
+        for a in range(self.frequency_rate):
+            rows, row_padding = _fold_taps(weight, 2, a, self.frequency_rate)
+            for b in range(self.time_rate):
+                taps, column_padding = _fold_taps(rows, 3, b, self.time_rate)
+                self.weights.append(nn.Parameter(taps))
+                self.padding.append((*column_padding, *row_padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [B, C, f, t] -> [B, C', f * frequency_rate, t * time_rate]."""
+        phases = [F.conv2d(F.pad(x, pad), weight, self.bias) for weight, pad in zip(self.weights, self.padding, strict=True)]
+        if self.time_rate == self.frequency_rate:
+            return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), self.time_rate)
+        return torch.stack(phases, 3).flatten(2, 3)
+
+
+def _fold_taps(weight: Tensor, axis: int, phase: int, rate: int) -> tuple[Tensor, tuple[int, int]]:
+    """Add up the taps of one axis that fall on the same input; the zero padding (before, after) that goes with them."""
+    size = weight.shape[axis]
+    if rate == 1:
+        return weight, (size // 2, size // 2)
+    offsets = [(phase + tap - size // 2) // rate for tap in range(size)]
+    first, last = offsets[0], offsets[-1]
+    sums = [
+        weight.index_select(axis, torch.tensor([tap for tap in range(size) if offsets[tap] == offset], device=weight.device)).sum(axis)
+        for offset in range(first, last + 1)
+    ]
+    return torch.stack(sums, axis), (-first, last)
+
+
+class ChannelAttention(nn.Module):
+    """Self-attention over frequency in the order [B, t, C, f]: no axis but t moves, no head is transposed.
+
+    `gain`: the residual stream comes and leaves multiplied by this constant.
+    """
+
+    def __init__(self, layer: SelfAttention, gain: float) -> None:
+        super().__init__()
+        norm, mha = layer.norm, layer.mha
+        channels, self.heads = norm.num_channels, layer.heads
+        self.width = channels // self.heads
+        self.norm = nn.GroupNorm(norm.num_groups, channels, eps=norm.eps * gain**2, affine=False)
+        weight, out = mha.in_proj_weight.data, mha.out_proj
+        bias = mha.in_proj_bias.data + weight @ norm.bias.data
+        weight = weight * norm.weight.data
+        scale = 1.0 / math.sqrt(self.width)
+        self.query = nn.Parameter(weight[:channels] * scale)
+        self.query_bias = nn.Parameter(bias[:channels, None] * scale)
+        self.key = nn.Parameter(weight[channels : 2 * channels].clone())
+        self.value = nn.Parameter(weight[2 * channels :].clone())
+        self.out = nn.Parameter(out.weight.data * gain)
+        self.out_bias = nn.Parameter((out.bias.data + out.weight.data @ bias[2 * channels :])[:, None] * gain)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [B, C, f, t] -> the same shape."""
+        batch, channels, bins, frames = x.shape
+        y = self.norm(x).permute(0, 3, 1, 2)
+        heads = (batch, frames, self.heads, self.width, bins)
+        query = (self.query @ y + self.query_bias).reshape(heads)
+        key = (self.key @ y).reshape(heads)
+        value = (self.value @ y).reshape(heads)
+        weights = torch.softmax(query.transpose(-1, -2) @ key, -1)
+        y = (value @ weights.transpose(-1, -2)).reshape(batch, frames, channels, bins)
+        return x + (self.out @ y + self.out_bias).permute(0, 2, 3, 1)
+
+
+class Frontend(nn.Module):
+    """Waveform -> companded spectrum as a strided convolution with the windowed Fourier basis (SPEC section 3)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.hop, self.bins = config.hop, config.bins
+        self.alpha, self.beta = config.alpha_rescale, config.beta_rescale
+        self.basis = nn.Parameter(torch.tensor(fourier_basis(config.fft_size))[:, None])
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """audio: float32 [B, (T + 3) * hop] -> representation [B, 2, F, T]."""
+        spectrum = F.conv1d(audio[:, None], self.basis, stride=self.hop).unflatten(1, (2, self.bins))
+        return spectrum * (self.beta * _power(spectrum, self.alpha - 1.0))
+
+
+class Synthesis(nn.Module):
+    """Companded spectrum -> waveform: inverse Fourier basis and overlap-add as one transposed convolution (SPEC section 3)."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__()
+        self.hop, self.alpha, self.beta = config.hop, config.alpha_rescale, config.beta_rescale
+        # Half a spectrum stands for both halves: every bin but 0 counts twice. The squared windows add up to 1.5.
+        weight = torch.full((2, config.bins, 1), 2.0 / (1.5 * config.fft_size))
+        weight[:, 0] /= 2.0
+        self.basis = nn.Parameter(torch.tensor(fourier_basis(config.fft_size))[:, None] * weight.reshape(-1, 1, 1))
+
+    def forward(self, representation: Tensor) -> Tensor:
+        """representation: float32 [B, 2, F, T] -> audio [B, (T + 3) * hop] in [-1, 1]."""
+        exponent = 1.0 / self.alpha
+        spectrum = representation * (_power(representation, exponent - 1.0) * self.beta**-exponent)
+        return F.conv_transpose1d(spectrum.flatten(1, 2), self.basis, stride=self.hop)[:, 0].clamp(-1.0, 1.0)
+
+
+def _power(planes: Tensor, exponent: float) -> Tensor:
+    """|X| ** exponent of the complex number in axis 1; finite at X = 0, where it is multiplied by 0."""
+    return planes.square().sum(1, keepdim=True).clamp_min(1e-38) ** (exponent / 2.0)
+
+
+class EncoderStage(nn.Module):
+    """The encoder with its attention folded."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        super().__init__()
+        for layer in encoder.down_layers:
+            if isinstance(layer, ResBlock):
+                _fold_block(layer)
+        self.encoder = encoder
+
+    def forward(self, representation: Tensor) -> tuple[Tensor, Tensor]:
+        latents, features = self.encoder(representation)
+        return latents, features
+
+
+class Conditioning(nn.Module):
+    """Everything that depends on sigma only, for all steps of a schedule at once (SPEC section 7.1)."""
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.frequencies = nn.Parameter(network.emb.frequencies)
+        self.emb_proj, self.scale_inp, self.scale_out = network.emb_proj, network.scale_inp, network.scale_out
+        blocks = [layer for layer in (*network.down_layers, *network.up_layers) if isinstance(layer, ResBlock)]
+        self.shift_weight = nn.Parameter(torch.cat([block.proj_emb.weight.data for block in blocks]))
+        self.shift_bias = nn.Parameter(torch.cat([block.proj_emb.bias.data for block in blocks]))
+
+    def forward(self, sigma: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """sigma: float32 [n] -> embedding, time_emb [n, D], scale_inp, scale_out [n, F], shift [n, sum of block widths]."""
+        angles = (torch.log(sigma) / 4.0)[:, None] * self.frequencies
+        embedding = torch.cat([torch.sin(angles), torch.cos(angles)], dim=1)
+        time_emb = F.silu(self.emb_proj(embedding))
+        shift = F.linear(time_emb, self.shift_weight, self.shift_bias)
+        return embedding, time_emb, self.scale_inp(embedding), self.scale_out(embedding), shift
+
+
+class Pyramid(nn.Module):
+    """Latents -> the five maps and what every denoiser block takes of them, in the order in which it is used."""
+
+    def __init__(self, decoder: LatentDecoder, taps: list[tuple[int, nn.Conv2d]]) -> None:
+        super().__init__()
+        for index, layer in enumerate(decoder.up_layers):
+            if isinstance(layer, ResBlock):
+                _fold_block(layer)
+            elif isinstance(layer, Upsample):
+                decoder.up_layers[index] = PhaseUpsample(layer)
+        self.decoder = decoder
+        self.levels = [level for level, _ in taps]
+        self.taps = nn.ModuleList([tap for _, tap in taps])
+
+    def forward(self, latents: Tensor) -> tuple[Tensor, ...]:
+        """latents: float32 [B, 64, L], raw -> 5 maps, finest first, and one contribution for each tap."""
+        maps = self.decoder(latents)
+        return (*maps, *(tap(maps[level]) for level, tap in zip(self.levels, self.taps, strict=True)))
+
+
+class Denoiser(nn.Module):
+    """One evaluation of the U-Net between the preconditioning factors (SPEC section 7.3).
+
+    The official stream is divided by sqrt(2) or sqrt(3) after every sum. Here it is left to grow, and each block knows the
+    `gain` it has at that place: convolutions that write into the stream are multiplied by it, the epsilon of the norms that
+    read it by its square. Only skips of another gain than the stream's are still multiplied (`skip_factors`).
+    """
+
+    def __init__(self, network: UNet) -> None:
+        super().__init__()
+        self.conv_inp, self.norm_out, self.conv_out = network.conv_inp, network.norm_out, network.conv_out
+        self.down_layers = nn.ModuleList([layer for layer in network.down_layers if not isinstance(layer, nn.Conv2d)])
+        self.up_layers = nn.ModuleList([layer for layer in network.up_layers if not isinstance(layer, nn.Conv2d)])
+        self.tap_gains: list[float] = []
+        self.skip_factors: list[float] = []
+        gain, skip_gains = 1.0, list[float]()
+        for layer in self.down_layers:
+            if isinstance(layer, ResBlock):
+                gain = self._enter(layer, gain, 2)
+                skip_gains.append(gain)
+            elif isinstance(layer, Downsample):
+                _scale(layer.c, 1.0 / gain, 1.0)
+                gain = 1.0
+        for index, layer in enumerate(self.up_layers):
+            if isinstance(layer, ResBlock):
+                self.skip_factors.append(gain / skip_gains.pop())
+                gain = self._enter(layer, gain, 3)
+            elif isinstance(layer, Upsample):
+                _scale(layer.c, skip_gains[-1] / gain, skip_gains[-1])
+                gain = skip_gains[-1]
+                self.up_layers[index] = PhaseUpsample(layer)
+        self.tap_gains.append(gain)
+        self.norm_out.eps *= 2.0 * gain**2
+
+    def _enter(self, block: ResBlock, gain: float, terms: int) -> float:
+        """Fold a block that follows a sum of `terms` terms; the gain behind it."""
+        self.tap_gains.append(gain)
+        gain *= math.sqrt(terms)
+        _fold_block(block, gain)
+        del block.proj_emb  # part of the conditioning stage
+        return gain
+
+    def forward(self, x: Tensor, scale_inp: Tensor, scale_out: Tensor, shift: Tensor, *contributions: Tensor) -> Tensor:
+        """x: float32 [B, 2, F, T], already times c_in; the rest as Conditioning and Pyramid give it -> [B, 2, F, T]."""
+        taps = iter(contributions)
+        factors = iter(self.skip_factors)
+        shifts = iter(torch.split(shift, self._widths(), dim=1))
+        skips: list[Tensor] = []
+        h = self.conv_inp(x) * (1.0 + scale_inp)[:, None, :, None]
+        for layer in self.down_layers:
+            if isinstance(layer, ResBlock):
+                h = layer(h + next(taps), next(shifts))
+                skips.append(h)
+            else:
+                h = layer(h)
+        for layer in self.up_layers:
+            if isinstance(layer, ResBlock):
+                skip, factor = skips.pop(), next(factors)
+                h = layer(h + next(taps) + (skip if math.isclose(factor, 1.0) else skip * factor), next(shifts))
+            else:
+                h = layer(h)
+        h = F.silu(self.norm_out(h + next(taps)))
+        return self.conv_out(h * (1.0 + scale_out)[:, None, :, None])
+
+    def _widths(self) -> list[int]:
+        return [layer.conv1.out_channels for layer in (*self.down_layers, *self.up_layers) if isinstance(layer, ResBlock)]
+
+
+class OneStepDecoder(nn.Module):
+    """Pyramid and denoiser in one graph: the default single step needs none of the maps outside of it."""
+
+    def __init__(self, pyramid: Pyramid, denoiser: Denoiser) -> None:
+        super().__init__()
+        self.pyramid, self.denoiser = pyramid, denoiser
+
+    def forward(self, latents: Tensor, x: Tensor, scale_inp: Tensor, scale_out: Tensor, shift: Tensor) -> Tensor:
+        """Inputs as those of the two stages -> [B, 2, F, T]."""
+        maps = self.pyramid(latents)
+        return self.denoiser(x, scale_inp, scale_out, shift, *maps[-len(self.pyramid.taps) :])
+
+
+def split(network: UNet) -> dict[str, nn.Module]:
+    """The network as one module per stage. It is used up: its layers move into the stages and are folded in place."""
+    conditioning = Conditioning(network)
+    taps = [*_taps(network.down_layers), *_taps(network.up_layers, descending=True), (0, network.conv_decoded)]
+    denoiser = Denoiser(network)
+    for (_, tap), gain in zip(taps, denoiser.tap_gains, strict=True):
+        _scale(tap, gain)
+    pyramid = Pyramid(network.decoder, taps)
+    stages = {
+        "frontend": Frontend(network.config),
+        "encoder": EncoderStage(network.encoder),
+        "conditioning": conditioning,
+        "pyramid": pyramid,
+        "denoiser": denoiser,
+        "decoder": OneStepDecoder(pyramid, denoiser),
+        "synthesis": Synthesis(network.config),
+    }
+    return {name: stage.eval().requires_grad_(False) for name, stage in stages.items()}
+
+
+def _taps(layers: nn.ModuleList, *, descending: bool = False) -> list[tuple[int, nn.Conv2d]]:
+    """The 1x1 convolutions of one path with the pyramid level that each of them reads."""
+    last = sum(isinstance(layer, Downsample | Upsample) for layer in layers)
+    found, level = list[tuple[int, nn.Conv2d]](), 0
+    for layer in layers:
+        if isinstance(layer, nn.Conv2d):
+            found.append((last - level if descending else level, layer))
+        elif not isinstance(layer, ResBlock):
+            level += 1
+    return found
+
+
+def _scale(layer: nn.Module, factor: float, bias_factor: float | None = None) -> None:
+    """Multiply the weight and bias of a convolution in place."""
+    layer.weight.data *= factor  # type: ignore[operator]
+    layer.bias.data *= factor if bias_factor is None else bias_factor  # type: ignore[operator]
+
+
+def _fold_block(block: ResBlock, gain: float = 1.0) -> None:
+    """Make a residual block work on a stream that is multiplied by `gain`, and its attention channel-first."""
+    block.norm1.eps *= gain**2
+    _scale(block.conv2, gain)
+    if hasattr(block, "res_conv"):
+        _scale(block.res_conv, 1.0, gain)
+    if hasattr(block, "att"):
+        block.att = ChannelAttention(block.att, gain)  # type: ignore[assignment]
+
+
+def build_stages(config: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Stages for given hyper-parameters (official names) with untrained weights."""
+    return split(UNet(Config.from_mapping(config)))
+
+
+def load_stages(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, nn.Module]:
+    """Stages with the weights of a checkpoint: the contents of each official file, by file name. Raises CheckpointError."""
+    return split(load_network(files, config))
+
+
+def load_network(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> UNet:
+    """The network as in the checkpoint. Raises CheckpointError naming what is missing, unexpected or of another shape."""
+    content = files["music2latent.pt"]
+    state = content.get("gen_state_dict", content)  # the official file nests the weights; a bare state dict is taken too
+    network = UNet(Config.from_mapping(config))
+    load_weights(network, state, dead=is_dead_key)
+    return network.eval()
+
+
+def is_dead_key(key: str) -> bool:
+    """Weights that the official file carries and never uses: 526336 values in the full network (SPEC section 6)."""
+    return key.startswith("decoder.bottleneck_layers.") and ".proj_emb." in key

@@ -1,0 +1,67 @@
+"""Standard normal noise that is a pure function of seed and position, the same on every machine and device.
+
+Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011) followed by the Box-Muller transform.
+The key is the 64-bit seed. The counter of four normals is
+
+    word 0: which four of the column        word 2: the channel
+    word 1: the frame                       word 3: the draw (0: initial noise, k: after step k)
+
+and they are, from the random words r0..r3 with u = (r + 0.5) / 2**32,
+
+    sqrt(-2 ln u0) cos(2 pi u1), sqrt(-2 ln u0) sin(2 pi u1), and the same of u2, u3.
+
+So a frame's noise depends neither on the window nor on the batch in which it is computed: windows that overlap see the same
+noise, and a seed means the same result whatever the chunking.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.errors import InputError
+
+_MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
+_WEYL = (0x9E3779B9, 0xBB67AE85)
+_MASK = np.uint64(0xFFFFFFFF)
+_FRAMES_AT_ONCE = 64
+
+
+def philox(counter: tuple[NDArray[np.uint32], ...], seed: int) -> tuple[NDArray[np.uint32], ...]:
+    """Ten rounds of Philox4x32 on four counter words (arrays of one shape) -> four random words."""
+    a, b, c, d = (word.astype(np.uint64) for word in counter)
+    key0, key1 = seed & 0xFFFFFFFF, seed >> 32
+    shift = np.uint64(32)
+    for _ in range(10):
+        first, second = a * _MULTIPLIERS[0], c * _MULTIPLIERS[1]
+        a, b, c, d = (second >> shift) ^ b ^ np.uint64(key0), second & _MASK, (first >> shift) ^ d ^ np.uint64(key1), first & _MASK
+        key0, key1 = (key0 + _WEYL[0]) & 0xFFFFFFFF, (key1 + _WEYL[1]) & 0xFFFFFFFF
+    return tuple(word.astype(np.uint32) for word in (a, b, c, d))
+
+
+def normal_columns(seed: int, rows: int, frames: range, *, channel: int, draw: int) -> NDArray[np.float32]:
+    """Noise of some frames: float32 [rows, len(frames)]. `rows` is the size of a column (planes x bins), a multiple of 4."""
+    out = np.empty((rows, len(frames)), np.float32)
+    quads = np.arange(rows // 4, dtype=np.uint32)
+    for start in range(0, len(frames), _FRAMES_AT_ONCE):  # bounds the temporaries
+        part = np.array(frames[start : start + _FRAMES_AT_ONCE], dtype=np.uint32)
+        shape = (rows // 4, len(part))
+        counter = (
+            np.broadcast_to(quads[:, None], shape),
+            np.broadcast_to(part, shape),
+            np.full(shape, channel, np.uint32),
+            np.full(shape, draw, np.uint32),
+        )
+        uniform = [(word.astype(np.float64) + 0.5) * 2.0**-32 for word in philox(counter, seed)]
+        for pair in (0, 2):
+            radius, angle = np.sqrt(-2.0 * np.log(uniform[pair])), 2.0 * np.pi * uniform[pair + 1]
+            out[pair::4, start : start + len(part)] = radius * np.cos(angle)
+            out[pair + 1 :: 4, start : start + len(part)] = radius * np.sin(angle)
+    return out
+
+
+def check_seed(seed: object) -> int:
+    """A seed from 0 to 2**64 - 1. Raises InputError."""
+    if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 1 << 64:
+        raise InputError(f"got seed {seed!r}, expected a whole number from 0 to 2**64 - 1")
+    return int(seed)

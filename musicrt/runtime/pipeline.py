@@ -1,0 +1,97 @@
+"""What all codecs share: one model, and the way of whole files through it."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.audio import AudioWriter
+from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
+from musicrt.runtime.errors import EncodedError
+from musicrt.runtime.model import Model
+from musicrt.runtime.select import Choice
+
+Progress = Callable[[int, int], None]
+"""Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
+
+
+def ignore_progress(done: int, total: int) -> None:
+    """The default `on_progress`."""
+
+
+class Codec(ABC):
+    """A codec on an opened model. Subclasses write `encode_stream` and `decode_stream`; files are handled here.
+
+    A codec serves one thread at a time.
+    """
+
+    def __init__(self, model: Model) -> None:
+        self.model = model
+
+    @property
+    def backend(self) -> Choice:
+        """What runs, and why not something else."""
+        return self.model.backend
+
+    @property
+    def sample_rate(self) -> int:
+        return self.model.spec.sample_rate
+
+    @abstractmethod
+    def encode_source(self, audio: str | Path, **options: Any) -> Encoded:
+        """Encode a file in bounded memory."""
+
+    @abstractmethod
+    def decode_stream(self, values: NDArray[np.float32], **options: Any) -> Iterator[NDArray[np.float32]]:
+        """Decode in bounded memory: blocks of float32 [channels, samples]."""
+
+    def encode_file(self, audio: str | Path, target: str | Path, **options: Any) -> Encoded:
+        """Encode an audio file into a file of encoded audio. Raises AudioError, OutputError, BackendError."""
+        encoded = self.encode_source(audio, **options)
+        save_encoded(target, encoded)
+        return encoded
+
+    def decode_file(self, source: str | Path, target: str | Path, **options: Any) -> int:
+        """Decode a file of encoded audio into an audio file; the number of samples written.
+
+        Raises EncodedError for a damaged file or one of another bundle, OutputError, BackendError.
+        """
+        return self.decode_encoded(load_encoded(source), target, **options)
+
+    def decode_encoded(self, encoded: Encoded, target: str | Path, **options: Any) -> int:
+        """Decode into an audio file of the original length; the number of samples written."""
+        self.check_encoded(encoded)
+        written = 0
+        with AudioWriter(target, encoded.sample_rate, encoded.values.shape[0]) as writer:
+            for block in self.decode_stream(encoded.values, **options):
+                block = block[:, : max(encoded.samples - written, 0)]
+                writer.write(block)
+                written += block.shape[1]
+        return written
+
+    def check_encoded(self, encoded: Encoded) -> None:
+        """Raises EncodedError unless `encoded` was made with the weights and configuration of this codec."""
+        spec = self.model.spec
+        if encoded.system != spec.system:
+            raise EncodedError(f"{encoded.name} holds audio of {encoded.system}, this bundle is {spec.system}; load the bundle it was made with")
+        if encoded.identity != self.model.identity:
+            raise EncodedError(
+                f"{encoded.name} was encoded with other weights ({encoded.identity[:12]}, variant {encoded.variant}), this bundle is "
+                f"{(self.model.identity or 'none')[:12]}, variant {spec.variant}; load the bundle it was made with"
+            )
+
+    def close(self) -> None:
+        """Release the sessions."""
+        self.model.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()

@@ -1,0 +1,164 @@
+"""The contract between pipelines and backends: a Session runs one stage, a Backend opens sessions."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import Any, ClassVar, Literal, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
+
+Array = NDArray[Any]
+
+
+class Session(ABC):
+    """One stage, ready to run on one backend.
+
+    `run` checks its inputs against the spec and returns arrays that the caller owns. `bind` checks once and returns a call
+    that reads and writes the same buffers every time: what a sampling loop uses. Sessions are not re-entrant: one thread at
+    a time.
+    """
+
+    def __init__(self, stage: StageSpec) -> None:
+        self.stage = stage
+        self._closed = False
+
+    @property
+    def inputs(self) -> tuple[TensorSpec, ...]:
+        return self.stage.inputs
+
+    @property
+    def outputs(self) -> tuple[TensorSpec, ...]:
+        return self.stage.outputs
+
+    def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
+        """Run once. `outputs`: the wanted ones, all by default. Raises InputError, BackendError."""
+        self._check_open()
+        self._check_inputs(feeds)
+        return self._run(feeds, self._check_names(outputs))
+
+    def bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
+        """A call that runs on these C-contiguous buffers and writes into `results`. Raises InputError, BackendError."""
+        self._check_open()
+        sizes = self._check_inputs(feeds)
+        names = self._check_names(tuple(results))
+        for tensor in self.outputs:
+            if tensor.name in names:
+                check_array(tensor, results[tensor.name], sizes, self.stage.name)
+        for name, array in {**feeds, **results}.items():
+            if not array.flags.c_contiguous:
+                raise InputError(f"{self.stage.name}: buffer {name!r} is not C-contiguous; pass np.ascontiguousarray of it")
+        return self._bind(feeds, results)
+
+    def close(self) -> None:
+        """Release what the backend holds. A closed session refuses to run; closing twice is fine."""
+        if not self._closed:
+            self._closed = True
+            self._close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
+
+    def _check_inputs(self, feeds: Mapping[str, Array]) -> dict[str, int]:
+        expected = {tensor.name for tensor in self.inputs}
+        if set(feeds) != expected:
+            raise InputError(f"{self.stage.name}: got inputs {sorted(feeds)}, expected {sorted(expected)}")
+        sizes: dict[str, int] = {}
+        for tensor in self.inputs:
+            check_array(tensor, feeds[tensor.name], sizes, self.stage.name)
+        return sizes
+
+    def _check_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
+        known = tuple(tensor.name for tensor in self.outputs)
+        unknown = [name for name in names or () if name not in known]
+        if unknown:
+            raise InputError(f"{self.stage.name} has no output {unknown[0]!r}; known: {', '.join(known)}")
+        return known if names is None else tuple(names)
+
+    @abstractmethod
+    def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]: ...
+
+    def _bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
+        def call() -> None:
+            for name, value in self._run(feeds, tuple(results)).items():
+                np.copyto(results[name], value)
+
+        return call
+
+    def _close(self) -> None:
+        return
+
+
+def check_array(tensor: TensorSpec, array: Array, sizes: dict[str, int], owner: str) -> None:
+    """Hold an array against its spec; axis sizes seen are added to `sizes` and must agree. Raises InputError."""
+    if not isinstance(array, np.ndarray):
+        raise InputError(f"{owner}: {tensor.name} is a {type(array).__name__}, expected a numpy array ({tensor.describe()})")
+    if array.dtype != tensor.dtype:
+        raise InputError(f"{owner}: {tensor.name} is {array.dtype}, expected {tensor.dtype} ({tensor.describe()})")
+    wrong = InputError(f"{owner}: {tensor.name} has shape {list(array.shape)}, expected {tensor.describe()}")
+    if array.ndim != len(tensor.shape):
+        raise wrong
+    for size, dim in zip(array.shape, tensor.dims, strict=True):
+        if not isinstance(dim, Dim):
+            if size != dim:
+                raise wrong
+            continue
+        count, rest = divmod(size - dim.plus, dim.times)
+        if rest or sizes.setdefault(dim.axis.name, count) != count:
+            raise InputError(f"{wrong}, where {dim.axis.name} is a whole number, the same for all inputs")
+        if not dim.axis.minimum <= count <= dim.axis.maximum:
+            raise InputError(f"{wrong}, where {dim.axis.name} is from {dim.axis.minimum} to {dim.axis.maximum}")
+
+
+class Backend(ABC):
+    """Opens sessions of one kind. Subclasses name what they are and write the three methods."""
+
+    name: ClassVar[str]
+    device: ClassVar[Literal["cpu", "cuda"]]
+    extra: ClassVar[str]  # the extra of this package that installs it
+
+    def __init__(self, *, threads: int | None = None) -> None:
+        """`threads`: CPU threads inside an operator; None: as many as the process may use."""
+        self.threads = threads
+
+    @classmethod
+    @abstractmethod
+    def obstacle(cls) -> str | None:
+        """Why this backend can't run on this machine; None if it can."""
+
+    @abstractmethod
+    def open_session(self, bundle: Any, stage: str) -> Session:
+        """Open a stage of a `Bundle`. Raises BackendError, BundleError."""
+
+    @abstractmethod
+    def describe(self) -> str:
+        """What truly runs: package, version, provider, threads."""
+
+
+class FakeSession(Session):
+    """A session for tests: computes outputs with a function, or zeros, and records every call."""
+
+    def __init__(self, stage: StageSpec, function: Callable[[Mapping[str, Array]], Mapping[str, Array]] | None = None) -> None:
+        super().__init__(stage)
+        self.calls: list[dict[str, Array]] = []
+        self._function = function
+
+    def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        self.calls.append({name: value.copy() for name, value in feeds.items()})
+        if self._function is not None:
+            produced = self._function(feeds)
+            return {name: np.array(produced[name]) for name in names}
+        sizes = self._check_inputs(feeds)
+        return {t.name: np.zeros(t.resolve(sizes), t.dtype) for t in self.outputs if t.name in names}

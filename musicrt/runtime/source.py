@@ -1,0 +1,64 @@
+"""Audio to be encoded, from a file or an array, read once from beginning to end in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.audio import check_audio, probe_audio, resample_audio, stream_audio
+from musicrt.runtime.errors import AudioError
+
+Float = NDArray[np.float32]
+Audio = str | Path | NDArray[Any]
+
+
+@dataclass(frozen=True)
+class AudioSource:
+    """Audio at the model's rate: `samples` for each of `channels`. `source_rate` is the rate before resampling."""
+
+    name: str
+    channels: int
+    samples: int
+    source_rate: int
+    blocks: Iterator[Float]
+
+
+def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None) -> AudioSource:
+    """A path (any rate), or an array [samples] or [channels, samples] of rate `array_rate` (None: the model's).
+
+    Raises AudioError, InputError.
+    """
+    if isinstance(audio, str | Path):
+        info = probe_audio(audio)
+        length = -(-info.samples * sample_rate // info.sample_rate)  # as `resample_audio` has it
+        return AudioSource(Path(audio).name, info.channels, length, info.sample_rate, stream_audio(audio, sample_rate))
+    array = resample_audio(check_audio(audio), array_rate or sample_rate, sample_rate)
+    return AudioSource("the array", array.shape[0], array.shape[1], array_rate or sample_rate, iter([array]))
+
+
+class SampleReader:
+    """Gives rising, possibly overlapping spans of a source; what lies before the last span's start is forgotten."""
+
+    def __init__(self, source: AudioSource) -> None:
+        self._source = source
+        self._start = 0
+        self._buffer = np.zeros((source.channels, 0), np.float32)
+
+    def read(self, start: int, stop: int) -> Float:
+        """Samples start..stop: float32 [channels, stop - start]; zeros past the end. Raises AudioError for a file that ends early."""
+        pieces, held = [self._buffer[:, start - self._start :]], self._start + self._buffer.shape[1]
+        wanted = min(stop, self._source.samples)
+        while held < wanted:
+            block = next(self._source.blocks, None)
+            if block is None:
+                raise AudioError(f"{self._source.name} ends after {held} of {self._source.samples} samples: it is truncated; get the whole file")
+            pieces.append(block[:, max(start - held, 0) :])
+            held += block.shape[1]
+        self._start, self._buffer = start, np.concatenate(pieces, axis=1)
+        span = self._buffer[:, : stop - start]
+        return np.pad(span, ((0, 0), (0, stop - start - span.shape[1])))

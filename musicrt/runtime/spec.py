@@ -1,0 +1,144 @@
+"""What a system is, as data: stages, tensors, axes, licences, checkpoint files.
+
+Specs are read by export (what to trace), the runtime (what to check), benchmarks and documentation. They are frozen and
+need the standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+DType = Literal["float32", "float16", "int64"]
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A dimension that changes from call to call. `minimum` to `maximum` is what a session accepts; `optimum` what is tuned for."""
+
+    name: str
+    minimum: int
+    optimum: int
+    maximum: int
+
+    def __mul__(self, times: int) -> Dim:
+        return Dim(self, times)
+
+
+@dataclass(frozen=True)
+class Dim:
+    """A dimension that follows an axis: `times * axis + plus`; 8 frames for each latent frame, say."""
+
+    axis: Axis
+    times: int
+    plus: int = 0
+
+    def __add__(self, plus: int) -> Dim:
+        return Dim(self.axis, self.times, self.plus + plus)
+
+    def __str__(self) -> str:
+        product = self.axis.name if self.times == 1 else f"{self.times}*{self.axis.name}"
+        return f"{product}+{self.plus}" if self.plus else product
+
+    def size(self, count: int) -> int:
+        """The dimension where the axis has `count` entries."""
+        return self.times * count + self.plus
+
+
+@dataclass(frozen=True)
+class TensorSpec:
+    """Name, dtype and shape of an input or output. A shape holds ints, axes and multiples of axes.
+
+    `values`: what test values look like: normal with deviation `scale`, or the exponential of that.
+    """
+
+    name: str
+    dtype: DType
+    shape: tuple[int | Axis | Dim, ...]
+    values: Literal["normal", "positive"] = "normal"
+    scale: float = 1.0
+
+    @property
+    def dims(self) -> tuple[int | Dim, ...]:
+        """The shape with every bare axis as a `Dim`."""
+        return tuple(dim * 1 if isinstance(dim, Axis) else dim for dim in self.shape)
+
+    def describe(self) -> str:
+        """`x: float32 [batch, 2, 1024, 8*latents]`."""
+        return f"{self.name}: {self.dtype} [{', '.join(str(dim) for dim in self.dims)}]"
+
+    def resolve(self, sizes: Mapping[str, int]) -> tuple[int, ...]:
+        """The shape for given sizes of the axes."""
+        return tuple(dim.size(sizes[dim.axis.name]) if isinstance(dim, Dim) else dim for dim in self.dims)
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """Largest accepted relative L2 distance between two FP32 implementations of a stage."""
+
+    rel_l2: float
+
+
+@dataclass(frozen=True)
+class StageSpec:
+    """One exported network. `host`: backends on a CPU compute it outside the graph (FFT in the pipeline)."""
+
+    name: str
+    summary: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    tolerance: Tolerance
+    host: bool = False
+
+    @property
+    def axes(self) -> tuple[Axis, ...]:
+        """The axes of this stage's inputs, each once."""
+        found = {dim.axis.name: dim.axis for tensor in self.inputs for dim in tensor.dims if isinstance(dim, Dim)}
+        return tuple(found.values())
+
+
+@dataclass(frozen=True)
+class Licences:
+    """Licence of our code for the system, and of the official weights (shown at export and by `inspect`)."""
+
+    code: str
+    weights: str
+    weights_url: str
+
+
+@dataclass(frozen=True)
+class CheckpointSpec:
+    """Where the official weights lie: file names of the official layout, and the hub repository that holds them."""
+
+    files: tuple[str, ...]
+    hub_repository: str
+
+
+@dataclass(frozen=True)
+class ModelSpec:
+    """One system in one configuration."""
+
+    system: str
+    variant: str
+    sample_rate: int
+    stages: tuple[StageSpec, ...]
+    config: Mapping[str, Any] = field(repr=False)
+    defaults: Mapping[str, Any] = field(repr=False)
+
+    def stage(self, name: str) -> StageSpec:
+        """The stage called `name`; KeyError if the system has none."""
+        return {stage.name: stage for stage in self.stages}[name]
+
+
+@dataclass(frozen=True)
+class System:
+    """What the registry knows of a system before a configuration is chosen. `variants`: hyper-parameters by name."""
+
+    name: str
+    title: str
+    task: str
+    paper: str
+    licences: Licences
+    checkpoint: CheckpointSpec
+    variants: Mapping[str, Mapping[str, Any]] = field(repr=False)

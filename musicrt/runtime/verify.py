@@ -1,0 +1,98 @@
+"""Holds a bundle's stages against the torch network, or, without torch, against what it gave when the bundle was made."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from musicrt.runtime.backends.torch import TorchCpu
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.manifest import OutputProbe, Probe
+from musicrt.runtime.noise import normal_columns
+from musicrt.runtime.select import select_backend
+from musicrt.runtime.session import Array
+from musicrt.runtime.spec import StageSpec
+
+_PROBED = 64  # values kept of each output
+
+
+@dataclass(frozen=True)
+class StageCheck:
+    """How far a stage is from its reference: relative L2 over all values of its worst output."""
+
+    stage: str
+    backend: str
+    reference: str
+    error: float
+    tolerance: float
+
+    @property
+    def ok(self) -> bool:
+        return self.error <= self.tolerance  # False for NaN
+
+
+def verify_bundle(path: Path | str, *, backend: str = "auto", threads: int | None = None) -> list[StageCheck]:
+    """Check the hash of every file, then run every stage. Raises BundleError, BackendError; judge by `StageCheck.ok`."""
+    bundle = Bundle.open(path, check="hashes")
+    runner, choice = select_backend(backend, threads=threads)
+    torch_runner = TorchCpu(threads=threads) if TorchCpu.obstacle() is None and choice.name != TorchCpu.name else None
+    checks = []
+    for stage in bundle.spec.stages:
+        probe = bundle.manifest.stages[stage.name].probe
+        feeds = probe_inputs(stage, probe.sizes, probe.seed)
+        with runner.open_session(bundle, stage.name) as session:
+            outputs = session.run(feeds)
+        error = probe_error(probe, outputs)
+        if torch_runner is not None:
+            with torch_runner.open_session(bundle, stage.name) as reference:
+                error = max(error, relative_error(outputs, reference.run(feeds)))
+        against = "recorded at export" if torch_runner is None else torch_runner.name
+        checks.append(StageCheck(stage.name, choice.name, against, error, stage.tolerance.rel_l2))
+    return checks
+
+
+def probe_sizes(stage: StageSpec, base: int) -> dict[str, int]:
+    """Sizes of a stage's axes for a test run, all different: base, base + 1, …"""
+    return {axis.name: min(max(base + i, axis.minimum), axis.maximum) for i, axis in enumerate(stage.axes)}
+
+
+def probe_inputs(stage: StageSpec, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """Test inputs, a pure function of the spec, the sizes and the seed."""
+    feeds: dict[str, Array] = {}
+    for index, tensor in enumerate(stage.inputs):
+        shape = tensor.resolve(sizes)
+        count = math.prod(shape)
+        values = normal_columns(seed, -(-count // 4) * 4, range(1), channel=index, draw=0).reshape(-1)[:count].reshape(shape)
+        values *= np.float32(tensor.scale)
+        feeds[tensor.name] = np.exp(values) if tensor.values == "positive" else values
+    return feeds
+
+
+def record_probe(sizes: Mapping[str, int], seed: int, outputs: Mapping[str, Array]) -> Probe:
+    """Keep a few values of every output."""
+    recorded = {}
+    for name, value in outputs.items():
+        stride = max(value.size // _PROBED, 1)
+        recorded[name] = OutputProbe(shape=list(value.shape), stride=stride, values=[float(v) for v in value.reshape(-1)[::stride]])
+    return Probe(sizes=dict(sizes), seed=seed, outputs=recorded)
+
+
+def probe_error(probe: Probe, outputs: Mapping[str, Array]) -> float:
+    """Relative L2 distance of the worst output from the recorded values; infinite for another shape."""
+    if any(list(outputs[name].shape) != recorded.shape for name, recorded in probe.outputs.items()):
+        return math.inf
+    produced = {name: outputs[name].reshape(-1)[:: recorded.stride] for name, recorded in probe.outputs.items()}
+    return relative_error(produced, {name: np.array(recorded.values) for name, recorded in probe.outputs.items()})
+
+
+def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
+    """Relative L2 distance of the worst output; NaN if any value is not finite."""
+    errors: Sequence[float] = [
+        float(np.linalg.norm(outputs[name].astype(np.float64) - want) / max(float(np.linalg.norm(want.astype(np.float64))), 1e-30))
+        for name, want in expected.items()
+    ]
+    return float(np.max(errors))
