@@ -36,14 +36,14 @@ def export_bundle(
     variant: str = "full",
     config: str | Path | None = None,
     description: str = "",
-    on_stage: Callable[[str, int, int], None] = lambda stage, done, total: None,
+    on_stage: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
     """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
 
     checkpoint: a folder or file in the official layout, a hub id, or None for the official hub repository.
     variant: hyper-parameters by name. config: instead, a JSON file of official hyper-parameters (also taken from
         config.json beside the checkpoint). description: said of the weights by `musicrt inspect`.
-    on_stage(stage, done, total): progress. Raises CheckpointError, ConfigError, OutputError, VerificationError.
+    on_stage(stage, done, total): called before each stage. Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """
     known = find_system(system)
     if variant not in known.variants:
@@ -60,7 +60,8 @@ def export_bundle(
         (folder / STAGES).mkdir()
         models: dict[str, ir.Model] = {}
         for done, stage in enumerate(spec.stages):
-            on_stage(stage.name, done, len(spec.stages))
+            if on_stage:
+                on_stage(stage.name, done, len(spec.stages))
             models[stage.name] = trace_stage(stage, stages[stage.name], probe_inputs(stage, probe_sizes(stage, 2), _SEED))
         write_weights(folder / STAGES / WEIGHTS, dict(nn.ModuleDict(stages).named_parameters()), models)
         entries = {stage.name: _write_stage(folder, stage, stages[stage.name], models[stage.name]) for stage in spec.stages}
@@ -78,7 +79,6 @@ def export_bundle(
             tools=dict(_tool_versions()),
         )
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
-    on_stage("done", len(spec.stages), len(spec.stages))
     return Bundle.open(target)
 
 
@@ -93,10 +93,10 @@ def _write_stage(folder: Path, stage: StageSpec, module: nn.Module, model: ir.Mo
             expected = reference.run(feeds)
             error = max(error, relative_error(exported.run(feeds), expected))
     if not error <= stage.tolerance.rel_l2:
-        raise VerificationError(f"stage {stage.name}: the graph is {error:.1e} from torch, allowed {stage.tolerance.rel_l2:.0e}; nothing was written")
-    graph = GraphEntry(
-        file=_file_entry(folder, path), opset=OPSET, precision="float32", error=error, tolerance=stage.tolerance.rel_l2
-    )
+        raise VerificationError(
+            f"stage {stage.name}: the graph is {error:.1e} from torch, allowed {stage.tolerance.rel_l2:.0e}; nothing was written"
+        )
+    graph = GraphEntry(file=_file_entry(folder, path), opset=OPSET, precision="float32", error=error, tolerance=stage.tolerance.rel_l2)
     return StageEntry(
         inputs=[tensor.describe() for tensor in stage.inputs],
         outputs=[tensor.describe() for tensor in stage.outputs],

@@ -12,6 +12,7 @@ import torch
 
 from musicrt.runtime.errors import ConfigError
 
+
 def read_config(source: Path, given: Path | None) -> dict[str, Any] | None:
     """Hyper-parameters from the file `given`, or from config.json beside the checkpoint; None if there are none.
 

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from musicrt.export.operators import ORT_OPERATORS
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import StageSpec
 
@@ -40,9 +41,7 @@ class _Flat(nn.Module):
 def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array]) -> ir.Model:
     """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant."""
     inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.inputs]
-    dynamic = [
-        {i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.inputs  # type: ignore[attr-defined]
-    ]
+    dynamic = [{i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.inputs]
     with _quiet():
         program = torch.onnx.export(
             _Flat(module).eval(),
@@ -52,6 +51,7 @@ def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array])
             dynamic_shapes=(dynamic,),
             input_names=[tensor.name for tensor in stage.inputs],
             output_names=[tensor.name for tensor in stage.outputs],
+            custom_translation_table=ORT_OPERATORS,
         )
     if program is None:
         raise RuntimeError(f"torch.onnx.export gave no program for stage {stage.name}")
@@ -78,6 +78,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str
             stored.setdefault(name, torch.from_numpy(np.array(array)))
             places.append((value, name))
     save_file(stored, path)
+    path.chmod(0o644)  # safetensors writes for the owner only
     offsets = _read_offsets(path)
     for value, name in places:
         tensor = value.const_value
@@ -85,7 +86,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str
             continue
         start, stop = offsets[name]
         value.const_value = ir.ExternalTensor(
-            path.name, start, stop - start, tensor.dtype, shape=ir.Shape(tensor.shape), name=str(value.name), base_dir=path.parent
+            path.name, start, stop - start, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=str(value.name), base_dir=path.parent
         )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import io
 import logging
 import numbers
+import os
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -162,15 +163,15 @@ class AudioWriter:
     """
 
     def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None) -> None:
-        self.path = Path(path)
-        self.channels = channels
-        self._format, subtype = _choose_format(self.path, _check_rate(sample_rate), channels, subtype)
+        self.path, self.sample_rate = Path(path), _check_rate(sample_rate)
+        self._format, subtype = _choose_format(self.path, self.sample_rate, channels, subtype)
+        self.channels = int(channels)
         self._samples = self._clipped = 0
         with contextlib.ExitStack() as stack:
             self._temporary = stack.enter_context(new_file(self.path))
             self._disk = stack.enter_context(_Disk(self._temporary, "wb"))
             try:
-                self._file = _SoundFile(self._disk, "w", sample_rate, channels, subtype, format=self._format.name)
+                self._file = _SoundFile(self._disk, "w", self.sample_rate, self.channels, subtype, format=self._format.name)
             except soundfile.LibsndfileError as error:
                 what = f"{self._format.name} {subtype} at {sample_rate} Hz with {channels} channels"
                 raise AudioError(f"can't write {self.path} as {what}: {_reason(error)}") from error
@@ -245,6 +246,9 @@ class _Disk(io.FileIO):
 
     error: OSError | None = None
 
+    def __del__(self) -> None:
+        self.close()  # else a stream that nobody started to read would end in a ResourceWarning
+
     def seek(self, offset: int, whence: int = 0) -> int:
         with contextlib.suppress(OSError):  # a damaged header can send libsndfile to before the start: stay, as lseek does
             super().seek(offset, whence)
@@ -275,13 +279,13 @@ def _open_source(path: Path) -> tuple[_SoundFile, _Disk]:
             if not path.is_file():
                 raise AudioError(f"can't read {path}: {'not a file' if path.exists() else 'no such file'}; expected an audio file")
             disk = stack.enter_context(_Disk(path))
-            if path.stat().st_size == 0:
+            if os.fstat(disk.fileno()).st_size == 0:
                 raise AudioError(f"can't read {path}: the file is empty (0 bytes); expected an audio file")
             file = stack.enter_context(_SoundFile(disk))
         except OSError as error:
             raise AudioError(f"can't read {path}: {_reason(error)}; expected a readable audio file") from error
         except soundfile.LibsndfileError as error:
-            raise AudioError(f"can't read {path}: {_reason(error)}; expected an intact audio file such as .wav or .flac") from error
+            raise AudioError(f"can't read {path}: {_reason(disk.error or error)}; expected an intact .wav, .flac or such") from error
         if file.samplerate > _HIGHEST_RATE:
             raise AudioError(f"can't read {path}: its header says {file.samplerate} Hz, expected at most {_HIGHEST_RATE} Hz")
         stack.pop_all()
@@ -326,7 +330,7 @@ def _warn_of_missing(path: Path, file: _SoundFile, disk: _Disk, got: int) -> Non
     expected = _promised_samples(file)
     if expected - got > (_MP3_SLACK if file.format == "MP3" else 0):
         _LOG.warning("%s: expected %d samples as its header says, got %d; the file was cut short", path.name, expected, got)
-    elif file.format == "MP3" and path.stat().st_size - disk.tell() > _MP3_TAGS:
+    elif file.format == "MP3" and os.fstat(disk.fileno()).st_size - disk.tell() > _MP3_TAGS:
         _LOG.warning("%s: got %d samples, with part of the file left over; it lacks a length header, so convert it first", path.name, got)
 
 

@@ -1,8 +1,8 @@
 """A bundle: a model on disk that can be copied to a machine without torch.
 
-    BUNDLE/manifest.json            what it is, hashes of everything else
-    BUNDLE/stages/<stage>.onnx      one graph per stage
-    BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
+BUNDLE/manifest.json            what it is, hashes of everything else
+BUNDLE/stages/<stage>.onnx      one graph per stage
+BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
 """
 
 from __future__ import annotations
@@ -42,7 +42,9 @@ class Bundle:
         path = Path(path)
         manifest = read_manifest(path)
         if manifest.system not in system_names():
-            raise BundleError(f"{path} holds the system {manifest.system!r}, this version knows {', '.join(system_names())}; update musicrt")
+            raise BundleError(
+                f"{path} holds the system {manifest.system!r}, this version knows {', '.join(system_names())}; update musicrt"
+            )
         bundle = cls(path, manifest, build_spec(manifest.system, manifest.config, manifest.variant))
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:
@@ -70,7 +72,9 @@ class Bundle:
         """A stage's graph of one flavour. Raises BundleError if the bundle has none."""
         graphs = self.manifest.stages[stage].graphs
         if flavour not in graphs:
-            raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; export it again")
+            raise BundleError(
+                f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; export it again"
+            )
         return self.path / graphs[flavour].file.path, graphs[flavour]
 
     def _check_file(self, entry: FileEntry, *, hashes: bool) -> None:

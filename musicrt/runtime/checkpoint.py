@@ -65,6 +65,8 @@ def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], boo
         ],
     }
     if any(problems.values()):
-        details = "; ".join(f"{len(keys)} {kind}: {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}" for kind, keys in problems.items() if keys)
+        details = "; ".join(
+            f"{len(keys)} {kind}: {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}" for kind, keys in problems.items() if keys
+        )
         raise CheckpointError(f"the checkpoint does not fit the network: {details}; check the variant or configuration")
     network.load_state_dict({key: given[key].to(torch.float32) for key in expected}, assign=True)

@@ -65,7 +65,9 @@ def load_encoded(path: str | Path) -> Encoded:
     """Read a file of encoded audio. Raises EncodedError for anything else."""
     path = Path(path)
     if not path.is_file():
-        raise EncodedError(f"{path} is {'a folder' if path.is_dir() else 'missing'}, expected a file of encoded audio (make one with: musicrt encode)")
+        raise EncodedError(
+            f"{path} is {'a folder' if path.is_dir() else 'missing'}, expected a file of encoded audio (make one with: musicrt encode)"
+        )
     try:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
@@ -77,7 +79,9 @@ def load_encoded(path: str | Path) -> Encoded:
         raise EncodedError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; encode the audio again with this version")
     kind = header.get("kind")
     if kind not in ("latents", "features") or values.dtype != np.float32 or values.ndim != 3 or not np.isfinite(values).all():
-        raise EncodedError(f"{path} holds {kind} {values.dtype} {list(values.shape)}, expected finite float32 [channels, C, L]; encode the audio again")
+        raise EncodedError(
+            f"{path} holds {kind} {values.dtype} {list(values.shape)}, expected finite float32 [channels, C, L]; encode the audio again"
+        )
     try:
         return Encoded(
             values=values,

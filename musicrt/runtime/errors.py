@@ -59,7 +59,7 @@ class OutputError(MusicRTError, OSError):
     exit_code = 8
 
 
-class Cancelled(MusicRTError):
+class Cancelled(MusicRTError):  # noqa: N818 - names a request, not a fault
     """The caller asked a running call to stop."""
 
     exit_code = 9

@@ -23,7 +23,7 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         with _as_output_error(path):
             yield temporary
-            os.chmod(temporary, 0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_umask())
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -40,7 +40,7 @@ def new_folder(path: Path) -> Iterator[Path]:
     try:
         with _as_output_error(path):
             yield temporary
-            os.chmod(temporary, 0o777 & ~_umask())
+            temporary.chmod(0o777 & ~_umask())
             temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

@@ -30,7 +30,9 @@ def download_checkpoint(system: System, repository: str) -> Path:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
-        raise CheckpointError(f"{repository} has to be downloaded, which needs: pip install 'musicrt[hub]'; or give a local folder") from None
+        raise CheckpointError(
+            f"{repository} has to be downloaded, which needs: pip install 'musicrt[hub]'; or give a local folder"
+        ) from None
     try:
         return Path(snapshot_download(repository, allow_patterns=list(system.checkpoint.files)))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:

@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 """Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
 
 
-def ignore_progress(done: int, total: int) -> None:
+def ignore_progress(_done: int, _total: int) -> None:
     """The default `on_progress`."""
 
 
@@ -43,13 +43,15 @@ class Codec(ABC):
     def sample_rate(self) -> int:
         return self.model.spec.sample_rate
 
+    @property
     @abstractmethod
-    def encode_source(self, audio: str | Path, **options: Any) -> Encoded:
-        """Encode a file in bounded memory."""
+    def encode_source(self) -> Callable[..., Encoded]:
+        """A method (path, **options): encode a file in bounded memory."""
 
+    @property
     @abstractmethod
-    def decode_stream(self, values: NDArray[np.float32], **options: Any) -> Iterator[NDArray[np.float32]]:
-        """Decode in bounded memory: blocks of float32 [channels, samples]."""
+    def decode_stream(self) -> Callable[..., Iterator[NDArray[np.float32]]]:
+        """A method (values, **options): decode in bounded memory, in blocks of float32 [channels, samples]."""
 
     def encode_file(self, audio: str | Path, target: str | Path, **options: Any) -> Encoded:
         """Encode an audio file into a file of encoded audio. Raises AudioError, OutputError, BackendError."""
@@ -79,8 +81,8 @@ class Codec(ABC):
         """Raises EncodedError unless `encoded` was made with the weights and configuration of this codec."""
         spec = self.model.spec
         if encoded.system != spec.system:
-            raise EncodedError(f"{encoded.name} holds audio of {encoded.system}, this bundle is {spec.system}; load the bundle it was made with")
-        if encoded.identity != self.model.identity:
+            raise EncodedError(f"{encoded.name} holds {encoded.system}, this bundle is {spec.system}; load the bundle it was made with")
+        if not encoded.identity or encoded.identity != self.model.identity:
             raise EncodedError(
                 f"{encoded.name} was encoded with other weights ({encoded.identity[:12]}, variant {encoded.variant}), this bundle is "
                 f"{(self.model.identity or 'none')[:12]}, variant {spec.variant}; load the bundle it was made with"

@@ -56,7 +56,7 @@ class SampleReader:
         while held < wanted:
             block = next(self._source.blocks, None)
             if block is None:
-                raise AudioError(f"{self._source.name} ends after {held} of {self._source.samples} samples: it is truncated; get the whole file")
+                raise AudioError(f"{self._source.name} ends after {held} of {self._source.samples} samples; get the whole file")
             pieces.append(block[:, max(start - held, 0) :])
             held += block.shape[1]
         self._start, self._buffer = start, np.concatenate(pieces, axis=1)

@@ -58,20 +58,20 @@ def join_windows(
     out of the cross-fade, where the overlap is larger than twice that: they saw the zero padding of the edge.
     """
     tail: NDArray[np.float32] | None = None
-    pending: tuple[Window, NDArray[np.float32]] | None = None
+    pending: NDArray[np.float32] | None = None
     for window, value in windows:
         if window.dropped:
             continue
         if pending is not None:
-            piece, tail = _emit(*pending, tail, window.fade * scale, guard * scale)
+            piece, tail = _emit(pending, tail, window.fade * scale, guard * scale)
             yield piece
-        pending = (window, value[..., : (min(window.stop, length) - window.start) * scale])
+        pending = value[..., : (min(window.stop, length) - window.start) * scale]
     if pending is not None:
-        yield _emit(*pending, tail, 0, guard * scale)[0]
+        yield _emit(pending, tail, 0, guard * scale)[0]
 
 
 def _emit(
-    window: Window, value: NDArray[np.float32], tail: NDArray[np.float32] | None, keep: int, guard: int
+    value: NDArray[np.float32], tail: NDArray[np.float32] | None, keep: int, guard: int
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What is final of a window's result, and the end of it that the next window fades out."""
     if tail is not None and tail.shape[-1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import itertools
 import logging
 import os
@@ -13,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import tracemalloc
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -390,7 +392,10 @@ def test_wrong_rates_are_refused(tmp_path: Path, rate: Any) -> None:
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
 
 
-def test_numpy_rates_are_accepted() -> None:
+def test_numpy_integers_are_accepted(tmp_path: Path) -> None:
+    with AudioWriter(tmp_path / "a.wav", np.int64(44100), np.int32(1)) as writer:  # type: ignore[arg-type]
+        writer.write(noise(1, 10))
+    assert probe_audio(tmp_path / "a.wav").sample_rate == 44100
     assert resample_audio(noise(1, 441), np.int64(44100), np.int32(48000)).shape == (1, 480)  # type: ignore[arg-type]
 
 
@@ -413,6 +418,16 @@ def test_stream_takes_the_same_memory_for_a_longer_file(tmp_path: Path, rate: in
 
     peak(1)  # one-time imports and caches
     assert peak(60) <= 1.3 * peak(6)
+
+
+def test_dropped_streams_close_their_file(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.wav", noise(1, 1000))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        stream_audio(path)
+        next(stream_audio(path, 48000, 100))
+        gc.collect()
+    assert not caught
 
 
 # Arrays of users
@@ -635,6 +650,14 @@ def test_close_without_a_with_block(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="closed already"):
         writer.write(noise(1, 10))
     assert [p.name for p in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_dropped_writer_leaves_nothing(tmp_path: Path) -> None:
+    writer = AudioWriter(tmp_path / "a.wav", 44100, 1)
+    writer.write(noise(1, 10))
+    del writer
+    gc.collect()
+    assert not list(tmp_path.iterdir())
 
 
 def test_import_is_light() -> None:

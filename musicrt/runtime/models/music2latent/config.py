@@ -75,7 +75,7 @@ class Config:
     @property
     def frames_per_latent(self) -> int:
         """ds: STFT frames behind one latent frame."""
-        return 2 ** self.freq_downsample_list.count(0)
+        return 1 << self.freq_downsample_list.count(0)
 
     @property
     def samples_per_latent(self) -> int:
@@ -84,7 +84,7 @@ class Config:
     @property
     def coarse_bins(self) -> int:
         """Fb: frequency size of the coarsest level."""
-        return self.bins // 4 ** self.freq_downsample_list.count(1) // self.frames_per_latent
+        return (self.bins >> 2 * self.freq_downsample_list.count(1)) // self.frames_per_latent
 
     @property
     def channels(self) -> tuple[int, ...]:

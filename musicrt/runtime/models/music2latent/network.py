@@ -46,7 +46,7 @@ class ResBlock(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, rank: int = 2, cond: int = 0, heads: int = 0) -> None:
         super().__init__()
-        conv: type[nn.Conv1d] | type[nn.Conv2d] = nn.Conv2d if rank == 2 else nn.Conv1d
+        conv = nn.Conv2d if rank == 2 else nn.Conv1d
         self.norm1 = group_norm(inputs)
         self.conv1 = conv(inputs, outputs, 3, padding=1)
         if cond:

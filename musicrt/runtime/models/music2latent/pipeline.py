@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, Literal, overload
+from typing import Any, Literal, TypedDict, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,6 +32,28 @@ OVERLAP = 1.0
 _GUARD = 2  # latents at a window's edge that saw its zero padding
 
 
+class EncodeOptions(TypedDict, total=False):
+    """Keyword arguments of `Pipeline.encode_batch`."""
+
+    sample_rate: int | None
+    extract_features: bool
+    tail: Tail
+    max_waveform_length: int | None
+    max_batch_size: int | None
+    on_progress: Progress
+
+
+class DecodeOptions(TypedDict, total=False):
+    """Keyword arguments of `Pipeline.decode_batch`."""
+
+    steps: int
+    seed: int | None
+    noise: Noise | Sequence[Float] | None
+    max_waveform_length: int | None
+    max_batch_size: int | None
+    on_progress: Progress
+
+
 class Pipeline(Codec):
     """A Music2Latent codec. Latents: float32 [channels, 64, L], 64 values for each 4096 samples of a channel."""
 
@@ -41,13 +63,16 @@ class Pipeline(Codec):
         self.spectrum = Spectrum(self.config)
         self.sampler = Sampler(model, self.config)
 
-    @overload
-    def encode(self, audio: Audio, **options: Any) -> Float: ...
-    @overload
-    def encode(self, audio: Sequence[Audio], **options: Any) -> list[Float]: ...
-    def encode(
+    def encode(self, audio: Audio, **options: Unpack[EncodeOptions]) -> Float:
+        """Encode one signal in chunks as the official code does (SPEC section 9): float32 [channels, 64, L].
+
+        Arguments and errors as in `encode_batch`.
+        """
+        return self.encode_batch([audio], **options)[0]
+
+    def encode_batch(
         self,
-        audio: Audio | Sequence[Audio],
+        audio: Sequence[Audio],
         *,
         sample_rate: int | None = None,
         extract_features: bool = False,
@@ -55,22 +80,18 @@ class Pipeline(Codec):
         max_waveform_length: int | None = None,
         max_batch_size: int | None = None,
         on_progress: Progress = ignore_progress,
-    ) -> Float | list[Float]:
-        """Encode audio in chunks as the official code does (SPEC section 9).
+    ) -> list[Float]:
+        """Encode several signals; chunks of one length are batched across channels and signals.
 
-        audio: a path, an array [samples] or [channels, samples] in [-1, 1], or a list of those: chunks of one length are
-            batched across channels and signals. sample_rate: that of arrays, if not the model's; files know theirs.
+        audio: each a path, or an array [samples] or [channels, samples] in [-1, 1].
+        sample_rate: that of arrays, if not the model's; files know theirs.
         extract_features: the encoder's last feature map [channels, 8192, L] instead of latents.
         tail: "crop" loses up to 4095 samples at the end, as officially; "pad" adds silence instead.
         max_waveform_length: samples in a chunk, 60 s by default; the norms see a whole chunk, so it changes the result.
         max_batch_size: chunks that run together, 1 by default. on_progress: called after each batch.
-        Returns float32 [channels, 64, L], a list of them for a list. Raises AudioError, InputError, BackendError.
+        Returns a float32 [channels, 64, L] for each. Raises AudioError, InputError, BackendError.
         """
-        if not isinstance(audio, str | Path | np.ndarray):
-            signals: Sequence[Audio] = audio
-        else:
-            signals = [audio]
-        sources = [open_source(one, self.sample_rate, sample_rate) for one in signals]
+        sources = [open_source(one, self.sample_rate, sample_rate) for one in audio]
         size = self._chunk_latents(max_waveform_length, self.config.max_waveform_length_encode)
         lengths = [self.latent_length(source.samples, tail, source.name) for source in sources]
         plans = [chunk_windows(length, size) for length in lengths]
@@ -79,11 +100,10 @@ class Pipeline(Codec):
         results: list[list[tuple[Job, Float | None]]] = [[] for _ in sources]
         for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_encode, "max_batch_size"), run):
             results[job.signal].append((job, value))
-        encoded = [
+        return [
             np.concatenate(list(join_windows(stack_channels(result, source.channels), length)), axis=-1)
             for result, source, length in zip(results, sources, lengths, strict=True)
         ]
-        return encoded if signals is audio else encoded[0]
 
     def encode_stream(
         self,
@@ -96,7 +116,7 @@ class Pipeline(Codec):
         overlap: float = OVERLAP,
         on_progress: Progress = ignore_progress,
     ) -> Iterator[Float]:
-        """Encode audio of any length in bounded memory: overlapping windows, cross-faded. Arguments as in `encode`.
+        """Encode audio of any length in bounded memory: overlapping windows, cross-faded. Arguments as in `encode_batch`.
 
         window, overlap: seconds. Audio of one window gives exactly what `encode` gives.
         Yields float32 [channels, 64, l]. Raises AudioError, InputError, BackendError before the first block is asked for.
@@ -137,13 +157,16 @@ class Pipeline(Codec):
             samples=source.samples if tail == "pad" else min(source.samples, self.decoded_length(values.shape[-1])),
         )
 
-    @overload
-    def decode(self, latents: NDArray[Any], **options: Any) -> Float: ...
-    @overload
-    def decode(self, latents: Sequence[NDArray[Any]], **options: Any) -> list[Float]: ...
-    def decode(
+    def decode(self, latents: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
+        """Decode one signal in chunks as the official code does (SPEC section 10): float32 [channels, 4096 L + 1536].
+
+        Arguments and errors as in `decode_batch`.
+        """
+        return self.decode_batch([latents], **options)[0]
+
+    def decode_batch(
         self,
-        latents: NDArray[Any] | Sequence[NDArray[Any]],
+        latents: Sequence[NDArray[Any]],
         *,
         steps: int = 1,
         seed: int | None = None,
@@ -151,17 +174,16 @@ class Pipeline(Codec):
         max_waveform_length: int | None = None,
         max_batch_size: int | None = None,
         on_progress: Progress = ignore_progress,
-    ) -> Float | list[Float]:
-        """Decode latents in chunks as the official code does (SPEC section 10).
+    ) -> list[Float]:
+        """Decode several signals; chunks of one length are batched across channels and signals.
 
-        latents: float [channels, 64, L] or [64, L], or a list of those: chunks of one length are batched across channels and
-            signals. steps: network evaluations. seed: the same seed gives the same result, whatever the batches.
+        latents: each float [channels, 64, L] or [64, L]. steps: network evaluations.
+        seed: the same seed gives the same result, whatever the batches.
         noise: instead of a seed, arrays [batch, 2, F, T] in the order of the official draws (the one after the last step included).
         max_waveform_length: samples in a chunk, 60 s by default. max_batch_size: chunks that run together, 1 by default.
-        Returns float32 [channels, 4096 L + 1536] in [-1, 1], a list of them for a list. Raises InputError, BackendError.
+        Returns a float32 [channels, 4096 L + 1536] in [-1, 1] for each. Raises InputError, BackendError.
         """
-        many = isinstance(latents, list | tuple)
-        signals = [self._check_latents(one) for one in (latents if many else [latents])]
+        signals = [self._check_latents(one) for one in latents]
         size = self._chunk_latents(max_waveform_length, self.config.max_waveform_length_decode)
         plans = [chunk_windows(signal.shape[-1], size) for signal in signals]
         jobs = chain.from_iterable(_decode_jobs(i, signal, plan) for i, (signal, plan) in enumerate(zip(signals, plans, strict=True)))
@@ -169,15 +191,14 @@ class Pipeline(Codec):
         results: list[list[tuple[Job, Float | None]]] = [[] for _ in signals]
         for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_decode, "max_batch_size"), run):
             results[job.signal].append((job, value))
-        decoded = [
+        return [
             np.concatenate(list(self._synthesise(stack_channels(result, signal.shape[0]), signal.shape[-1])), axis=-1)
             for result, signal in zip(results, signals, strict=True)
         ]
-        return decoded if many else decoded[0]
 
     def decode_stream(
         self,
-        latents: NDArray[Any],
+        values: NDArray[Any],
         *,
         steps: int = 1,
         seed: int | None = None,
@@ -186,13 +207,13 @@ class Pipeline(Codec):
         overlap: float = OVERLAP,
         on_progress: Progress = ignore_progress,
     ) -> Iterator[Float]:
-        """Decode latents of any length in bounded memory. Arguments as in `decode`.
+        """Decode latents of any length in bounded memory. Arguments as in `decode_batch`.
 
         chunking: "seamless" cross-fades windows of `window` seconds that share `overlap` seconds; "official" gives the result
             of `decode`, 60 s at a time. Latents of one window give exactly what `decode` gives.
         Yields float32 [channels, samples]; together as long as `decode`'s result. Raises InputError, BackendError.
         """
-        signal = self._check_latents(latents)
+        signal = self._check_latents(values)
         if chunking == "official":
             plan = chunk_windows(signal.shape[-1], self._chunk_latents(None, self.config.max_waveform_length_decode))
         else:
@@ -218,6 +239,11 @@ class Pipeline(Codec):
     def decoded_length(self, latents: int) -> int:
         """Samples that so many latents decode to."""
         return latents * self.config.samples_per_latent + 3 * self.config.hop
+
+    def axis_sizes(self, seconds: float, steps: int = 1) -> dict[str, int]:
+        """Sizes of the stages' axes where one channel of so many seconds is encoded, or decoded in `steps`. Raises InputError."""
+        latents = self.latent_length(round(seconds * self.sample_rate), "crop", f"audio of {seconds} s")
+        return {"batch": 1, "latents": latents, "frames": latents * self.config.frames_per_latent, "steps": steps}
 
     def _chunk_latents(self, samples: int | None, default: int) -> int:
         """Latents in an official chunk. Raises InputError where not even one fits."""
@@ -274,14 +300,15 @@ class Pipeline(Codec):
             shape = (2, config.bins, jobs[0].data.shape[-1] * rate)
 
             def draw(index: int) -> Float:
-                return noise.draw(places, index, shape)[kept]
+                drawn = noise.draw(places, index, shape)
+                return drawn if kept.all() else drawn[kept]
 
             def count_step() -> None:
                 nonlocal done
                 done += int(kept.sum())
                 on_progress(done, total * steps)
 
-            spectra = iter(())
+            spectra: Iterator[Float] = iter(())
             if kept.any():
                 latents = np.stack([job.data for job in jobs])[kept] * np.float32(config.sigma_rescale)
                 spectra = iter(sample(latents, draw, count_step))
@@ -317,7 +344,8 @@ class Pipeline(Codec):
             raise InputError(f"got {latents.dtype} {list(latents.shape)}, {expected}{hint}")
         if not np.isfinite(signal).all():
             raise InputError(f"got {np.count_nonzero(~np.isfinite(signal))} NaN or infinite values, {expected}")
-        return signal.astype(np.float32, copy=False)
+        checked: Float = signal.astype(np.float32, copy=False)
+        return checked
 
 
 def _decode_jobs(index: int, signal: Float, plan: list[Window]) -> Iterator[Job]:

@@ -38,7 +38,7 @@ class PhaseUpsample(nn.Module):
         super().__init__()
         weight = layer.c.weight.data
         self.frequency_rate, self.time_rate = layer.scale
-        self.bias = nn.Parameter(layer.c.bias.data)  # type: ignore[arg-type]
+        self.bias = nn.Parameter(_bias(layer.c))
         self.weights = nn.ParameterList()
         self.padding: list[tuple[int, int, int, int]] = []
         for a in range(self.frequency_rate):
@@ -117,7 +117,8 @@ class Frontend(nn.Module):
 
     def forward(self, audio: Tensor) -> Tensor:
         """audio: float32 [B, (T + 3) * hop] -> representation [B, 2, F, T]."""
-        spectrum = F.conv1d(audio[:, None], self.basis, stride=self.hop).unflatten(1, (2, self.bins))
+        spectrum = F.conv1d(audio[:, None], self.basis, stride=self.hop)
+        spectrum = spectrum.reshape(audio.shape[0], 2, self.bins, -1)
         return spectrum * (self.beta * _power(spectrum, self.alpha - 1.0))
 
 
@@ -286,7 +287,7 @@ def split(network: UNet) -> dict[str, nn.Module]:
     taps = [*_taps(network.down_layers), *_taps(network.up_layers, descending=True), (0, network.conv_decoded)]
     denoiser = Denoiser(network)
     for (_, tap), gain in zip(taps, denoiser.tap_gains, strict=True):
-        _scale(tap, gain)
+        _scale(tap, gain, gain)
     pyramid = Pyramid(network.decoder, taps)
     stages = {
         "frontend": Frontend(network.config),
@@ -312,16 +313,22 @@ def _taps(layers: nn.ModuleList, *, descending: bool = False) -> list[tuple[int,
     return found
 
 
-def _scale(layer: nn.Module, factor: float, bias_factor: float | None = None) -> None:
+def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
+    if layer.bias is None:
+        raise TypeError("every convolution of this network has a bias")
+    return layer.bias.data
+
+
+def _scale(layer: nn.Conv1d | nn.Conv2d, factor: float, bias_factor: float) -> None:
     """Multiply the weight and bias of a convolution in place."""
-    layer.weight.data *= factor  # type: ignore[operator]
-    layer.bias.data *= factor if bias_factor is None else bias_factor  # type: ignore[operator]
+    layer.weight.data *= factor
+    _bias(layer).mul_(bias_factor)
 
 
 def _fold_block(block: ResBlock, gain: float = 1.0) -> None:
     """Make a residual block work on a stream that is multiplied by `gain`, and its attention channel-first."""
     block.norm1.eps *= gain**2
-    _scale(block.conv2, gain)
+    _scale(block.conv2, gain, gain)
     if hasattr(block, "res_conv"):
         _scale(block.res_conv, 1.0, gain)
     if hasattr(block, "att"):

@@ -1,0 +1,182 @@
+"""`musicrt bench`: every stage of a bundle, and encode and decode as a whole, on every backend that works here."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicrt.runtime.backends.torch import TorchCpu
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.errors import BackendError
+from musicrt.runtime.measure import (
+    Measurement,
+    describe_environment,
+    markdown_table,
+    measure,
+    peak_memory_mb,
+    run_isolated,
+    since_start,
+    synthesise_music,
+)
+from musicrt.runtime.model import load
+from musicrt.runtime.select import BACKENDS
+from musicrt.runtime.verify import probe_inputs, relative_error, verify_bundle
+
+_SEED = 7
+_HEADER = ("backend", "what", "median ms", "p95 ms", "real-time factor", "error", "peak MB", "cold start s", "note")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A measurement and the backend it belongs to."""
+
+    backend: str
+    measurement: Measurement
+
+
+@dataclass(frozen=True)
+class Report:
+    """What `bench_bundle` found. `skipped`: the reason for each backend that was not measured."""
+
+    bundle: dict[str, Any]
+    settings: dict[str, Any]
+    environment: dict[str, Any]
+    rows: tuple[Row, ...]
+    skipped: dict[str, str]
+
+    def to_json(self) -> str:
+        """All raw values and statistics."""
+        rows = [{"backend": row.backend, **row.measurement.to_json()} for row in self.rows]
+        content = {"bundle": self.bundle, "settings": self.settings, "environment": self.environment, "rows": rows, "skipped": self.skipped}
+        return json.dumps(content, indent=1)
+
+    def to_markdown(self) -> str:
+        """A table, what it was measured with, and what was left out."""
+        machine, settings = self.environment, ", ".join(f"{name} {value}" for name, value in self.settings.items() if value is not None)
+        lines = [
+            f"{self.bundle['system']}, variant {self.bundle['variant']}: {settings}; {machine['cpu']}, {machine['cores']} cores",
+            "",
+            markdown_table(_HEADER, [_cells(row) for row in self.rows]),
+            "",
+            "Real-time factor: processing time for each second of audio. Error: relative L2, end to end against torch-cpu, "
+            "of stages as `musicrt verify` has it. Cold start: from the start of the process to the first result.",
+            *(f"Not measured: {name}: {reason}" for name, reason in self.skipped.items()),
+        ]
+        return "\n".join(lines)
+
+
+def bench_bundle(
+    bundle: Path | str,
+    backends: Sequence[str] | None = None,
+    seconds: float = 1.5,
+    repeats: int = 5,
+    steps: int = 1,
+    threads: int | None = None,
+) -> Report:
+    """Measure a bundle on `backends`, by default all that are usable here; each in fresh processes.
+
+    seconds: length of the audio. steps: network evaluations of a decode. threads: CPU threads inside an operator.
+    Raises BundleError, BackendError: unknown, not usable here, or failed; InputError for audio that is too short.
+    """
+    opened = Bundle.open(bundle)
+    obstacles = {name: backend.obstacle() for name, backend in BACKENDS.items()}
+    for name in backends or ():
+        if name not in obstacles:
+            raise BackendError(f"unknown backend {name!r}; known: {', '.join(obstacles)}")
+        if obstacles[name]:
+            raise BackendError(f"{name} can't run here: {obstacles[name]}")
+    chosen = [name for name, obstacle in obstacles.items() if (obstacle is None if backends is None else name in backends)]
+    rows: list[Row] = []
+    with tempfile.TemporaryDirectory(prefix="musicrt-bench-") as folder:
+        common = {"bundle": str(bundle), "seconds": seconds, "repeats": repeats, "steps": steps, "threads": threads}
+        common["values"] = str(Path(folder) / "values.npy")  # the first encode leaves them for every decode
+        for name in chosen:
+            for function in (measure_encode, measure_decode, measure_stages):
+                answer = run_isolated(f"{__name__}:{function.__name__}", {**common, "backend": name})
+                rows += [Row(name, Measurement.from_json(values)) for values in answer["measurements"]]
+    return Report(
+        bundle={"system": opened.spec.system, "variant": opened.spec.variant, "identity": opened.identity},
+        settings={"seconds": seconds, "repeats": repeats, "steps": steps, "threads": threads},
+        environment=describe_environment(threads),
+        rows=tuple(rows),
+        skipped={name: obstacle for name, obstacle in obstacles.items() if obstacle is not None and backends is None},
+    )
+
+
+def measure_encode(bundle: str, backend: str, seconds: float, repeats: int, threads: int | None, values: str, **_: Any) -> dict[str, Any]:
+    """In a fresh process: `encode` as a whole. Leaves its result in the file `values` unless it is there."""
+    codec = load(bundle, backend=backend, threads=threads)
+    audio = synthesise_music(seconds, codec.sample_rate)
+    encoded = codec.encode(audio)
+    cold = since_start()  # the first call is the warm-up of the others
+    times, peak = measure(lambda: codec.encode(audio), 0, repeats), peak_memory_mb()
+    if not Path(values).exists():
+        np.save(values, encoded)
+    error = None
+    if _has_torch_reference(backend):
+        error = relative_error({"": encoded}, {"": load(bundle, backend=TorchCpu.name, threads=threads).encode(audio)})
+    return {"measurements": [Measurement("encode", times, seconds, (peak,), (cold,), error).to_json()]}
+
+
+def measure_decode(
+    bundle: str, backend: str, repeats: int, steps: int, threads: int | None, values: str, **_: Any
+) -> dict[str, Any]:
+    """In a fresh process: `decode` of the file `values` as a whole."""
+    encoded = np.load(values)
+    codec = load(bundle, backend=backend, threads=threads)
+    audio = codec.decode(encoded, steps=steps, seed=_SEED)
+    cold = since_start()
+    times, peak = measure(lambda: codec.decode(encoded, steps=steps, seed=_SEED), 0, repeats), peak_memory_mb()
+    error = None
+    if _has_torch_reference(backend):
+        reference = load(bundle, backend=TorchCpu.name, threads=threads)
+        error = relative_error({"": audio}, {"": reference.decode(encoded, steps=steps, seed=_SEED)})
+    seconds = audio.shape[-1] / codec.sample_rate
+    name = f"decode, {steps} step{'s' if steps > 1 else ''}"
+    return {"measurements": [Measurement(name, times, seconds, (peak,), (cold,), error).to_json()]}
+
+
+def measure_stages(bundle: str, backend: str, seconds: float, repeats: int, steps: int, threads: int | None, **_: Any) -> dict[str, Any]:
+    """In a fresh process: every stage by itself, one item of so many seconds."""
+    codec = load(bundle, backend=backend, threads=threads)
+    sizes = codec.axis_sizes(seconds, steps)
+    measurements = []
+    for stage in codec.model.spec.stages:
+        feeds = probe_inputs(stage, sizes, _SEED)
+        session = codec.model.session(stage.name)
+        times = measure(lambda run=session.run, feeds=feeds: run(feeds), 1, repeats)  # type: ignore[misc]
+        note = "the graph; on a CPU the pipeline computes this with an FFT" if stage.host else ""
+        measurements.append(Measurement(stage.name, times, seconds, note=note))
+    errors = {check.stage: check.error for check in verify_bundle(bundle, backend=backend, threads=threads)}
+    return {"measurements": [{**m.to_json(), "error": errors[m.name]} for m in measurements]}
+
+
+def _has_torch_reference(backend: str) -> bool:
+    """Whether there is torch to hold another backend against."""
+    return backend != TorchCpu.name and importlib.util.find_spec("torch") is not None
+
+
+def _cells(row: Row) -> list[str]:
+    m = row.measurement
+
+    def number(value: float | None, form: str) -> str:
+        return "" if value is None else format(value, form)
+
+    return [
+        row.backend,
+        m.name,
+        f"{m.p50 * 1e3:.1f}",
+        f"{m.p95 * 1e3:.1f}",
+        number(m.real_time_factor, ".3f"),
+        number(m.error, ".1e"),
+        number(m.peak_mb, ".0f"),
+        number(m.cold_start, ".2f"),
+        m.note,
+    ]
