@@ -36,6 +36,7 @@ def export_bundle(
     variant: str = "full",
     config: str | Path | None = None,
     description: str = "",
+    weights_licence: str | None = None,
     on_stage: Callable[[str, int, int], None] | None = None,
 ) -> Bundle:
     """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
@@ -43,6 +44,7 @@ def export_bundle(
     checkpoint: a folder or file in the official layout, a hub id, or None for the official hub repository.
     variant: hyper-parameters by name. config: instead, a JSON file of official hyper-parameters (also taken from
         config.json beside the checkpoint). description: said of the weights by `musicrt inspect`.
+    weights_licence: of weights that are not the official ones.
     on_stage(stage, done, total): called before each stage. Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """
     known = find_system(system)
@@ -50,11 +52,15 @@ def export_bundle(
         raise ConfigError(f"{system} has no variant {variant!r}; known: {', '.join(known.variants)}")
     source = locate_checkpoint(known, checkpoint)
     values = read_config(source, Path(config) if config else None)
-    spec = build_spec(system, known.variants[variant] if values is None else values, variant if values is None else "custom")
+    spec = build_spec(system, known.variants[variant], variant)
+    if values is not None and (custom := build_spec(system, values, "custom")).config != spec.config:
+        spec = custom
     files = read_checkpoint(known, source)
     stages: dict[str, nn.Module] = system_module(system, "stages").load_stages(files, spec.config)
     tensors = hash_tensors(files)
     hashes = {name: sha256_of(source if source.is_file() else source / name) for name in known.checkpoint.files}
+    official = LicenceEntry(code=known.licences.code, weights=known.licences.weights, weights_url=known.licences.weights_url)
+    licences = LicenceEntry(code=official.code, weights=weights_licence, weights_url="") if weights_licence else official
     target = Path(out)
     with new_folder(target) as folder:
         (folder / STAGES).mkdir()
@@ -71,7 +77,7 @@ def export_bundle(
             config=dict(spec.config),
             defaults=dict(spec.defaults),
             sample_rate=spec.sample_rate,
-            licences=LicenceEntry(code=known.licences.code, weights=known.licences.weights, weights_url=known.licences.weights_url),
+            licences=licences,
             source=SourceEntry(description=description, files=hashes, tensors_sha256=tensors),
             identity=identity_of(system, spec.config, tensors),
             weights=_file_entry(folder, folder / STAGES / WEIGHTS),

@@ -7,7 +7,9 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import opset20 as op
+from onnxscript import opset20
+
+op: Any = opset20  # its methods are typed for onnxscript's own values, which a translation does not see
 
 
 def group_norm(
@@ -19,9 +21,8 @@ def group_norm(
     millions of values in a group of a few seconds of audio that costs 4 decimal places, and it gets worse with the length.
     """
     del cudnn
-    if x.shape is None:
+    if x.shape is None or not isinstance(channels := x.shape[1], int):
         raise TypeError("group_norm needs the rank and the channels of its input")
-    channels = int(x.shape[1])
     per_channel = [0, channels, *[1] * (len(x.shape) - 2)]
 
     def over_group(rows: Any) -> Any:

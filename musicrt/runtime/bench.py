@@ -30,7 +30,7 @@ from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.verify import probe_inputs, relative_error, verify_bundle
 
 _SEED = 7
-_HEADER = ("backend", "what", "median ms", "p95 ms", "real-time factor", "error", "peak MB", "cold start s", "note")
+_HEADER = ("backend", "what", "note", "median ms", "p95 ms", "real-time factor", "error", "peak MB", "cold start s")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Report:
         lines = [
             f"{self.bundle['system']}, variant {self.bundle['variant']}: {settings}; {machine['cpu']}, {machine['cores']} cores",
             "",
-            markdown_table(_HEADER, [_cells(row) for row in self.rows]),
+            markdown_table(_HEADER, [_cells(row) for row in self.rows], text_columns=3),
             "",
             "Real-time factor: processing time for each second of audio. Error: relative L2, end to end against torch-cpu, "
             "of stages as `musicrt verify` has it. Cold start: from the start of the process to the first result.",
@@ -152,7 +152,7 @@ def measure_stages(bundle: str, backend: str, seconds: float, repeats: int, step
         feeds = probe_inputs(stage, sizes, _SEED)
         session = codec.model.session(stage.name)
         times = measure(lambda run=session.run, feeds=feeds: run(feeds), 1, repeats)  # type: ignore[misc]
-        note = "the graph; on a CPU the pipeline computes this with an FFT" if stage.host else ""
+        note = "graph; the pipeline uses an FFT instead" if stage.host else ""
         measurements.append(Measurement(stage.name, times, seconds, note=note))
     errors = {check.stage: check.error for check in verify_bundle(bundle, backend=backend, threads=threads)}
     return {"measurements": [{**m.to_json(), "error": errors[m.name]} for m in measurements]}
@@ -172,11 +172,11 @@ def _cells(row: Row) -> list[str]:
     return [
         row.backend,
         m.name,
+        m.note,
         f"{m.p50 * 1e3:.1f}",
         f"{m.p95 * 1e3:.1f}",
         number(m.real_time_factor, ".3f"),
         number(m.error, ".1e"),
         number(m.peak_mb, ".0f"),
         number(m.cold_start, ".2f"),
-        m.note,
     ]

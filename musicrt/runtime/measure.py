@@ -19,7 +19,8 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime import errors
+from musicrt.runtime.errors import BackendError, InputError, MusicRTError
 
 _PACKAGES = ("musicrt", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "torch")
 _CHILD = "from musicrt.runtime.measure import serve; serve()"
@@ -124,8 +125,8 @@ def since_start() -> float:
 def run_isolated(target: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Call `target`, "module:function", in a fresh Python process; arguments and result pass as JSON.
 
-    environment: variables set in that process on top of this one's. Raises BackendError with the end of what it wrote to
-    stderr when it fails.
+    environment: variables set in that process on top of this one's. Raises the MusicRTError that `target` raises; for any
+    other failure BackendError with the end of what the process wrote to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="musicrt-measure-") as folder:
         answer = Path(folder) / "answer.json"
@@ -143,7 +144,10 @@ def run_isolated(target: str, arguments: Mapping[str, Any], *, environment: Mapp
         if process.returncode or not answer.is_file():
             said = " | ".join(line.strip() for line in process.stderr.strip().splitlines()[-3:]) or "it wrote nothing to stderr"
             raise BackendError(f"{target} failed in a process of its own (exit code {process.returncode}): {said}")
-        result: dict[str, Any] = json.loads(answer.read_text())
+        content = json.loads(answer.read_text())
+        if "error" in content:
+            raise getattr(errors, content["error"], MusicRTError)(content["message"])
+        result: dict[str, Any] = content["result"]
         return result
 
 
@@ -153,8 +157,11 @@ def serve() -> None:
     request = json.load(sys.stdin)
     _started = request["started"]
     module, _, function = request["target"].partition(":")
-    result = getattr(importlib.import_module(module), function)(**request["arguments"])
-    Path(request["answer"]).write_text(json.dumps(result))
+    try:
+        content = {"result": getattr(importlib.import_module(module), function)(**request["arguments"])}
+    except MusicRTError as error:
+        content = {"error": type(error).__name__, "message": str(error)}
+    Path(request["answer"]).write_text(json.dumps(content))
 
 
 def describe_environment(threads: int | None = None) -> dict[str, Any]:
@@ -203,7 +210,7 @@ def synthesise_music(seconds: float, sample_rate: int, channels: int = 1) -> NDA
     return signal.astype(np.float32)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """A table whose first column is text and whose other columns are numbers."""
-    lines = [header, ["---", *["---:"] * (len(header) - 1)], *rows]
+def markdown_table(header: Sequence[str], rows: Iterable[Sequence[str]], text_columns: int = 1) -> str:
+    """A table whose first columns are text and whose others are numbers."""
+    lines = [header, [*["---"] * text_columns, *["---:"] * (len(header) - text_columns)], *rows]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

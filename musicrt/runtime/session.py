@@ -53,7 +53,15 @@ class Session(ABC):
         for name, array in {**feeds, **results}.items():
             if not array.flags.c_contiguous:
                 raise InputError(f"{self.stage.name}: buffer {name!r} is not C-contiguous; pass np.ascontiguousarray of it")
-        return self._bind(feeds, results)
+            if name in results and not array.flags.writeable:
+                raise InputError(f"{self.stage.name}: buffer {name!r} is read-only; pass a copy of it")
+        run = self._bind(dict(feeds), dict(results))
+
+        def call() -> None:
+            self._check_open()
+            run()
+
+        return call
 
     def close(self) -> None:
         """Release what the backend holds. A closed session refuses to run; closing twice is fine."""
@@ -85,6 +93,8 @@ class Session(ABC):
         unknown = [name for name in names or () if name not in known]
         if unknown:
             raise InputError(f"{self.stage.name} has no output {unknown[0]!r}; known: {', '.join(known)}")
+        if names is not None and not names:
+            raise InputError(f"{self.stage.name}: got no output to compute, expected some of {', '.join(known)}")
         return known if names is None else tuple(names)
 
     @abstractmethod

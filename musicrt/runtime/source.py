@@ -14,12 +14,14 @@ from musicrt.runtime.audio import check_audio, probe_audio, resample_audio, stre
 from musicrt.runtime.errors import AudioError
 
 Float = NDArray[np.float32]
-Audio = str | Path | NDArray[Any]
 
 
 @dataclass(frozen=True)
 class AudioSource:
-    """Audio at the model's rate: `samples` for each of `channels`. `source_rate` is the rate before resampling."""
+    """Audio at the model's rate: `samples` for each of `channels`. `source_rate` is the rate before resampling.
+
+    `blocks` can be gone through once.
+    """
 
     name: str
     channels: int
@@ -28,11 +30,16 @@ class AudioSource:
     blocks: Iterator[Float]
 
 
+Audio = str | Path | NDArray[Any] | AudioSource
+
+
 def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None) -> AudioSource:
-    """A path (any rate), or an array [samples] or [channels, samples] of rate `array_rate` (None: the model's).
+    """A path (any rate), an array [samples] or [channels, samples] of rate `array_rate` (None: the model's), or a source.
 
     Raises AudioError, InputError.
     """
+    if isinstance(audio, AudioSource):
+        return audio
     if isinstance(audio, str | Path):
         info = probe_audio(audio)
         length = -(-info.samples * sample_rate // info.sample_rate)  # as `resample_audio` has it

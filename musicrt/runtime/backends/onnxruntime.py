@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -51,11 +52,12 @@ class OnnxSession(Session):
         for name, array in results.items():
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
-        def call() -> None:
-            with _backend_errors(self.stage.name):
-                session.run_with_iobinding(binding)
+        # The binding knows the buffers by their addresses only: the call has to keep them alive.
+        return functools.partial(self._run_bound, session, binding, (feeds, results))
 
-        return call
+    def _run_bound(self, session: ort.InferenceSession, binding: ort.IOBinding, _buffers: object) -> None:
+        with _backend_errors(self.stage.name):
+            session.run_with_iobinding(binding)
 
     def _close(self) -> None:
         self._session = None

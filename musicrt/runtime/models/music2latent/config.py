@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -58,8 +59,8 @@ class Config:
                 raise ConfigError(f"{name} has {len(getattr(self, name))} entries, expected {levels} as multipliers_list has")
         if len(self.freq_downsample_list) != levels - 1:
             raise ConfigError(f"freq_downsample_list has {len(self.freq_downsample_list)} entries, expected {levels - 1}")
-        shrink = self.bins // self.coarse_bins
-        if self.coarse_bins * shrink != self.bins or self.coarse_bins < 1:
+        shrink = self.frames_per_latent << 2 * self.freq_downsample_list.count(1)
+        if self.bins % shrink:
             raise ConfigError(f"hop {self.hop} gives {self.bins} bins, which the levels do not divide evenly")
 
     @property
@@ -103,7 +104,7 @@ class Config:
         chosen: dict[str, Any] = {}
         for name, value in values.items():
             if name in known:
-                chosen[name] = tuple(value) if isinstance(value, list) else value
+                chosen[name] = _checked(name, value, known[name].default)
             elif name in _FIXED:
                 if value != _FIXED[name]:
                     raise ConfigError(f"music2latent: {name}={value!r} is not supported; the released network has {_FIXED[name]!r}")
@@ -114,3 +115,20 @@ class Config:
     def to_mapping(self) -> dict[str, Any]:
         """The same as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
+
+
+def _checked(name: str, value: object, default: object) -> object:
+    """A value of the type that `default` has. Raises ConfigError."""
+    if isinstance(default, tuple):
+        if isinstance(value, list | tuple) and all(type(entry) is int and entry >= 0 for entry in value):
+            return tuple(value)
+        expected = "a list of whole numbers"
+    elif isinstance(default, int):
+        if type(value) is int and value > 0:
+            return value
+        expected = "a whole number from 1 on"
+    else:
+        if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < math.inf:
+            return float(value)
+        expected = "a positive number"
+    raise ConfigError(f"music2latent: {name} is {value!r}, expected {expected}")

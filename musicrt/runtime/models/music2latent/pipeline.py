@@ -142,9 +142,9 @@ class Pipeline(Codec):
         source = open_source(audio, self.sample_rate)
         common: dict[str, Any] = {"extract_features": extract_features, "tail": tail, "on_progress": on_progress}
         if chunking == "official":
-            values = self.encode(audio, **common, **options)
+            values = self.encode(source, **common, **options)
         else:
-            values = np.concatenate(list(self.encode_stream(audio, **common, **options)), axis=-1)
+            values = np.concatenate(list(self.encode_stream(source, **common, **options)), axis=-1)
         spec = self.model.spec
         return Encoded(
             values=values,

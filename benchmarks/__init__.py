@@ -1,0 +1,1 @@
+"""Benchmark suites on `musicrt.runtime.measure`; see README.md."""

@@ -1,0 +1,272 @@
+"""The command `musicrt`: parses, calls, prints. Exit codes are those of `musicrt.runtime.errors` (2: wrong usage, 130: interrupted)."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+from rich.console import Console
+from rich.logging import RichHandler
+from rich.markup import escape
+from rich.progress import Progress
+from rich.table import Table
+
+import musicrt
+from musicrt.runtime.bundle import EMBEDDED, Bundle
+from musicrt.runtime.errors import InputError, MusicRTError, VerificationError
+from musicrt.runtime.registry import find_system, system_names
+
+app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+console, errors = Console(), Console(stderr=True)
+
+Chunking = Literal["seamless", "official"]
+BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder, or `embedded` for the small one inside the package.")]
+BackendOption = Annotated[str, typer.Option(help="auto, or a backend that `musicrt doctor` lists.")]
+ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads inside an operator; all by default.")]
+ChunkingOption = Annotated[
+    Chunking, typer.Option(help="seamless: overlapping windows in constant memory; official: the official package's 60 s chunks.")
+]
+StepsOption = Annotated[int, typer.Option(help="Denoising steps.")]
+SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same audio.")]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+
+def main() -> None:
+    """Entry point: an error of this package becomes one line and its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
+    try:
+        app()
+    except MusicRTError as error:
+        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        errors.print("interrupted; nothing was written")
+        sys.exit(130)
+
+
+@app.callback(invoke_without_command=True)
+def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Neural music codecs in production: official checkpoints to ONNX, and a lean runtime."""
+    if version:
+        console.print(musicrt.__version__, highlight=False)
+        raise typer.Exit
+
+
+@app.command()
+def systems(as_json: JsonOption = False) -> None:
+    """List the systems that this version knows."""
+    known = [find_system(name) for name in system_names()]
+    if as_json:
+        keys = ("name", "title", "task", "paper")
+        _print_json([{key: getattr(s, key) for key in keys} | {"variants": list(s.variants), "weights": s.licences.weights} for s in known])
+        return
+    for system in known:
+        facts = {"task": system.task, "variants": ", ".join(system.variants), "paper": system.paper, "licence of the weights": system.licences.weights}
+        console.print(f"[bold]{system.name}[/bold]")
+        _print_facts({f"  {name}": fact for name, fact in facts.items()})
+
+
+@app.command()
+def export(
+    system: Annotated[str, typer.Argument(help="One of `musicrt systems`.")],
+    out: Annotated[Path, typer.Option(help="The bundle folder to make; must not exist yet.")],
+    checkpoint: Annotated[str | None, typer.Option(help="Official checkpoint: folder, file or hub id. Default: the official hub id.")] = None,
+    variant: Annotated[str, typer.Option(help="Hyper-parameters by name.")] = "full",
+    config: Annotated[Path | None, typer.Option(help="Hyper-parameters from a JSON file instead.")] = None,
+    description: Annotated[str, typer.Option(help="Said of the weights by `inspect`.")] = "",
+    weights_licence: Annotated[str | None, typer.Option(help="Licence of weights that are not the official ones.")] = None,
+) -> None:
+    """Make a bundle from an official checkpoint (needs the extra `export`)."""
+    try:
+        from musicrt.export.bundle import export_bundle
+    except ModuleNotFoundError as error:
+        raise InputError(f"export needs {error.name}, which is not installed: pip install 'musicrt[export]'") from None
+    with _progress("exporting") as report:
+        bundle = export_bundle(
+            system,
+            checkpoint,
+            out,
+            variant=variant,
+            config=config,
+            description=description,
+            weights_licence=weights_licence,
+            on_stage=lambda stage, done, total: report(done, total, f"exporting {stage}"),
+        )
+    _print_bundle(bundle)
+
+
+@app.command()
+def encode(
+    bundle: BundleArgument,
+    audio: Annotated[Path, typer.Argument(help="Any audio file that libsndfile reads.")],
+    out: Annotated[Path, typer.Argument(help="The file of encoded audio to write (safetensors).")],
+    features: Annotated[bool, typer.Option("--features", help="The encoder's features instead of latents; these can't be decoded.")] = False,
+    chunking: ChunkingOption = "seamless",
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Encode an audio file."""
+    with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
+        encoded = codec.encode_file(audio, out, chunking=chunking, extract_features=features, on_progress=report)
+    console.print(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {encoded.values.nbytes} bytes", highlight=False)
+
+
+@app.command()
+def decode(
+    bundle: BundleArgument,
+    encoded: Annotated[Path, typer.Argument(help="A file of encoded audio.")],
+    out: Annotated[Path, typer.Argument(help="The audio file to write; the suffix names the format.")],
+    steps: StepsOption = 1,
+    seed: SeedOption = None,
+    chunking: ChunkingOption = "seamless",
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Decode a file of encoded audio."""
+    with _open(bundle, backend, threads) as codec, _progress("decoding") as report:
+        samples = codec.decode_file(encoded, out, steps=steps, seed=seed, chunking=chunking, on_progress=report)
+    console.print(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz", highlight=False)
+
+
+@app.command()
+def roundtrip(
+    bundle: BundleArgument,
+    audio: Annotated[Path, typer.Argument(help="Any audio file that libsndfile reads.")],
+    out: Annotated[Path, typer.Argument(help="The audio file to write; the suffix names the format.")],
+    steps: StepsOption = 1,
+    seed: SeedOption = None,
+    chunking: ChunkingOption = "seamless",
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Encode an audio file and decode it again."""
+    with _open(bundle, backend, threads) as codec:
+        with _progress("encoding") as report:
+            encoded = codec.encode_source(audio, chunking=chunking, on_progress=report)
+        with _progress("decoding") as report:
+            samples = codec.decode_encoded(encoded, out, steps=steps, seed=seed, chunking=chunking, on_progress=report)
+    console.print(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz", highlight=False)
+
+
+@app.command()
+def verify(bundle: BundleArgument, backend: BackendOption = "auto", threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
+    """Check every file's hash and every stage's numbers."""
+    from musicrt.runtime.verify import verify_bundle
+
+    checks = verify_bundle(_path(bundle), backend=backend, threads=threads)
+    if as_json:
+        _print_json([{**vars(check), "ok": check.ok} for check in checks])
+    else:
+        table = Table("stage", "backend", "against", "error (relative L2)", "tolerance", "")
+        for check in checks:
+            verdict = "ok" if check.ok else "FAILED"
+            table.add_row(check.stage, check.backend, check.reference, f"{check.error:.1e}", f"{check.tolerance:.0e}", verdict)
+        console.print(table)
+    failed = [check.stage for check in checks if not check.ok]
+    if failed:
+        raise VerificationError(f"{_path(bundle)}: {', '.join(failed)} differ from the reference; export the bundle again")
+
+
+@app.command()
+def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
+    """Show what a bundle holds, where it comes from, and under which licence."""
+    opened = Bundle.open(_path(bundle))
+    if as_json:
+        console.print_json(opened.manifest.model_dump_json())
+    else:
+        _print_bundle(opened)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Say what runs on this machine, and why the rest does not."""
+    from musicrt.runtime.select import BACKENDS
+
+    found = {name: kind.obstacle() for name, kind in BACKENDS.items()}
+    if as_json:
+        _print_json({"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found})
+        return
+    table = Table("backend", "usable", "why not")
+    for name, obstacle in found.items():
+        table.add_row(name, "no" if obstacle else "yes", obstacle or "")
+    console.print(table)
+    first = next((name for name, obstacle in found.items() if not obstacle), None)
+    console.print(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'", highlight=False)
+
+
+@app.command()
+def bench(
+    bundle: BundleArgument,
+    seconds: Annotated[float, typer.Option(help="Length of the audio.")] = 1.5,
+    repeats: Annotated[int, typer.Option(help="Timed runs of each measurement.")] = 5,
+    steps: StepsOption = 1,
+    backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Measure every stage and both ways through the codec, each backend in a fresh process."""
+    from musicrt.runtime.bench import bench_bundle
+
+    report = bench_bundle(_path(bundle), backends=backend, seconds=seconds, repeats=repeats, steps=steps, threads=threads)
+    sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
+
+
+def _path(bundle: Path) -> Path:
+    return EMBEDDED if bundle == Path("embedded") else bundle
+
+
+def _open(bundle: Path, backend: str, threads: int | None) -> Any:
+    codec = musicrt.load(_path(bundle), backend=backend, threads=threads)
+    errors.print(f"running on {codec.backend}", highlight=False, soft_wrap=True)
+    return codec
+
+
+@contextmanager
+def _progress(title: str) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal; nothing elsewhere."""
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(done: int, total: int, text: str = title) -> None:
+            bar.update(task, completed=done, total=total, description=text)
+
+        yield report
+
+
+def _print_json(value: Any) -> None:
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def _print_bundle(bundle: Bundle) -> None:
+    manifest = bundle.manifest
+    facts = {
+        "bundle": str(bundle.path),
+        "system": f"{manifest.system}, variant {manifest.variant}, {manifest.sample_rate} Hz",
+        "weights": manifest.source.description or ", ".join(manifest.source.files),
+        "licence of the weights": " ".join([manifest.licences.weights, manifest.licences.weights_url]).strip(),
+        "licence of the code": manifest.licences.code,
+        "identity": manifest.identity,
+        "size": f"{sum(file.bytes for file in bundle.files) / 1e6:.1f} MB",
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
+    }
+    _print_facts(facts)
+    table = Table("stage", "flavour", "precision", "error", "what it does")
+    for stage in bundle.spec.stages:
+        for flavour, graph in manifest.stages[stage.name].graphs.items():
+            table.add_row(stage.name, flavour, graph.precision, f"{graph.error:.1e}", stage.summary)
+    console.print(table)
+
+
+def _print_facts(facts: dict[str, str]) -> None:
+    for name, fact in facts.items():
+        console.print(f"{name}: {escape(fact)}", highlight=False, soft_wrap=True)
+
+
+if __name__ == "__main__":
+    main()

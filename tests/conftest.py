@@ -1,0 +1,108 @@
+"""A tiny checkpoint and its bundle, made once for all tests.
+
+MUSICRT_TINY_BUNDLE may name a bundle made earlier from the same checkpoint: exporting takes most of a minute.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from musicrt.runtime.bundle import read_manifest
+from musicrt.runtime.errors import MusicRTError
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.music2latent.pipeline import Pipeline
+from tests.reference.fill import Layout, write_files
+from tests.reference.runner import DATA
+
+ForSystem = Callable[[str], Path]
+
+
+def tiny_layout(system: str) -> Layout:
+    """The layout of a system's tiny checkpoint; its hyper-parameters are under `config`."""
+    layout: Layout = json.loads((DATA / system / "layout-tiny.json").read_text())
+    return layout
+
+
+@contextlib.contextmanager
+def refused(kind: type[MusicRTError], *words: object) -> Iterator[None]:
+    """Expects an error of one line that holds all `words`."""
+    with pytest.raises(kind) as caught:
+        yield
+    message = str(caught.value)
+    assert "\n" not in message
+    assert [str(word) for word in words if str(word) not in message] == [], message
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
+    """Gives the tiny checkpoint of a system: the official files, and config.json beside them."""
+
+    @functools.cache
+    def write(system: str) -> Path:
+        pytest.importorskip("torch")
+        layout, folder = tiny_layout(system), tmp_path_factory.mktemp("checkpoint") / system
+        write_files(layout, {}, "", folder)
+        (folder / "config.json").write_text(json.dumps(layout["config"]))
+        return folder
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def tiny_bundles(tiny_checkpoints: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
+    """Gives the bundle of that checkpoint. Tests may read it only."""
+    given = os.environ.get("MUSICRT_TINY_BUNDLE")
+
+    @functools.cache
+    def export(system: str) -> Path:
+        if given and read_manifest(Path(given)).system == system:
+            return Path(given)
+        for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(module)
+        from musicrt.export.bundle import export_bundle
+
+        return export_bundle(system, tiny_checkpoints(system), tmp_path_factory.mktemp("bundle") / system).path
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoint(tiny_checkpoints: ForSystem) -> Path:
+    """Music2Latent's tiny checkpoint: a folder with music2latent.pt and config.json."""
+    return tiny_checkpoints("music2latent")
+
+
+@pytest.fixture(scope="session")
+def tiny_bundle(tiny_bundles: ForSystem) -> Path:
+    """The bundle of `tiny_checkpoint`. Tests may read it only."""
+    return tiny_bundles("music2latent")
+
+
+@pytest.fixture
+def copy_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
+    """A copy of `tiny_bundle` to damage."""
+    return Path(shutil.copytree(tiny_bundle, tmp_path / "bundle"))
+
+
+@pytest.fixture(scope="session")
+def codec(tiny_bundle: Path) -> Iterator[Pipeline]:
+    """The tiny bundle on ONNX Runtime."""
+    pytest.importorskip("onnxruntime")
+    with Pipeline(Model.open(tiny_bundle, backend="onnxruntime-cpu")) as pipeline:
+        yield pipeline
+
+
+@pytest.fixture(scope="session")
+def torch_codec(tiny_bundle: Path) -> Iterator[Pipeline]:
+    """The tiny bundle on PyTorch."""
+    pytest.importorskip("torch")
+    with Pipeline(Model.open(tiny_bundle, backend="torch-cpu")) as pipeline:
+        yield pipeline

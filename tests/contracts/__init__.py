@@ -1,0 +1,1 @@
+"""What every system and every backend has to keep to."""

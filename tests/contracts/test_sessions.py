@@ -1,0 +1,379 @@
+"""Every stage of every system keeps the Session contract on every backend that is usable here."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.registry import build_spec, system_names
+from musicrt.runtime.select import BACKENDS
+from musicrt.runtime.session import Array, Backend, FakeSession, Session, check_array
+from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
+from musicrt.runtime.verify import probe_inputs, probe_sizes, relative_error
+from tests.conftest import ForSystem, refused, tiny_layout
+
+Feeds = dict[str, Array]
+OpenStage = Callable[[str, str, str], Session]
+
+SPECS = {system: build_spec(system, tiny_layout(system)["config"], "tiny") for system in system_names()}
+STAGES = [(system, stage.name) for system, spec in SPECS.items() for stage in spec.stages]
+KINDS = [*BACKENDS, "fake"]
+EVERYWHERE = [pytest.param((kind, *stage), id="-".join((kind, *stage))) for kind in KINDS for stage in STAGES]
+
+
+@pytest.fixture(scope="module")
+def open_stage(tiny_bundles: ForSystem) -> OpenStage:
+    """Opens a new session of (backend, system, stage); skips where the backend can't run here."""
+    bundles: dict[str, Bundle] = {}
+    backends: dict[str, Backend] = {}
+
+    def open_it(kind: str, system: str, stage: str) -> Session:
+        if kind == "fake":
+            return fake_session(SPECS[system].stage(stage))
+        if obstacle := BACKENDS[kind].obstacle():
+            pytest.skip(f"{kind}: {obstacle}")
+        if system not in bundles:
+            bundles[system] = Bundle.open(tiny_bundles(system))
+        if kind not in backends:
+            backends[kind] = BACKENDS[kind]()
+        return backends[kind].open_session(bundles[system], stage)
+
+    return open_it
+
+
+@pytest.fixture
+def session(request: pytest.FixtureRequest, open_stage: OpenStage) -> Iterator[Session]:
+    with open_stage(*request.param) as opened:
+        yield opened
+
+
+def fake_session(stage: StageSpec) -> FakeSession:
+    """Its outputs have the right shapes and depend on every input."""
+
+    def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        sizes: dict[str, int] = {}
+        for tensor in stage.inputs:
+            check_array(tensor, feeds[tensor.name], sizes, stage.name)
+        level = sum(float(np.abs(feed).sum()) for feed in feeds.values())
+        return {tensor.name: np.full(tensor.resolve(sizes), level, tensor.dtype) for tensor in stage.outputs}
+
+    return FakeSession(stage, compute)
+
+
+def make_feeds(stage: StageSpec, base: int = 2, seed: int = 1) -> Feeds:
+    return probe_inputs(stage, probe_sizes(stage, base), seed)
+
+
+def make_results(stage: StageSpec, base: int = 2) -> Feeds:
+    sizes = probe_sizes(stage, base)
+    return {tensor.name: np.full(tensor.resolve(sizes), np.nan, tensor.dtype) for tensor in stage.outputs}
+
+
+# What comes out
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_outputs_are_those_of_the_spec_for_all_sizes(session: Session) -> None:
+    for base in (2, 1, 3):
+        sizes = probe_sizes(session.stage, base)
+        outputs = session.run(make_feeds(session.stage, base))
+        assert list(outputs) == [tensor.name for tensor in session.outputs]
+        for tensor in session.outputs:
+            value = outputs[tensor.name]
+            assert value.dtype == tensor.dtype
+            assert value.shape == tensor.resolve(sizes)
+            assert np.isfinite(value).all()
+            assert np.any(value != 0)
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_results_are_the_callers_own(session: Session) -> None:
+    feeds = make_feeds(session.stage)
+    given = {name: feed.copy() for name, feed in feeds.items()}
+    first = session.run(feeds)
+    kept = {name: value.copy() for name, value in first.items()}
+    second = session.run(make_feeds(session.stage, seed=2))
+    for name, value in kept.items():
+        np.testing.assert_array_equal(first[name], value)
+        assert not np.array_equal(second[name], value)
+        first[name][...] = 0.0  # the caller's own: writable, and no part of the session
+    for name, feed in given.items():
+        np.testing.assert_array_equal(feeds[name], feed)
+    again = session.run(feeds)
+    assert relative_error(again, kept) < 1e-6
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_only_the_wanted_outputs_are_given(session: Session) -> None:
+    feeds = make_feeds(session.stage)
+    everything = session.run(feeds)
+    wanted = session.outputs[-1].name
+    some = session.run(feeds, [wanted])
+    assert list(some) == [wanted]
+    assert relative_error(some, {wanted: everything[wanted]}) < 1e-6
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_inputs_may_be_strided_or_read_only(session: Session) -> None:
+    feeds = make_feeds(session.stage)
+    expected = session.run(feeds)
+    strided = {name: np.repeat(feed, 2, axis=-1)[..., ::2] for name, feed in feeds.items()}
+    assert relative_error(session.run(strided), expected) < 1e-6
+    for feed in feeds.values():
+        feed.flags.writeable = False
+    assert relative_error(session.run(feeds), expected) < 1e-6
+
+
+@pytest.mark.parametrize(("system", "stage"), STAGES)
+@pytest.mark.parametrize("kind", [kind for kind in BACKENDS if kind != "torch-cpu"])
+def test_backends_agree(kind: str, system: str, stage: str, open_stage: OpenStage) -> None:
+    with open_stage(kind, system, stage) as tested, open_stage("torch-cpu", system, stage) as reference:
+        for base in (1, 2, 5):
+            feeds = make_feeds(tested.stage, base, seed=base)
+            assert relative_error(tested.run(feeds), reference.run(feeds)) <= tested.stage.tolerance.rel_l2
+
+
+# Bound buffers
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_bound_call_writes_what_run_gives_and_reads_inputs_again(session: Session) -> None:
+    feeds, results = make_feeds(session.stage), make_results(session.stage)
+    call = session.bind(feeds, results)
+    assert all(np.isnan(value).all() for value in results.values()), "binding alone must not run"
+    call()
+    assert relative_error(results, session.run(feeds)) < 1e-6
+    for name, changed in make_feeds(session.stage, seed=2).items():
+        feeds[name][...] = changed
+    call()
+    assert relative_error(results, session.run(feeds)) < 1e-6
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_bound_call_may_take_some_outputs(session: Session) -> None:
+    feeds, results = make_feeds(session.stage), make_results(session.stage)
+    wanted = session.outputs[-1].name
+    session.bind(feeds, {wanted: results[wanted]})()
+    assert relative_error({wanted: results[wanted]}, session.run(feeds, [wanted])) < 1e-6
+    assert all(np.isnan(value).all() for name, value in results.items() if name != wanted)
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_bound_call_keeps_its_buffers_alive(session: Session) -> None:
+    feeds, results = make_feeds(session.stage), make_results(session.stage)
+    call = session.bind(feeds, results)
+    buffers = [weakref.ref(array) for array in (*feeds.values(), *results.values())]
+    del feeds, results
+    gc.collect()
+    assert all(buffer() is not None for buffer in buffers)
+    call()
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_unusable_buffers_are_refused_by_name(session: Session) -> None:
+    stage, tensor, output = session.stage, session.inputs[-1], session.outputs[-1]
+    feeds, results = make_feeds(stage), make_results(stage)
+    strided = np.repeat(feeds[tensor.name], 2, axis=-1)[..., ::2]
+    with refused(InputError, stage.name, tensor.name, "C-contiguous"):
+        session.bind({**feeds, tensor.name: strided}, results)
+    unwritable = results[output.name].copy()
+    unwritable.flags.writeable = False
+    spoiled: dict[str, Array] = {
+        "C-contiguous": np.repeat(results[output.name], 2, axis=-1)[..., ::2],
+        "float64": results[output.name].astype(np.float64),
+        "shape": np.zeros((*results[output.name].shape, 1), output.dtype),
+        "read-only": unwritable,
+    }
+    for word, buffer in spoiled.items():
+        with refused(InputError, stage.name, output.name, word):
+            session.bind(feeds, {**results, output.name: buffer})
+    larger = make_results(stage, base=3)
+    with refused(InputError, stage.name, "the same for all"):
+        session.bind(feeds, {output.name: larger[output.name]})
+
+
+# What is refused
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_unknown_or_no_outputs_are_refused(session: Session) -> None:
+    feeds, results = make_feeds(session.stage), make_results(session.stage)
+    known = [tensor.name for tensor in session.outputs]
+    for wanted in (["surplus"], [*known, "surplus"]):
+        with refused(InputError, session.stage.name, "surplus", *known):
+            session.run(feeds, wanted)
+    with refused(InputError, session.stage.name, "surplus", *known):
+        session.bind(feeds, {**results, "surplus": results[known[0]]})
+    with refused(InputError, session.stage.name, *known):
+        session.run(feeds, [])
+    with refused(InputError, session.stage.name, *known):
+        session.bind(feeds, {})
+
+
+def spoil_missing(stage: StageSpec, feeds: Feeds) -> str:
+    del feeds[stage.inputs[-1].name]
+    return stage.inputs[-1].name
+
+
+def spoil_unknown(stage: StageSpec, feeds: Feeds) -> str:
+    feeds["surplus"] = feeds[stage.inputs[0].name]
+    return "surplus"
+
+
+def spoil_type(stage: StageSpec, feeds: Feeds) -> str:
+    name = stage.inputs[-1].name
+    feeds[name] = feeds[name].tolist()
+    return name
+
+
+def spoil_dtype(stage: StageSpec, feeds: Feeds) -> str:
+    name = stage.inputs[-1].name
+    feeds[name] = feeds[name].astype(np.float64)
+    return name
+
+
+def spoil_byte_order(stage: StageSpec, feeds: Feeds) -> str:
+    name = stage.inputs[-1].name
+    feeds[name] = feeds[name].astype(feeds[name].dtype.newbyteorder())
+    return name
+
+
+def spoil_rank(stage: StageSpec, feeds: Feeds) -> str:
+    name = stage.inputs[-1].name
+    feeds[name] = feeds[name][None]
+    return name
+
+
+def spoil_fixed_size(stage: StageSpec, feeds: Feeds) -> str | None:
+    found = _find_dim(stage.inputs, lambda dim: isinstance(dim, int))
+    return found and _resize(feeds, *found, 1)
+
+
+def spoil_multiple(stage: StageSpec, feeds: Feeds) -> str | None:
+    found = _find_dim(stage.inputs, lambda dim: isinstance(dim, Dim) and dim.times > 1)
+    return found and _resize(feeds, *found, 1)
+
+
+def spoil_agreement(stage: StageSpec, feeds: Feeds) -> str | None:
+    seen = {dim.axis.name for dim in stage.inputs[0].dims if isinstance(dim, Dim)}
+    found = _find_dim(stage.inputs[1:], lambda dim: isinstance(dim, Dim) and dim.times == 1 and dim.axis.name in seen)
+    return found and _resize(feeds, *found, 1)
+
+
+def spoil_minimum(stage: StageSpec, feeds: Feeds) -> str:
+    tensor, position = stage.inputs[0], 0
+    feeds[tensor.name] = feeds[tensor.name][:0]
+    return f"{tensor.name} has shape [{', '.join(map(str, feeds[tensor.name].shape))}]" if position == 0 else tensor.name
+
+
+def spoil_maximum(stage: StageSpec, feeds: Feeds) -> str:
+    tensor, dim = stage.inputs[0], stage.inputs[0].dims[0]
+    assert isinstance(dim, Dim)
+    shape = (dim.size(dim.axis.maximum + 1), *feeds[tensor.name].shape[1:])
+    feeds[tensor.name] = np.broadcast_to(feeds[tensor.name][:1], shape)  # takes no memory
+    return tensor.name
+
+
+def _find_dim(tensors: tuple[TensorSpec, ...], wanted: Callable[[int | Dim], bool]) -> tuple[str, int] | None:
+    places = ((tensor.name, i) for tensor in tensors for i, dim in enumerate(tensor.dims) if wanted(dim))
+    return next(places, None)
+
+
+def _resize(feeds: Feeds, name: str, position: int, more: int) -> str:
+    shape = list(feeds[name].shape)
+    shape[position] += more
+    feeds[name] = np.zeros(shape, feeds[name].dtype)
+    return name
+
+
+SPOILED = {function.__name__.removeprefix("spoil_"): function for function in (
+    spoil_missing, spoil_unknown, spoil_type, spoil_dtype, spoil_byte_order, spoil_rank, spoil_fixed_size, spoil_multiple,
+    spoil_agreement, spoil_minimum, spoil_maximum,
+)}  # fmt: skip
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_wrong_inputs_are_refused_by_name(session: Session) -> None:
+    stage = session.stage
+    results = make_results(stage)
+    for kind, spoil in SPOILED.items():
+        feeds = make_feeds(stage)
+        name = spoil(stage, feeds)
+        if name is None:
+            continue  # a stage without such a dimension
+        with refused(InputError, stage.name, name):
+            session.run(feeds)
+            pytest.fail(f"run accepted {kind}")
+        with refused(InputError, stage.name, name):
+            session.bind(feeds, results)
+            pytest.fail(f"bind accepted {kind}")
+    session.run(make_feeds(stage))  # and is none the worse for it
+
+
+@pytest.mark.parametrize("kind", SPOILED)
+def test_every_kind_of_wrong_input_meets_a_stage(kind: str) -> None:
+    assert any(SPOILED[kind](stage, make_feeds(stage)) for spec in SPECS.values() for stage in spec.stages)
+
+
+@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
+def test_closed_session_refuses_everything(session: Session) -> None:
+    feeds, results = make_feeds(session.stage), make_results(session.stage)
+    call = session.bind(feeds, results)
+    session.close()
+    session.close()
+    for use in (lambda: session.run(feeds), lambda: session.bind(feeds, results), call):
+        with refused(BackendError, session.stage.name, "closed"):
+            use()
+    assert all(np.isnan(value).all() for value in results.values())
+
+
+# Backends
+
+
+@pytest.mark.parametrize("kind", BACKENDS)
+def test_backend_describes_what_runs(kind: str) -> None:
+    backend = BACKENDS[kind]
+    assert backend.name == kind
+    assert kind.endswith(backend.device)
+    if obstacle := backend.obstacle():
+        assert "\n" not in obstacle
+        pytest.skip(f"{kind}: {obstacle}")
+    assert backend.name.split("-")[0] in backend(threads=2).describe()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in BACKENDS if kind.startswith("onnxruntime")])
+def test_bundle_without_a_graph_is_refused(kind: str, tiny_bundle: Path) -> None:
+    if obstacle := BACKENDS[kind].obstacle():
+        pytest.skip(f"{kind}: {obstacle}")
+    bundle = Bundle.open(tiny_bundle)
+    stages = dict(bundle.manifest.stages)
+    stages["encoder"] = stages["encoder"].model_copy(update={"graphs": {}})
+    bundle.manifest = bundle.manifest.model_copy(update={"stages": stages})
+    from musicrt.runtime.errors import BundleError
+
+    with refused(BundleError, tiny_bundle, "encoder"):
+        BACKENDS[kind]().open_session(bundle, "encoder")
+
+
+@pytest.mark.parametrize(("system", "stage"), STAGES)
+def test_fake_session_gives_zeros_and_records_its_calls(system: str, stage: str) -> None:
+    fake = FakeSession(SPECS[system].stage(stage))
+    feeds = make_feeds(fake.stage)
+    outputs = fake.run(feeds)
+    assert [(name, value.shape) for name, value in outputs.items()] == [(n, v.shape) for n, v in make_results(fake.stage).items()]
+    assert not any(value.any() for value in outputs.values())
+    first = {name: feed.copy() for name, feed in feeds.items()}
+    for feed in feeds.values():
+        feed[...] = 7.0
+    fake.run(feeds)
+    assert len(fake.calls) == 2
+    for name, feed in first.items():
+        np.testing.assert_array_equal(fake.calls[0][name], feed)
+        assert (fake.calls[1][name] == 7.0).all()

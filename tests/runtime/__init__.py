@@ -1,0 +1,1 @@
+"""Bundles, backends, loops, pipelines and files."""
