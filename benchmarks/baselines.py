@@ -66,7 +66,8 @@ class Eager:
             embedding = network.emb(sigma)
             time_emb = F.silu(network.emb_proj(embedding))
             shift = torch.cat([block.proj_emb(time_emb) for block in blocks], dim=1)
-            return {"scale_inp": network.scale_inp(embedding).numpy(), "scale_out": network.scale_out(embedding).numpy(), "shift": shift.numpy()}
+            tables = {"scale_inp": network.scale_inp(embedding), "scale_out": network.scale_out(embedding), "shift": shift}
+            return {name: table.numpy() for name, table in tables.items()}
 
         calls: dict[str, Callable[[], Outputs]] = {
             "front-end": lambda: {"spectrum": self.spectrum.analyse(audio)},
@@ -110,7 +111,7 @@ def _export_parts(network: UNet, folder: Path) -> None:
     frames = count * config.frames_per_latent
     spectrum, latents = torch.randn(1, 2, config.bins, frames), torch.randn(1, config.bottleneck_channels, count)
     maps = network.decoder(latents)
-    auto = torch.export.Dim.AUTO  # type: ignore[attr-defined]
+    auto = torch.export.Dim.AUTO
     parts: dict[str, tuple[nn.Module, tuple[Any, ...], tuple[Any, ...], list[str], list[str]]] = {
         "encoder": (network.encoder, (spectrum,), ({3: auto},), ["spectrum"], ["latents", "features"]),
         "pyramid": (network.decoder, (latents,), ({2: auto},), ["latents"], [f"pyramid{level}" for level in range(len(maps))]),

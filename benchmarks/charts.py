@@ -15,7 +15,6 @@ def draw_bars(path: Path, groups: Sequence[str], seconds: Mapping[str, Sequence[
     if importlib.util.find_spec("matplotlib") is None:
         say(f"{path.name} was not drawn: matplotlib is not installed (pip install 'musicrt[bench]')")
         return
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
     figure = Figure(figsize=(8.0, 3.6), dpi=120, layout="constrained")
@@ -23,10 +22,10 @@ def draw_bars(path: Path, groups: Sequence[str], seconds: Mapping[str, Sequence[
     width = 0.8 / len(seconds)
     for index, (name, values) in enumerate(seconds.items()):
         places = [group + (index - (len(seconds) - 1) / 2) * width for group in range(len(groups))]
-        axes.bar_label(axes.bar(places, values, width, label=name), fmt="%.2f", fontsize=7)
+        axes.bar_label(axes.bar(places, values, width, label=name), fmt="%.3g", fontsize=7)
     axes.set_xticks(range(len(groups)), groups)
     axes.set_ylabel("median seconds")
     axes.legend(frameon=False, fontsize=8)
     axes.spines[["top", "right"]].set_visible(False)
     with new_file(path) as temporary:
-        FigureCanvasAgg(figure).print_png(str(temporary))
+        figure.savefig(temporary, format="png")

@@ -99,7 +99,9 @@ class PlainOnnx:
         options.log_severity_level = 3
         if threads:
             options.intra_op_num_threads = threads
-        self._open = lambda part: ort.InferenceSession(str(folder / f"{part}.onnx"), options, providers=["CPUExecutionProvider"])
+        self._open: Callable[[str], Any] = lambda part: ort.InferenceSession(
+            str(folder / f"{part}.onnx"), options, providers=["CPUExecutionProvider"]
+        )
         self._sessions: dict[str, Any] = {}
         self.config = Config.from_mapping(config)
         self.spectrum = Spectrum(self.config)

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,7 @@ Results = dict[str, dict[str, Measurement]]
 
 def main(arguments: Sequence[str]) -> None:
     """Run the suite. Raises MusicRTError."""
-    parser = suite_parser("latency", "Latency against the official way of running and a plain ONNX export; writes OUT.png where matplotlib is.")
+    parser = suite_parser("latency", "Latency against the official way of running and a plain ONNX export; draws OUT.png, too.")
     parser.add_argument("--checkpoint", type=Path, required=True, help="the official checkpoint that the bundle was made from")
     parser.add_argument("--cache", type=Path, default=Path("build/plain-onnx"), help="where plain exports are kept (default: %(default)s)")
     parser.add_argument("--seconds", type=float, default=1.5, help="length of the audio (default: %(default)s)")
@@ -58,7 +59,8 @@ def main(arguments: Sequence[str]) -> None:
     results = run_rounds(opening, options.contenders, options.seconds, split_repeats(options.repeats, options.rounds))
     content["measurements"] = {name: [m.to_json() for m in rows.values()] for name, rows in results.items()}
     write_results(options.out, content, render(results))
-    draw_bars(options.out.with_name(options.out.name + ".png"), _TASKS, {name: [rows[task].p50 for task in _TASKS] for name, rows in results.items()})
+    medians = {name: [rows[task].p50 for task in _TASKS] for name, rows in results.items()}
+    draw_bars(options.out.with_name(options.out.name + ".png"), _TASKS, medians)
 
 
 def split_repeats(repeats: int, rounds: int) -> list[int]:
@@ -74,21 +76,18 @@ def run_rounds(opening: Mapping[str, Any], contenders: Sequence[str], seconds: f
     errors: dict[str, dict[str, float]] = {}
     for index, repeats in enumerate(rounds):
         for task in (*_TASKS, "stages"):
-            for name in contenders:
+            for name in (*contenders[index % len(contenders) :], *contenders[: index % len(contenders)]):  # another one first each time
                 say(f"round {index + 1} of {len(rounds)}: {task}: {name}")
                 arguments = {"opening": {"name": name, **opening}, "task": task, "seconds": seconds, "repeats": repeats}
                 for values in run_isolated(f"{_MODULE}:time_contender", arguments)["measurements"]:
                     parts[name][values["name"]].append(Measurement.from_json(values))
     with tempfile.TemporaryDirectory(prefix="musicrt-latency-") as folder:
-        for name in sorted(contenders, key=lambda name: name != "eager"):
+        for name in sorted(contenders if "eager" in contenders else (), key=lambda name: name != "eager"):
             say(f"results: {name}")
             arguments = {"opening": {"name": name, **opening}, "seconds": seconds, "reference": str(Path(folder) / "eager.npz")}
             errors[name] = run_isolated(f"{_MODULE}:compare_contender", arguments)
     return {
-        name: {
-            row: Measurement.from_json({**Measurement.merge(measured).to_json(), "error": errors[name].get(row)})
-            for row, measured in rows.items()
-        }
+        name: {row: replace(Measurement.merge(measured), error=errors.get(name, {}).get(row)) for row, measured in rows.items()}
         for name, rows in parts.items()
     }
 
@@ -120,23 +119,21 @@ def _steps(task: str) -> int:
 
 
 def compare_contender(opening: Mapping[str, Any], seconds: float, reference: str) -> dict[str, float]:
-    """In a fresh process: relative L2 distance of every result from the file `reference`, which `eager` writes.
-
-    Without that file, so where `eager` takes no part, there is nothing to compare with.
-    """
+    """In a fresh process: relative L2 distance of every result from the file `reference`, which `eager` writes."""
     contender = open_contender(**opening)
     work = Workload.build(Config.from_mapping(opening["config"]), seconds)
     produced: dict[str, dict[str, Any]] = {"encode": {"latents": contender.encode(work.audio)}}
     for task in _TASKS[1:]:
         produced[task] = {"audio": contender.decode(work.latents, _steps(task), work.noise(_steps(task)))}
     stages = contender.stages(work)
-    produced.update({name: {key: value.copy() for key, value in stages[name]().items()} for name in STAGES if name in stages and name != "noise"})
-    file = Path(reference)
+    for name in STAGES:
+        if name in stages and name != "noise":
+            produced[name] = {key: value.copy() for key, value in stages[name]().items()}
     if opening["name"] == "eager":
-        np.savez(file, **{f"{row}/{key}": value for row, outputs in produced.items() for key, value in outputs.items()})
-    if opening["name"] == "eager" or not file.exists():
+        flat: dict[str, Any] = {f"{row}/{key}": value for row, outputs in produced.items() for key, value in outputs.items()}
+        np.savez(reference, **flat)
         return {}
-    with np.load(file) as saved:
+    with np.load(reference) as saved:
         expected: dict[str, dict[str, Any]] = defaultdict(dict)
         for place in saved.files:
             row, _, key = place.partition("/")
@@ -156,13 +153,16 @@ def render(results: Results) -> str:
     def number(value: float | None, form: str) -> str:
         return "–" if value is None else format(value, form)
 
-    sections = ["## Milliseconds, median (95th percentile)", table(rows, lambda n, r: f"{results[n][r].p50 * 1e3:.1f} ({results[n][r].p95 * 1e3:.1f})")]
+    def times(name: str, row: str) -> str:
+        return f"{results[name][row].p50 * 1e3:.1f} ({results[name][row].p95 * 1e3:.1f})"
+
+    def speed_table(base: str) -> str:
+        return table([row for row in rows if row in results[base]], lambda n, r: f"{results[base][r].p50 / results[n][r].p50:.2f}")
+
+    sections = ["## Milliseconds, median (95th percentile)", table(rows, times)]
     for base in BASELINES:
         if base in results:
-            sections += [
-                f"## Times as fast as {base}",
-                table([row for row in rows if row in results[base]], lambda n, r, base=base: f"{results[base][r].p50 / results[n][r].p50:.2f}"),  # type: ignore[misc]
-            ]
+            sections += [f"## Times as fast as {base}", speed_table(base)]
     sections += [
         "## Processing time for each second of audio, s",
         table(_TASKS, lambda n, r: number(results[n][r].real_time_factor, ".3f")),
@@ -170,8 +170,8 @@ def render(results: Results) -> str:
         table(_TASKS, lambda n, r: f"{number(results[n][r].peak_mb, '.0f')} / {number(results[n][r].cold_start, '.2f')}"),
         "## Relative L2 distance from eager",
         table([row for row in rows if row != "noise"], lambda n, r: number(results[n][r].error, ".1e")),
-        "Step: one U-Net evaluation, the pyramid given. Evaluation: pyramid and step, from latents. In eager and plain-onnx the conditioning is "
-        "a part of every step. Cold start: from the start of the process to the first result.",
+        "Step: one U-Net evaluation, the pyramid given. Evaluation: pyramid and step, from latents. In eager and plain-onnx the "
+        "conditioning is a part of every step. Cold start: from the start of the process to the first result.",
     ]
     return "\n\n".join(sections)
 

@@ -22,19 +22,22 @@ def main(arguments: Sequence[str]) -> None:
     parser = suite_parser("memory", "Peak memory of streaming decodes by length, and of official chunks by their length.")
     parser.add_argument("--backend", default="onnxruntime-cpu", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=1, help="network evaluations (default: %(default)s)")
-    parser.add_argument("--durations", type=float, nargs="+", default=[60.0, 600.0], help="seconds that are streamed (default: %(default)s)")
+    parser.add_argument("--durations", type=float, nargs="+", default=[60.0, 600.0], help="seconds to stream (default: %(default)s)")
     parser.add_argument("--window", type=float, default=WINDOW, help="seconds in a streaming window (default: %(default)s)")
     parser.add_argument("--overlap", type=float, default=OVERLAP, help="seconds that windows share (default: %(default)s)")
-    parser.add_argument("--chunks", type=float, nargs="*", default=[1.5, 5.0, 10.0], help="seconds in an official chunk (default: %(default)s)")
+    parser.add_argument("--chunks", type=float, nargs="*", default=[1.5, 5.0, 10.0], help="seconds in a chunk (default: %(default)s)")
     parser.add_argument("--chunked", type=float, default=20.0, help="seconds decoded in official chunks (default: %(default)s)")
     options = parser.parse_args(arguments)
     settings = {name: getattr(options, name) for name in ("backend", "steps", "window", "overlap", "chunked")}
     content = describe_run("memory", options.bundle, settings, options.threads)
     common = {"bundle": str(options.bundle), "backend": options.backend, "threads": options.threads, "steps": options.steps}
-    streams = [{"name": f"stream, {seconds:g} s", "seconds": seconds, "window": options.window, "overlap": options.overlap} for seconds in options.durations]
-    chunks = [{"name": f"official, chunks of {chunk:g} s", "seconds": max(options.chunked, chunk), "chunk": chunk} for chunk in options.chunks]
+    cases: list[dict[str, Any]] = [{"name": _LOADED, "seconds": 0.0}]
+    for seconds in options.durations:
+        cases.append({"name": f"stream, {seconds:g} s", "seconds": seconds, "window": options.window, "overlap": options.overlap})
+    for chunk in options.chunks:
+        cases.append({"name": f"official, chunks of {chunk:g} s", "seconds": max(options.chunked, chunk), "chunk": chunk})
     measured = []
-    for case in ({"name": _LOADED, "seconds": 0.0}, *streams, *chunks):
+    for case in cases:
         say(f"{case['name']} …")
         measured.append(Measurement.from_json(run_isolated("benchmarks.memory:decode_once", {**common, **case})))
     content["measurements"] = [m.to_json() for m in measured]
@@ -69,17 +72,20 @@ def decode_once(
 
 def render(measured: Sequence[Measurement], streams: Sequence[Measurement]) -> str:
     """A table, and how memory grows with the length of a stream."""
-    loaded = measured[0].peak_mb or 0.0
+    peaks = {m.name: m.peaks_mb[0] for m in measured}
     rows = [
-        [m.name, f"{m.audio_seconds:.1f}", f"{m.peak_mb:.0f}", f"{(m.peak_mb or 0.0) - loaded:.0f}", f"{m.p50:.1f}", f"{m.real_time_factor:.3f}"]
+        [
+            m.name,
+            *(f"{value:.0f}" for value in (peaks[m.name], peaks[m.name] - peaks[_LOADED])),
+            f"{m.p50:.1f}",
+            f"{m.real_time_factor:.3f}",
+        ]
         for m in measured
     ]
-    header = ("decode", "audio, s", "peak MB", f"above {_LOADED}", "time, s", "real-time factor")
-    lines = [markdown_table(header, rows)]
+    lines = [markdown_table(("decode", "peak MB", f"above {_LOADED}", "time, s", "real-time factor"), rows)]
     if len(streams) > 1:
-        short, long = streams[0], streams[-1]
-        ratio = (long.peak_mb or 0.0) / (short.peak_mb or 1.0)
-        lines.append(f"Peak of {long.name} : {short.name} = {ratio:.2f}.")
+        short, long = streams[0].name, streams[-1].name
+        lines.append(f"Peak of {long} : {short} = {peaks[long] / peaks[short]:.2f}.")
     return "\n\n".join(lines)
 
 

@@ -65,8 +65,8 @@ def write_results(out: Path, content: Mapping[str, Any], tables: str) -> None:
     head = [
         f"# {content['suite'].capitalize()}: {model['system']}, variant {model['variant']}",
         f"{content['date']}. {settings}.",
-        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}, Python {machine['python']}, {versions}. "
-        f"Weights: {model['identity'][:12]}. Raw values: `{out.name}.json`.",
+        f"{machine['cpu']}, {machine['cores']} cores, {machine['memory_gb']} GB, {machine['system']}, "
+        f"Python {machine['python']}, {versions}. Weights: {model['identity'][:12]}. Raw values: `{out.name}.json`.",
     ]
     for suffix, text in ((".json", json.dumps(content, indent=1)), (".md", "\n\n".join([*head, tables]))):
         with new_file(out.with_name(out.name + suffix)) as temporary:

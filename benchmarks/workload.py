@@ -38,7 +38,8 @@ class Workload:
         audio = synthesise_music(seconds, config.sample_rate)
         count = crop_latents(config, audio.shape[1])
         if count < 1:
-            raise InputError(f"got {seconds} s, expected at least {(config.samples_per_latent + 3 * config.hop) / config.sample_rate:.3f} s")
+            least = (config.samples_per_latent + 3 * config.hop) / config.sample_rate
+            raise InputError(f"got {seconds} s, expected at least {least:.3f} s, which is one latent")
         deviation = np.float32(0.25 / config.sigma_rescale)  # that of trained latents, about
         latents = np.random.default_rng(1).standard_normal((1, config.bottleneck_channels, count), np.float32) * deviation
         return cls(config, seconds, audio, Spectrum(config).analyse(crop_audio(config, audio)), latents)
@@ -51,7 +52,7 @@ class Workload:
     @property
     def decoded_seconds(self) -> float:
         """Length of what the latents decode to."""
-        return (self.latents.shape[-1] * self.config.samples_per_latent + 3 * self.config.hop) / self.config.sample_rate
+        return float(self.latents.shape[-1] * self.config.samples_per_latent + 3 * self.config.hop) / self.config.sample_rate
 
     def noise(self, steps: int) -> list[Float]:
         """The initial noise and one array for each step, in the official order."""
@@ -87,4 +88,6 @@ def crop_audio(config: Config, audio: Float) -> Float:
 
 def official_schedule(config: Config, steps: int) -> ConsistencySchedule:
     """The noise levels of so many steps."""
-    return ConsistencySchedule.build(steps, sigma_min=config.sigma_min, sigma_max=config.sigma_max, sigma_data=config.sigma_data, rho=config.rho)
+    return ConsistencySchedule.build(
+        steps, sigma_min=config.sigma_min, sigma_max=config.sigma_max, sigma_data=config.sigma_data, rho=config.rho
+    )

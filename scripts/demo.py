@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 import musicrt
-from musicrt.runtime.audio import write_audio
+from musicrt.runtime.audio_writer import write_audio
 
 matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402 - the backend has to be chosen first

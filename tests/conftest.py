@@ -96,7 +96,7 @@ def copy_bundle(tiny_bundle: Path, tmp_path: Path) -> Path:
 def codec(tiny_bundle: Path) -> Iterator[Pipeline]:
     """The tiny bundle on ONNX Runtime."""
     pytest.importorskip("onnxruntime")
-    with Pipeline(Model.open(tiny_bundle, backend="onnxruntime-cpu")) as pipeline:
+    with Pipeline(Model.open(tiny_bundle, backend="onnxruntime-cpu", threads=1)) as pipeline:
         yield pipeline
 
 
@@ -104,5 +104,5 @@ def codec(tiny_bundle: Path) -> Iterator[Pipeline]:
 def torch_codec(tiny_bundle: Path) -> Iterator[Pipeline]:
     """The tiny bundle on PyTorch."""
     pytest.importorskip("torch")
-    with Pipeline(Model.open(tiny_bundle, backend="torch-cpu")) as pipeline:
+    with Pipeline(Model.open(tiny_bundle, backend="torch-cpu", threads=1)) as pipeline:
         yield pipeline

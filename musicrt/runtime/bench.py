@@ -125,9 +125,7 @@ def measure_encode(bundle: str, backend: str, seconds: float, repeats: int, thre
     return {"measurements": [Measurement("encode", times, seconds, (peak,), (cold,), error).to_json()]}
 
 
-def measure_decode(
-    bundle: str, backend: str, repeats: int, steps: int, threads: int | None, values: str, **_: Any
-) -> dict[str, Any]:
+def measure_decode(bundle: str, backend: str, repeats: int, steps: int, threads: int | None, values: str, **_: Any) -> dict[str, Any]:
     """In a fresh process: `decode` of the file `values` as a whole."""
     encoded = np.load(values)
     codec = load(bundle, backend=backend, threads=threads)

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from musicrt.runtime.errors import BundleError
+from musicrt.runtime.errors import BundleError, ConfigError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest
 from musicrt.runtime.registry import build_spec, system_names
@@ -45,7 +45,11 @@ class Bundle:
             raise BundleError(
                 f"{path} holds the system {manifest.system!r}, this version knows {', '.join(system_names())}; update musicrt"
             )
-        bundle = cls(path, manifest, build_spec(manifest.system, manifest.config, manifest.variant))
+        try:
+            spec = build_spec(manifest.system, manifest.config, manifest.variant)
+        except ConfigError as error:
+            raise BundleError(f"{path} has a damaged configuration: {error}; copy or export the bundle again") from None
+        bundle = cls(path, manifest, spec)
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:
             raise BundleError(f"{path} lacks the stages {', '.join(sorted(missing))}; export it again")
@@ -79,10 +83,14 @@ class Bundle:
 
     def _check_file(self, entry: FileEntry, *, hashes: bool) -> None:
         path = self.path / entry.path
-        if not path.resolve().is_relative_to(self.path.resolve()):
+        try:
+            inside, exists = path.resolve().is_relative_to(self.path.resolve()), path.is_file()
+        except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a loop of links
+            raise BundleError(f"{self.path}: the manifest names {entry.path!r}: {error}; do not use this bundle") from None
+        if not inside:
             raise BundleError(f"{self.path}: the manifest names {entry.path!r}, which lies outside of the bundle; do not use this bundle")
-        if not path.is_file():
-            raise BundleError(f"{self.path} lacks {entry.path}; copy the whole folder again")
+        if not exists:
+            raise BundleError(f"{self.path} lacks {entry.path!r}; copy the whole folder again")
         size = path.stat().st_size
         if size != entry.bytes:
             raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; copy the bundle again")
@@ -114,7 +122,7 @@ def read_manifest(path: Path) -> Manifest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{file} is damaged at {where}: {first['msg']}; copy or export the bundle again") from None
+        raise BundleError(f"{file} is damaged at {where!r}: {first['msg']}; copy or export the bundle again") from None
 
 
 def identity_of(system: str, config: Mapping[str, Any], tensors_sha256: str) -> str:

@@ -36,7 +36,7 @@ class Probe(_Entry):
     """A run recorded at export, so that a bundle can be checked where torch is not installed. Inputs: `probe_inputs`."""
 
     sizes: dict[str, int]
-    seed: int
+    seed: int = Field(ge=0, lt=1 << 64)
     outputs: dict[str, OutputProbe]
 
 

@@ -12,7 +12,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any, Self
 
@@ -77,7 +78,8 @@ class Measurement:
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
         known = {field.name: values[field.name] for field in fields(cls)}
-        return cls(**{name: tuple(value) if isinstance(value, list) else value for name, value in known.items()})
+        arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
+        return cls(**arguments)
 
     @classmethod
     def merge(cls, parts: Sequence[Self]) -> Self:
@@ -85,8 +87,12 @@ class Measurement:
         names = sorted({part.name for part in parts})
         if len(names) != 1:
             raise InputError(f"got measurements of {', '.join(names) or 'nothing'}, expected those of one call")
-        raw = {name: tuple(value for part in parts for value in getattr(part, name)) for name in ("times", "peaks_mb", "cold_starts")}
-        return cls(**{**{field.name: getattr(parts[0], field.name) for field in fields(cls)}, **raw})
+        return replace(
+            parts[0],
+            times=tuple(chain.from_iterable(part.times for part in parts)),
+            peaks_mb=tuple(chain.from_iterable(part.peaks_mb for part in parts)),
+            cold_starts=tuple(chain.from_iterable(part.cold_starts for part in parts)),
+        )
 
 
 def measure(call: Callable[[], object], warmup: int = 1, repeats: int = 5) -> tuple[float, ...]:
@@ -122,11 +128,11 @@ def since_start() -> float:
     return time.time() - _started
 
 
-def run_isolated(target: str, arguments: Mapping[str, Any], *, environment: Mapping[str, str] | None = None) -> dict[str, Any]:
+def run_isolated(target: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
     """Call `target`, "module:function", in a fresh Python process; arguments and result pass as JSON.
 
-    environment: variables set in that process on top of this one's. Raises the MusicRTError that `target` raises; for any
-    other failure BackendError with the end of what the process wrote to stderr.
+    Raises the MusicRTError that `target` raises; for any other failure BackendError with the end of what the process wrote
+    to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="musicrt-measure-") as folder:
         answer = Path(folder) / "answer.json"
@@ -139,7 +145,7 @@ def run_isolated(target: str, arguments: Mapping[str, Any], *, environment: Mapp
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **paths, **(environment or {})},
+            env={**os.environ, **paths},
         )
         if process.returncode or not answer.is_file():
             said = " | ".join(line.strip() for line in process.stderr.strip().splitlines()[-3:]) or "it wrote nothing to stderr"

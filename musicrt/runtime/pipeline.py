@@ -11,7 +11,7 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.audio import AudioWriter
+from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import EncodedError
 from musicrt.runtime.model import Model

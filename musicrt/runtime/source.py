@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.audio import check_audio, probe_audio, resample_audio, stream_audio
+from musicrt.runtime.audio import probe_audio, stream_audio
 from musicrt.runtime.errors import AudioError
+from musicrt.runtime.resampling import resample_audio, resampled_length
+from musicrt.runtime.waveform import check_audio
 
 Float = NDArray[np.float32]
 
@@ -42,10 +44,14 @@ def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None) -
         return audio
     if isinstance(audio, str | Path):
         info = probe_audio(audio)
-        length = -(-info.samples * sample_rate // info.sample_rate)  # as `resample_audio` has it
+        samples = info.samples
+        if info.format == "MP3":  # may lack a length header, and then that was a guess
+            samples = sum(block.shape[1] for block in stream_audio(audio))
+        length = resampled_length(samples, info.sample_rate, sample_rate)
         return AudioSource(Path(audio).name, info.channels, length, info.sample_rate, stream_audio(audio, sample_rate))
-    array = resample_audio(check_audio(audio), array_rate or sample_rate, sample_rate)
-    return AudioSource("the array", array.shape[0], array.shape[1], array_rate or sample_rate, iter([array]))
+    source_rate = sample_rate if array_rate is None else array_rate
+    array = resample_audio(check_audio(audio), source_rate, sample_rate)
+    return AudioSource("the array", array.shape[0], array.shape[1], source_rate, iter([array]))
 
 
 class SampleReader:

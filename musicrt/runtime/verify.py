@@ -11,6 +11,7 @@ import numpy as np
 
 from musicrt.runtime.backends.torch import TorchCpu
 from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import OutputProbe, Probe
 from musicrt.runtime.noise import normal_columns
 from musicrt.runtime.select import select_backend
@@ -43,6 +44,8 @@ def verify_bundle(path: Path | str, *, backend: str = "auto", threads: int | Non
     checks = []
     for stage in bundle.spec.stages:
         probe = bundle.manifest.stages[stage.name].probe
+        if not _fits(probe, stage):
+            raise BundleError(f"{path}: the recorded run of stage {stage.name!r} does not fit its tensors; export the bundle again")
         feeds = probe_inputs(stage, probe.sizes, probe.seed)
         with runner.open_session(bundle, stage.name) as session:
             outputs = session.run(feeds)
@@ -81,10 +84,22 @@ def record_probe(sizes: Mapping[str, int], seed: int, outputs: Mapping[str, Arra
     return Probe(sizes=dict(sizes), seed=seed, outputs=recorded)
 
 
+def _fits(probe: Probe, stage: StageSpec) -> bool:
+    """Whether all that was recorded has the names and sizes of the stage's tensors."""
+    axes = {axis.name: axis for axis in stage.axes}
+    if probe.sizes.keys() != axes.keys() or probe.outputs.keys() != {tensor.name for tensor in stage.outputs}:
+        return False
+    if not all(axis.minimum <= probe.sizes[name] <= axis.maximum for name, axis in axes.items()):
+        return False
+    shapes = {tensor.name: tensor.resolve(probe.sizes) for tensor in stage.outputs}
+    return all(
+        tuple(recorded.shape) == shapes[name] and len(recorded.values) == -(-math.prod(shapes[name]) // recorded.stride)
+        for name, recorded in probe.outputs.items()
+    )
+
+
 def probe_error(probe: Probe, outputs: Mapping[str, Array]) -> float:
-    """Relative L2 distance of the worst output from the recorded values; infinite for another shape."""
-    if any(list(outputs[name].shape) != recorded.shape for name, recorded in probe.outputs.items()):
-        return math.inf
+    """Relative L2 distance of the worst output from the recorded values."""
     produced = {name: outputs[name].reshape(-1)[:: recorded.stride] for name, recorded in probe.outputs.items()}
     return relative_error(produced, {name: np.array(recorded.values) for name, recorded in probe.outputs.items()})
 

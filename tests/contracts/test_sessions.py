@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.errors import BackendError, BundleError, InputError
 from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.session import Array, Backend, FakeSession, Session, check_array
@@ -24,25 +24,23 @@ OpenStage = Callable[[str, str, str], Session]
 
 SPECS = {system: build_spec(system, tiny_layout(system)["config"], "tiny") for system in system_names()}
 STAGES = [(system, stage.name) for system, spec in SPECS.items() for stage in spec.stages]
-KINDS = [*BACKENDS, "fake"]
-EVERYWHERE = [pytest.param((kind, *stage), id="-".join((kind, *stage))) for kind in KINDS for stage in STAGES]
+USABLE = [name for name, backend in BACKENDS.items() if backend.obstacle() is None]
+EVERYWHERE = [pytest.param((kind, *stage), id="-".join((kind, *stage))) for kind in (*USABLE, "fake") for stage in STAGES]
 
 
 @pytest.fixture(scope="module")
 def open_stage(tiny_bundles: ForSystem) -> OpenStage:
-    """Opens a new session of (backend, system, stage); skips where the backend can't run here."""
+    """Opens a new session of (backend, system, stage)."""
     bundles: dict[str, Bundle] = {}
     backends: dict[str, Backend] = {}
 
     def open_it(kind: str, system: str, stage: str) -> Session:
         if kind == "fake":
             return fake_session(SPECS[system].stage(stage))
-        if obstacle := BACKENDS[kind].obstacle():
-            pytest.skip(f"{kind}: {obstacle}")
         if system not in bundles:
             bundles[system] = Bundle.open(tiny_bundles(system))
         if kind not in backends:
-            backends[kind] = BACKENDS[kind]()
+            backends[kind] = BACKENDS[kind](threads=1)
         return backends[kind].open_session(bundles[system], stage)
 
     return open_it
@@ -132,8 +130,9 @@ def test_inputs_may_be_strided_or_read_only(session: Session) -> None:
 
 
 @pytest.mark.parametrize(("system", "stage"), STAGES)
-@pytest.mark.parametrize("kind", [kind for kind in BACKENDS if kind != "torch-cpu"])
+@pytest.mark.parametrize("kind", [kind for kind in USABLE if kind != "torch-cpu"])
 def test_backends_agree(kind: str, system: str, stage: str, open_stage: OpenStage) -> None:
+    pytest.importorskip("torch")
     with open_stage(kind, system, stage) as tested, open_stage("torch-cpu", system, stage) as reference:
         for base in (1, 2, 5):
             feeds = make_feeds(tested.stage, base, seed=base)
@@ -217,12 +216,15 @@ def test_unknown_or_no_outputs_are_refused(session: Session) -> None:
         session.bind(feeds, {})
 
 
-def spoil_missing(stage: StageSpec, feeds: Feeds) -> str:
+# Each changes `feeds` in one way and gives the name that the error has to hold; None where the stage has no such dimension.
+
+
+def spoil_by_missing(stage: StageSpec, feeds: Feeds) -> str:
     del feeds[stage.inputs[-1].name]
     return stage.inputs[-1].name
 
 
-def spoil_unknown(stage: StageSpec, feeds: Feeds) -> str:
+def spoil_by_unknown(stage: StageSpec, feeds: Feeds) -> str:
     feeds["surplus"] = feeds[stage.inputs[0].name]
     return "surplus"
 
@@ -252,74 +254,77 @@ def spoil_rank(stage: StageSpec, feeds: Feeds) -> str:
 
 
 def spoil_fixed_size(stage: StageSpec, feeds: Feeds) -> str | None:
-    found = _find_dim(stage.inputs, lambda dim: isinstance(dim, int))
-    return found and _resize(feeds, *found, 1)
+    return enlarge(feeds, stage.inputs, lambda dim: isinstance(dim, int))
 
 
 def spoil_multiple(stage: StageSpec, feeds: Feeds) -> str | None:
-    found = _find_dim(stage.inputs, lambda dim: isinstance(dim, Dim) and dim.times > 1)
-    return found and _resize(feeds, *found, 1)
+    return enlarge(feeds, stage.inputs, lambda dim: isinstance(dim, Dim) and dim.times > 1)
 
 
 def spoil_agreement(stage: StageSpec, feeds: Feeds) -> str | None:
-    seen = {dim.axis.name for dim in stage.inputs[0].dims if isinstance(dim, Dim)}
-    found = _find_dim(stage.inputs[1:], lambda dim: isinstance(dim, Dim) and dim.times == 1 and dim.axis.name in seen)
-    return found and _resize(feeds, *found, 1)
+    seen = [dim.axis for dim in stage.inputs[0].dims if isinstance(dim, Dim)]
+    return enlarge(feeds, stage.inputs[1:], lambda dim: isinstance(dim, Dim) and dim.times == 1 and dim.axis in seen)
 
 
 def spoil_minimum(stage: StageSpec, feeds: Feeds) -> str:
-    tensor, position = stage.inputs[0], 0
-    feeds[tensor.name] = feeds[tensor.name][:0]
-    return f"{tensor.name} has shape [{', '.join(map(str, feeds[tensor.name].shape))}]" if position == 0 else tensor.name
-
-
-def spoil_maximum(stage: StageSpec, feeds: Feeds) -> str:
-    tensor, dim = stage.inputs[0], stage.inputs[0].dims[0]
-    assert isinstance(dim, Dim)
-    shape = (dim.size(dim.axis.maximum + 1), *feeds[tensor.name].shape[1:])
-    feeds[tensor.name] = np.broadcast_to(feeds[tensor.name][:1], shape)  # takes no memory
-    return tensor.name
-
-
-def _find_dim(tensors: tuple[TensorSpec, ...], wanted: Callable[[int | Dim], bool]) -> tuple[str, int] | None:
-    places = ((tensor.name, i) for tensor in tensors for i, dim in enumerate(tensor.dims) if wanted(dim))
-    return next(places, None)
-
-
-def _resize(feeds: Feeds, name: str, position: int, more: int) -> str:
-    shape = list(feeds[name].shape)
-    shape[position] += more
-    feeds[name] = np.zeros(shape, feeds[name].dtype)
+    name = stage.inputs[0].name
+    feeds[name] = feeds[name][:0]
     return name
 
 
-SPOILED = {function.__name__.removeprefix("spoil_"): function for function in (
-    spoil_missing, spoil_unknown, spoil_type, spoil_dtype, spoil_byte_order, spoil_rank, spoil_fixed_size, spoil_multiple,
-    spoil_agreement, spoil_minimum, spoil_maximum,
-)}  # fmt: skip
+def spoil_maximum(stage: StageSpec, feeds: Feeds) -> str | None:
+    name, dim = stage.inputs[0].name, stage.inputs[0].dims[0]
+    if isinstance(dim, int):
+        return None
+    shape = (dim.size(dim.axis.maximum + 1), *feeds[name].shape[1:])
+    feeds[name] = np.broadcast_to(feeds[name][:1], shape)  # takes no memory
+    return name
+
+
+def enlarge(feeds: Feeds, tensors: tuple[TensorSpec, ...], wanted: Callable[[int | Dim], bool]) -> str | None:
+    """Add one to the first wanted dimension; the tensor's name."""
+    for tensor in tensors:
+        for position, dim in enumerate(tensor.dims):
+            if wanted(dim):
+                feeds[tensor.name] = np.repeat(feeds[tensor.name], [2, *[1] * (feeds[tensor.name].shape[position] - 1)], axis=position)
+                return tensor.name
+    return None
+
+
+SPOILERS: list[Callable[[StageSpec, Feeds], str | None]] = [
+    spoil_by_missing,
+    spoil_by_unknown,
+    spoil_type,
+    spoil_dtype,
+    spoil_byte_order,
+    spoil_rank,
+    spoil_fixed_size,
+    spoil_multiple,
+    spoil_agreement,
+    spoil_minimum,
+    spoil_maximum,
+]
 
 
 @pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
 def test_wrong_inputs_are_refused_by_name(session: Session) -> None:
     stage = session.stage
     results = make_results(stage)
-    for kind, spoil in SPOILED.items():
+    for spoil in SPOILERS:
         feeds = make_feeds(stage)
         name = spoil(stage, feeds)
         if name is None:
-            continue  # a stage without such a dimension
+            continue
         with refused(InputError, stage.name, name):
             session.run(feeds)
-            pytest.fail(f"run accepted {kind}")
         with refused(InputError, stage.name, name):
             session.bind(feeds, results)
-            pytest.fail(f"bind accepted {kind}")
     session.run(make_feeds(stage))  # and is none the worse for it
 
 
-@pytest.mark.parametrize("kind", SPOILED)
-def test_every_kind_of_wrong_input_meets_a_stage(kind: str) -> None:
-    assert any(SPOILED[kind](stage, make_feeds(stage)) for spec in SPECS.values() for stage in spec.stages)
+@pytest.mark.parametrize("spoil", SPOILERS)
+def test_every_kind_of_wrong_input_meets_a_stage(spoil: Callable[[StageSpec, Feeds], str | None]) -> None:
+    assert any(spoil(stage, make_feeds(stage)) for spec in SPECS.values() for stage in spec.stages)
 
 
 @pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
@@ -348,16 +353,12 @@ def test_backend_describes_what_runs(kind: str) -> None:
     assert backend.name.split("-")[0] in backend(threads=2).describe()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in BACKENDS if kind.startswith("onnxruntime")])
+@pytest.mark.parametrize("kind", [kind for kind in USABLE if kind.startswith("onnxruntime")])
 def test_bundle_without_a_graph_is_refused(kind: str, tiny_bundle: Path) -> None:
-    if obstacle := BACKENDS[kind].obstacle():
-        pytest.skip(f"{kind}: {obstacle}")
     bundle = Bundle.open(tiny_bundle)
     stages = dict(bundle.manifest.stages)
     stages["encoder"] = stages["encoder"].model_copy(update={"graphs": {}})
     bundle.manifest = bundle.manifest.model_copy(update={"stages": stages})
-    from musicrt.runtime.errors import BundleError
-
     with refused(BundleError, tiny_bundle, "encoder"):
         BACKENDS[kind]().open_session(bundle, "encoder")
 

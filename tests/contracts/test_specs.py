@@ -102,8 +102,9 @@ def test_unknown_hyperparameter_is_refused_with_the_legal_ones(system: str) -> N
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_hyperparameter_of_another_type_is_refused(system: str) -> None:
+    wrong_for_all: list[object] = ["text", None, {}, [[1]], float("nan"), True]
     for name, value in SPECS[system].config.items():
-        for wrong in ("text", None, {}, [[1]], float("nan"), True, [] if isinstance(value, int | float) else 3):
+        for wrong in [*wrong_for_all, [] if isinstance(value, int | float) else 3]:
             with refused(ConfigError, name):
                 build_spec(system, {name: wrong}, "custom")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from pathlib import Path
@@ -139,9 +140,10 @@ class Pipeline(Codec):
         **options: Any,
     ) -> Encoded:
         """Encode a file, with what it takes to decode it. `options`: those of `encode_stream`, or of `encode` for "official"."""
+        official = _is_official(chunking)
         source = open_source(audio, self.sample_rate)
         common: dict[str, Any] = {"extract_features": extract_features, "tail": tail, "on_progress": on_progress}
-        if chunking == "official":
+        if official:
             values = self.encode(source, **common, **options)
         else:
             values = np.concatenate(list(self.encode_stream(source, **common, **options)), axis=-1)
@@ -214,7 +216,7 @@ class Pipeline(Codec):
         Yields float32 [channels, samples]; together as long as `decode`'s result. Raises InputError, BackendError.
         """
         signal = self._check_latents(values)
-        if chunking == "official":
+        if _is_official(chunking):
             plan = chunk_windows(signal.shape[-1], self._chunk_latents(None, self.config.max_waveform_length_decode))
         else:
             plan = self._stream_plan(signal.shape[-1], window, overlap)
@@ -254,10 +256,13 @@ class Pipeline(Codec):
 
     def _stream_plan(self, length: int, window: float, overlap: float) -> list[Window]:
         rate = self.sample_rate / self.config.samples_per_latent
-        size, shared = round(window * rate), round(overlap * rate)
-        if size < 1 or not 0 <= 2 * shared <= size:
-            raise InputError(f"got windows of {window} s with an overlap of {overlap} s, expected an overlap of at most half a window")
-        return overlapping_windows(length, size, shared)
+        if not 0.0 <= 2 * overlap <= window < math.inf or window * rate < 1.0:
+            raise InputError(
+                f"got windows of {window} s with an overlap of {overlap} s, expected at least {1.0 / rate:.3f} s "
+                "and an overlap of at most half a window"
+            )
+        size = round(window * rate)
+        return overlapping_windows(length, size, min(round(overlap * rate), size // 2))
 
     def _encode_jobs(self, signal: int, source: AudioSource, length: int, plan: list[Window]) -> Iterator[Job]:
         """The spectra of a signal's windows; one that runs past the end goes on with the beginning (SPEC section 9.4)."""
@@ -362,6 +367,12 @@ def _make_noise(seed: int | None, noise: Noise | Sequence[Float] | None) -> Nois
     if seed is not None:
         raise InputError("got a seed and noise, expected one of them")
     return InjectedNoise(noise) if isinstance(noise, Sequence) else noise
+
+
+def _is_official(chunking: str) -> bool:
+    if chunking not in ("seamless", "official"):
+        raise InputError(f"got chunking {chunking!r}, expected 'seamless' or 'official'")
+    return chunking == "official"
 
 
 def _count_jobs(channels: list[int], plans: list[list[Window]]) -> int:

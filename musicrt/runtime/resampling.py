@@ -1,0 +1,60 @@
+"""Changing the sample rate of audio, as a whole or block by block."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import numpy.typing as npt
+import soxr
+
+from musicrt.runtime.waveform import Audio, check_audio, check_rate
+
+_QUALITY = "VHQ"  # errors below those of 24-bit PCM, at about 1.2 times the cost of HQ, itself 1000 times faster than real time
+
+
+def resample_audio(audio: npt.ArrayLike, source_rate: int, target_rate: int) -> Audio:
+    """Resample [channels, samples] to float32 [channels, ceil(samples * target_rate / source_rate)]; equal rates change nothing.
+
+    Raises InputError.
+    """
+    checked = check_audio(audio)
+    if check_rate(source_rate) == check_rate(target_rate):
+        return checked
+    return join_blocks(resample_blocks([checked], len(checked), source_rate, target_rate), len(checked))
+
+
+def resample_blocks(blocks: Iterable[Audio], channels: int, source_rate: int, target_rate: int) -> Iterator[Audio]:
+    """Resample consecutive float32 [channels, n] blocks. Together they give what `resample_audio` gives for the whole.
+
+    Raises InputError for a wrong rate, in the call itself.
+    """
+    if check_rate(source_rate) == check_rate(target_rate):
+        return iter(blocks)
+    return _resampled(blocks, channels, source_rate, target_rate)
+
+
+def resampled_length(samples: int, source_rate: int, target_rate: int) -> int:
+    """How many samples `resample_audio` makes of so many. Raises InputError for a wrong rate."""
+    return -(-samples * check_rate(target_rate) // check_rate(source_rate))
+
+
+def _resampled(blocks: Iterable[Audio], channels: int, source_rate: int, target_rate: int) -> Iterator[Audio]:
+    resampler = soxr.ResampleStream(source_rate, target_rate, channels, dtype="float32", quality=_QUALITY)
+    taken = given = 0
+    for block in blocks:
+        taken += block.shape[1]
+        samples = resampler.resample_chunk(np.ascontiguousarray(block.T))
+        given += len(samples)
+        if len(samples):
+            yield np.ascontiguousarray(samples.T)
+    # soxr rounds the length to the nearest; enough silence for one sample more lets us round it up, and cut the rest.
+    silence = np.zeros((-(-source_rate // target_rate), channels), np.float32)
+    rest = resampler.resample_chunk(silence, last=True)[: resampled_length(taken, source_rate, target_rate) - given]
+    if len(rest):
+        yield np.ascontiguousarray(rest.T)
+
+
+def join_blocks(blocks: Iterable[Audio], channels: int) -> Audio:
+    """All blocks as one [channels, samples]; of no blocks it has no samples."""
+    return np.concatenate([np.zeros((channels, 0), np.float32), *blocks], axis=1)

@@ -1,0 +1,308 @@
+"""Bundles: opened when whole, refused in one line that names the path when not, verified without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from musicrt.runtime.backends.torch import TorchCpu
+from musicrt.runtime.bundle import MANIFEST, Bundle, identity_of
+from musicrt.runtime.errors import BackendError, BundleError
+from musicrt.runtime.files import sha256_of
+from musicrt.runtime.model import Model
+from musicrt.runtime.verify import verify_bundle
+from tests.conftest import refused
+
+Manifest = dict[str, Any]
+WEIGHTS = "stages/weights.safetensors"
+
+
+def change_manifest(bundle: Path, change: Callable[[Manifest], object]) -> None:
+    file = bundle / MANIFEST
+    manifest = json.loads(file.read_text())
+    change(manifest)
+    file.write_text(json.dumps(manifest))
+
+
+def flip_byte(file: Path) -> None:
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 0xFF
+    file.write_bytes(content)
+
+
+# Whole bundles
+
+
+@pytest.mark.parametrize("check", ["sizes", "hashes"])
+def test_whole_bundle_opens(tiny_bundle: Path, check: Any) -> None:
+    bundle = Bundle.open(tiny_bundle, check=check)
+    assert bundle.spec.system == "music2latent"
+    assert len(bundle.files) == 1 + len(bundle.spec.stages)
+    assert bundle.weights.is_file()
+    for stage in bundle.spec.stages:
+        path, entry = bundle.graph(stage.name, "ort")
+        assert path.stat().st_size == entry.file.bytes
+
+
+def test_bundle_can_be_moved_and_named_by_a_string(copy_bundle: Path, tmp_path: Path) -> None:
+    moved = copy_bundle.rename(tmp_path / "another name")
+    assert Bundle.open(str(moved), check="hashes").path == moved
+
+
+def test_bundle_behind_a_symlink_opens(tiny_bundle: Path, tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to(tiny_bundle, target_is_directory=True)
+    assert Bundle.open(link, check="hashes").identity == Bundle.open(tiny_bundle).identity
+
+
+def test_identity_follows_system_weights_and_configuration(tiny_bundle: Path) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    tensors = manifest.source.tensors_sha256
+    assert manifest.identity == identity_of(manifest.system, manifest.config, tensors)
+    others = {
+        identity_of("another", manifest.config, tensors),
+        identity_of(manifest.system, {**manifest.config, "rho": 8.0}, tensors),
+        identity_of(manifest.system, manifest.config, "0" * 64),
+        manifest.identity,
+    }
+    assert len(others) == 4
+
+
+# Damaged files
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, "stages/encoder.onnx"])
+def test_flipped_byte_is_found_by_hashes_only(copy_bundle: Path, file: str) -> None:
+    flip_byte(copy_bundle / file)
+    Bundle.open(copy_bundle, check="sizes")
+    with refused(BundleError, copy_bundle / file, "SHA-256"):
+        Bundle.open(copy_bundle, check="hashes")
+    with refused(BundleError, copy_bundle / file, "SHA-256"):
+        verify_bundle(copy_bundle)
+
+
+@pytest.mark.parametrize("file", [WEIGHTS, "stages/decoder.onnx"])
+def test_truncated_file_is_refused(copy_bundle: Path, file: str) -> None:
+    size = (copy_bundle / file).stat().st_size
+    with (copy_bundle / file).open("r+b") as stream:
+        stream.truncate(size - 1)
+    with refused(BundleError, copy_bundle / file, size - 1, size):
+        Bundle.open(copy_bundle)
+
+
+def test_missing_file_is_refused(copy_bundle: Path) -> None:
+    (copy_bundle / WEIGHTS).unlink()
+    with refused(BundleError, copy_bundle, WEIGHTS):
+        Bundle.open(copy_bundle)
+
+
+def test_folder_in_place_of_a_file_is_refused(copy_bundle: Path) -> None:
+    (copy_bundle / WEIGHTS).unlink()
+    (copy_bundle / WEIGHTS).mkdir()
+    with refused(BundleError, copy_bundle, WEIGHTS):
+        Bundle.open(copy_bundle)
+
+
+def test_damaged_weights_and_graphs_are_refused_when_opened_unchecked(copy_bundle: Path) -> None:
+    """Sizes are right, so only the backends can tell."""
+    (copy_bundle / WEIGHTS).write_bytes(b"\xff" * (copy_bundle / WEIGHTS).stat().st_size)
+    (copy_bundle / "stages/encoder.onnx").write_bytes(b"\xff" * (copy_bundle / "stages/encoder.onnx").stat().st_size)
+    pytest.importorskip("onnxruntime")
+    with Model.open(copy_bundle, backend="onnxruntime-cpu") as model, refused(BackendError, "encoder"):
+        model.session("encoder")
+    pytest.importorskip("torch")
+    with Model.open(copy_bundle, backend="torch-cpu") as model, refused(BundleError, copy_bundle / WEIGHTS):
+        model.session("encoder")
+
+
+# Wrong places
+
+
+def test_missing_bundle_is_refused(tmp_path: Path) -> None:
+    with refused(BundleError, tmp_path / "nothing", "musicrt export"):
+        Bundle.open(tmp_path / "nothing")
+
+
+def test_file_in_place_of_a_bundle_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "model.onnx"
+    file.write_bytes(b"onnx")
+    with refused(BundleError, file, "is a file"):
+        Bundle.open(file)
+
+
+def test_folder_without_manifest_is_refused(copy_bundle: Path) -> None:
+    (copy_bundle / MANIFEST).unlink()
+    with refused(BundleError, copy_bundle, MANIFEST):
+        Bundle.open(copy_bundle)
+
+
+# Wrong manifests
+
+
+@pytest.mark.parametrize(
+    "content",
+    [b"", b"not json", b"{", b'{"format": "musicrt-bundle"', b"\xff\xfe\x00", b"[" * 200_000, b'{"a":' * 200_000, b"1" * 10_000],
+    ids=["empty", "text", "cut", "cut later", "binary", "nested lists", "nested objects", "number"],
+)
+def test_manifest_that_is_not_json_is_refused(copy_bundle: Path, content: bytes) -> None:
+    (copy_bundle / MANIFEST).write_bytes(content)
+    with refused(BundleError, copy_bundle / MANIFEST, "JSON"):
+        Bundle.open(copy_bundle)
+
+
+@pytest.mark.parametrize("content", ["[]", "null", '"musicrt-bundle"', "{}", '{"format": "another", "version": 1}'])
+def test_foreign_format_is_refused(copy_bundle: Path, content: str) -> None:
+    (copy_bundle / MANIFEST).write_text(content)
+    with refused(BundleError, copy_bundle / MANIFEST, "not the manifest of a musicrt bundle"):
+        Bundle.open(copy_bundle)
+
+
+@pytest.mark.parametrize("version", [0, 2, "1", None])
+def test_foreign_version_is_refused(copy_bundle: Path, version: object) -> None:
+    change_manifest(copy_bundle, lambda manifest: manifest.update(version=version))
+    with refused(BundleError, copy_bundle, repr(version), "reads format 1"):
+        Bundle.open(copy_bundle)
+
+
+def test_huge_manifest_is_refused_unread(copy_bundle: Path) -> None:
+    with (copy_bundle / MANIFEST).open("r+b") as stream:
+        stream.truncate(1 << 30)  # sparse
+    with refused(BundleError, copy_bundle / MANIFEST, 1 << 30):
+        Bundle.open(copy_bundle)
+
+
+CHANGES: dict[str, tuple[Callable[[Manifest], object], str]] = {
+    "unknown field": (lambda m: m.update(surplus=1), "surplus"),
+    "unknown field of a stage": (lambda m: m["stages"]["encoder"].update(surplus=1), "stages.encoder.surplus"),
+    "missing field": (lambda m: m.pop("weights"), "weights"),
+    "missing hash": (lambda m: m["weights"].pop("sha256"), "weights.sha256"),
+    "bad hash": (lambda m: m["weights"].update(sha256="00"), "weights.sha256"),
+    "negative size": (lambda m: m["weights"].update(bytes=-1), "weights.bytes"),
+    "stages as a list": (lambda m: m.update(stages=[]), "stages"),
+    "stage of another type": (lambda m: m["stages"].update({"two\nlines": 1}), "stages.two"),
+    "missing stage": (lambda m: m["stages"].pop("pyramid"), "pyramid"),
+    "no stages": (lambda m: m.update(stages={}), "encoder"),
+    "unknown system": (lambda m: m.update(system="another"), "'another'"),
+    "path as system": (lambda m: m.update(system="../models/music2latent"), "../models/music2latent"),
+    "unknown hyper-parameter": (lambda m: m["config"].update(surplus=1), "surplus"),
+    "hyper-parameter of another type": (lambda m: m["config"].update(hop="64"), "hop"),
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_wrong_manifest_is_refused(copy_bundle: Path, name: str) -> None:
+    change, word = CHANGES[name]
+    change_manifest(copy_bundle, change)
+    with refused(BundleError, copy_bundle, word):
+        Bundle.open(copy_bundle)
+
+
+# Paths that leave the bundle
+
+
+@pytest.mark.parametrize("target", ["weights", "graph"])
+@pytest.mark.parametrize("place", ["../outside", "stages/../../outside", "absolute", "link", "link to folder"])
+def test_path_that_leaves_the_bundle_is_refused(copy_bundle: Path, place: str, target: str) -> None:
+    outside = Path(shutil.copy(copy_bundle / WEIGHTS, copy_bundle.parent / "outside"))
+    if place == "absolute":
+        place = str(outside)
+    elif place == "link":
+        (copy_bundle / place).symlink_to(outside)
+    elif place == "link to folder":
+        (copy_bundle / place).symlink_to(copy_bundle.parent, target_is_directory=True)
+        place += "/outside"
+
+    def point_there(manifest: Manifest) -> None:
+        entry = manifest["weights"] if target == "weights" else manifest["stages"]["encoder"]["graphs"]["ort"]["file"]
+        entry.update(path=place, bytes=outside.stat().st_size, sha256=sha256_of(outside))
+
+    change_manifest(copy_bundle, point_there)
+    with refused(BundleError, copy_bundle, place, "outside of the bundle"):
+        Bundle.open(copy_bundle)
+
+
+@pytest.mark.parametrize("place", ["", ".", "stages", "nul\0byte", "x" * 300, "\ud800", "two\nlines", "loop"])
+def test_path_that_is_no_file_is_refused(copy_bundle: Path, place: str) -> None:
+    (copy_bundle / "loop").symlink_to(copy_bundle / "loop")
+    change_manifest(copy_bundle, lambda manifest: manifest["weights"].update(path=place))
+    with refused(BundleError, copy_bundle):
+        Bundle.open(copy_bundle)
+
+
+# Verification
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cpu", "torch-cpu"])
+def test_good_bundle_passes_verification(tiny_bundle: Path, backend: str) -> None:
+    pytest.importorskip(backend.removesuffix("-cpu"))
+    checks = verify_bundle(tiny_bundle, backend=backend, threads=1)
+    bundle = Bundle.open(tiny_bundle)
+    assert [check.stage for check in checks] == [stage.name for stage in bundle.spec.stages]
+    for check in checks:
+        assert check.ok
+        assert 0.0 <= check.error <= check.tolerance == bundle.spec.stage(check.stage).tolerance.rel_l2
+        assert check.backend == backend
+        assert check.reference == ("recorded at export" if backend == "torch-cpu" else "torch-cpu")
+
+
+def test_verification_works_without_torch(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchCpu, "obstacle", classmethod(lambda _: "torch is not installed"))
+    checks = verify_bundle(tiny_bundle, backend="onnxruntime-cpu")
+    assert {check.reference for check in checks} == {"recorded at export"}
+    assert all(check.ok for check in checks)
+    with refused(BackendError, "torch is not installed"):
+        verify_bundle(tiny_bundle, backend="torch-cpu")
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime-cpu", "torch-cpu"])
+def test_verification_finds_weights_that_were_changed_with_their_hash(copy_bundle: Path, backend: str) -> None:
+    """Graphs and torch agree with each other on the changed weights; what was recorded at export does not."""
+    pytest.importorskip(backend.removesuffix("-cpu"))
+    weights = load_file(copy_bundle / WEIGHTS)
+    changed = next(name for name, value in sorted(weights.items()) if name.startswith("encoder.") and value.ndim == 4 and value.size > 500)
+    weights[changed] = weights[changed] * np.float32(1.1)
+    size = (copy_bundle / WEIGHTS).stat().st_size
+    save_file(weights, copy_bundle / WEIGHTS)
+    assert (copy_bundle / WEIGHTS).stat().st_size == size, "the graphs refer to places in the file"
+    change_manifest(copy_bundle, lambda manifest: manifest["weights"].update(sha256=sha256_of(copy_bundle / WEIGHTS)))
+    checks = {check.stage: check for check in verify_bundle(copy_bundle, backend=backend, threads=1)}
+    assert checks["encoder"].error > 10 * checks["encoder"].tolerance
+    assert [stage for stage, check in checks.items() if not check.ok] == ["encoder"]
+
+
+PROBES: dict[str, Callable[[dict[str, Any]], object]] = {
+    "no outputs": lambda probe: probe.update(outputs={}),
+    "unknown output": lambda probe: probe["outputs"].update(surplus=probe["outputs"]["latents"]),
+    "missing output": lambda probe: probe["outputs"].pop("features"),
+    "another shape": lambda probe: probe["outputs"]["latents"]["shape"].append(1),
+    "fewer values": lambda probe: probe["outputs"]["latents"]["values"].pop(),
+    "unknown axis": lambda probe: probe["sizes"].update(surplus=1),
+    "missing axis": lambda probe: probe["sizes"].pop("latents"),
+    "size out of range": lambda probe: probe["sizes"].update(batch=0),
+    "negative seed": lambda probe: probe.update(seed=-1),
+}
+
+
+@pytest.mark.parametrize("name", PROBES)
+def test_damaged_probe_is_refused(copy_bundle: Path, name: str) -> None:
+    change_manifest(copy_bundle, lambda manifest: PROBES[name](manifest["stages"]["encoder"]["probe"]))
+    with refused(BundleError, copy_bundle, "encoder"):
+        verify_bundle(copy_bundle, backend="onnxruntime-cpu")
+
+
+def test_model_opens_sessions_once_and_closes_them(tiny_bundle: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    with Model.open(tiny_bundle, backend="onnxruntime-cpu", threads=1) as model:
+        session = model.session("synthesis")
+        assert model.session("synthesis") is session
+    with refused(BackendError, "synthesis", "closed"):
+        session.run({})
+    with refused(BackendError, "closed"):
+        model.session("synthesis").run({})

@@ -1,0 +1,304 @@
+"""Files of encoded audio: what is in them, what is refused, and the way of real audio files through a codec."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import struct
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+from numpy.typing import NDArray
+from safetensors import safe_open
+from safetensors.numpy import save_file
+
+from musicrt.runtime.encoded import FORMAT, Encoded, load_encoded, save_encoded
+from musicrt.runtime.errors import AudioError, Cancelled, EncodedError, InputError, OutputError
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.music2latent.pipeline import Pipeline
+from tests.conftest import refused
+from tests.reference import signals
+
+HEADER = {
+    "format": FORMAT,
+    "system": "music2latent",
+    "variant": "full",
+    "kind": "latents",
+    "identity": "0" * 64,
+    "sample_rate": "44100",
+    "source_rate": "48000",
+    "samples": "4000",
+}
+VALUES = np.arange(48, dtype=np.float32).reshape(2, 8, 3)
+
+
+def make_encoded(**changes: Any) -> Encoded:
+    encoded = Encoded(
+        values=VALUES,
+        system="music2latent",
+        variant="full",
+        kind="latents",
+        identity="0" * 64,
+        sample_rate=44100,
+        source_rate=48000,
+        samples=4000,
+    )
+    return dataclasses.replace(encoded, **changes)
+
+
+def music(samples: int, channels: int = 1) -> NDArray[np.float32]:
+    return signals.audio("encoded", samples / 44100, 44100, channels)
+
+
+# The container
+
+
+def test_encoded_audio_survives_a_file(tmp_path: Path) -> None:
+    save_encoded(tmp_path / "a.m2l", make_encoded())
+    loaded = load_encoded(str(tmp_path / "a.m2l"))
+    np.testing.assert_array_equal(loaded.values, VALUES)
+    for field in dataclasses.fields(Encoded):
+        if field.name != "values":
+            assert getattr(loaded, field.name) == ("a.m2l" if field.name == "name" else getattr(make_encoded(), field.name))
+
+
+def test_file_is_plain_safetensors_with_a_readable_header(tmp_path: Path) -> None:
+    save_encoded(tmp_path / "a.m2l", make_encoded())
+    with safe_open(tmp_path / "a.m2l", "np") as file:
+        assert file.metadata() == HEADER
+        assert list(file.keys()) == ["values"]
+    assert (tmp_path / "a.m2l").stat().st_mode & 0o044 == 0o044 & ~current_umask(tmp_path)
+    assert [path.name for path in tmp_path.iterdir() if path.name != "probe"] == ["a.m2l"]
+
+
+def current_umask(folder: Path) -> int:
+    (folder / "probe").touch()
+    return ~(folder / "probe").stat().st_mode & 0o777
+
+
+def test_values_are_stored_as_they_look(tmp_path: Path) -> None:
+    """Not as they lie in memory."""
+    turned = VALUES.transpose(2, 1, 0)
+    save_encoded(tmp_path / "a.m2l", make_encoded(values=turned))
+    np.testing.assert_array_equal(load_encoded(tmp_path / "a.m2l").values, turned)
+
+
+def test_missing_target_folder_is_refused(tmp_path: Path) -> None:
+    with refused(OutputError, tmp_path / "missing" / "a.m2l"):
+        save_encoded(tmp_path / "missing" / "a.m2l", make_encoded())
+
+
+def raw_file(dtype: str, shape: list[int], data: bytes) -> bytes:
+    header = json.dumps({"__metadata__": HEADER, "values": {"dtype": dtype, "shape": shape, "data_offsets": [0, len(data)]}}).encode()
+    return struct.pack("<Q", len(header)) + header + data
+
+
+DAMAGED: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"This is a text file, and no encoded audio at all.\n",
+    "wave": b"RIFF\x24\x00\x00\x00WAVEfmt \x10\x00\x00\x00",
+    "cut length": raw_file("F32", [1, 8, 1], bytes(32))[:5],
+    "cut header": raw_file("F32", [1, 8, 1], bytes(32))[:50],
+    "cut values": raw_file("F32", [1, 8, 1], bytes(32))[:-1],
+    "surplus": raw_file("F32", [1, 8, 1], bytes(32)) + b"x",
+    "nested": struct.pack("<Q", 100_000) + b"[" * 100_000,
+    "huge": raw_file("F32", [1 << 40, 1 << 40, 1 << 40], bytes(32)),
+    "half": raw_file("F16", [1, 8, 1], bytes(16)),
+    "double": raw_file("F64", [1, 8, 1], bytes(64)),
+    "integers": raw_file("I32", [1, 8, 1], bytes(32)),
+    "bfloat16": raw_file("BF16", [1, 8, 1], bytes(16)),
+    "float8": raw_file("F8_E4M3", [1, 8, 1], bytes(8)),
+    "complex": raw_file("C64", [1, 8, 1], bytes(64)),
+    "two axes": raw_file("F32", [8, 1], bytes(32)),
+    "four axes": raw_file("F32", [1, 1, 8, 1], bytes(32)),
+    "no values": raw_file("F32", [1, 8, 0], b""),
+    "NaN": raw_file("F32", [1, 8, 1], np.full(8, np.nan, "<f4").tobytes()),
+    "infinity": raw_file("F32", [1, 8, 1], np.full(8, np.inf, "<f4").tobytes()),
+}
+
+
+@pytest.mark.parametrize("name", DAMAGED)
+def test_damaged_or_foreign_file_is_refused(tmp_path: Path, name: str) -> None:
+    (tmp_path / "a.m2l").write_bytes(DAMAGED[name])
+    with refused(EncodedError, tmp_path / "a.m2l"):
+        load_encoded(tmp_path / "a.m2l")
+
+
+def test_undamaged_file_of_the_same_kind_loads(tmp_path: Path) -> None:
+    (tmp_path / "a.m2l").write_bytes(raw_file("F32", [1, 8, 1], bytes(32)))
+    assert load_encoded(tmp_path / "a.m2l").values.shape == (1, 8, 1)
+
+
+@pytest.mark.parametrize("change", ["drop", "-1", "1.5", "x", "", "two\nlines", "9" * 5000])
+@pytest.mark.parametrize("key", ["format", "kind", "sample_rate", "source_rate", "samples"])
+def test_damaged_header_is_refused(tmp_path: Path, key: str, change: str) -> None:
+    header = {name: value for name, value in {**HEADER, key: change}.items() if value != "drop"}
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata=header)
+    with refused(EncodedError, tmp_path / "a.m2l"):
+        load_encoded(tmp_path / "a.m2l")
+
+
+@pytest.mark.parametrize("key", ["system", "variant", "identity"])
+def test_incomplete_header_is_refused(tmp_path: Path, key: str) -> None:
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={name: value for name, value in HEADER.items() if name != key})
+    with refused(EncodedError, tmp_path / "a.m2l", key):
+        load_encoded(tmp_path / "a.m2l")
+
+
+def test_other_containers_are_refused(tmp_path: Path) -> None:
+    np.savez(tmp_path / "a.npz", values=VALUES)
+    (tmp_path / "a.npz").rename(tmp_path / "npz")
+    np.save(tmp_path / "a.npy", VALUES)
+    save_file({"values": VALUES}, tmp_path / "no header")
+    save_file({"latents": VALUES}, tmp_path / "other name", metadata=HEADER)
+    save_file({"values": VALUES, "more": VALUES}, tmp_path / "two tensors", metadata=HEADER)
+    (tmp_path / "folder").mkdir()
+    for name in ("npz", "a.npy", "no header", "other name", "two tensors", "folder", "missing", "x" * 300):
+        with refused(EncodedError, tmp_path / name):
+            load_encoded(tmp_path / name)
+
+
+# Through the codec
+
+
+def test_encoded_audio_of_other_weights_is_refused(codec: Pipeline, tmp_path: Path) -> None:
+    encoded = codec.encode_source(save_wave(tmp_path / "a.wav", music(2000)))
+    codec.check_encoded(encoded)
+    with refused(EncodedError, "other weights", "1234", encoded.identity[:12]):
+        codec.check_encoded(dataclasses.replace(encoded, identity="1234" * 16))
+    with refused(EncodedError, "semanticodec", "music2latent"):
+        codec.check_encoded(dataclasses.replace(encoded, system="semanticodec"))
+    target = tmp_path / "b.wav"
+    save_encoded(tmp_path / "b.m2l", dataclasses.replace(encoded, identity="1234" * 16))
+    with refused(EncodedError, "b.m2l"):
+        codec.decode_file(tmp_path / "b.m2l", target)
+    assert not target.exists()
+
+
+def test_audio_without_identity_belongs_to_no_bundle(codec: Pipeline, tmp_path: Path) -> None:
+    nameless = Pipeline(Model(codec.model.spec, codec.model.session, codec.backend))
+    encoded = nameless.encode_source(save_wave(tmp_path / "a.wav", music(2000)))
+    assert encoded.identity == ""
+    for pipeline in (nameless, codec):
+        with refused(EncodedError, "other weights"):
+            pipeline.check_encoded(encoded)
+
+
+def save_wave(path: Path, audio: NDArray[np.float32], rate: int = 44100, subtype: str = "FLOAT") -> Path:
+    soundfile.write(path, audio.T, rate, subtype=subtype)
+    return path
+
+
+FILES: dict[str, Callable[[Path], object]] = {
+    "8-bit.wav": lambda path: save_wave(path, music(9000), subtype="PCM_U8"),
+    "16-bit.wav": lambda path: save_wave(path, music(9000, 2), subtype="PCM_16"),
+    "24-bit.wav": lambda path: save_wave(path, music(9000, 2), subtype="PCM_24"),
+    "float64.wav": lambda path: save_wave(path, music(9000, 2), subtype="DOUBLE"),
+    "96 kHz.wav": lambda path: save_wave(path, music(20_000, 2), rate=96_000),
+    "8 kHz.wav": lambda path: save_wave(path, music(2000), rate=8000),
+    "six channels.wav": lambda path: save_wave(path, music(3000, 6)),
+    "silent.wav": lambda path: save_wave(path, np.zeros((2, 3000), np.float32)),
+    "full scale.wav": lambda path: save_wave(path, np.sign(music(3000))),
+    "one sample.wav": lambda path: save_wave(path, music(1)),
+    "no sample.wav": lambda path: save_wave(path, np.zeros((1, 0), np.float32)),
+    "song.flac": lambda path: soundfile.write(path, music(9000, 2).T, 48_000),
+    "song.ogg": lambda path: soundfile.write(path, music(9000, 2).T, 44_100),
+    "song.mp3": lambda path: soundfile.write(path, music(9000, 2).T, 44_100),
+    "ünï cödé 音.wav": lambda path: save_wave(path, music(1000)),
+}
+
+
+@pytest.mark.parametrize("chunking", ["seamless", "official"])
+@pytest.mark.parametrize("name", FILES)
+def test_real_file_keeps_its_length_through_the_codec(codec: Pipeline, tmp_path: Path, name: str, chunking: Any) -> None:
+    FILES[name](tmp_path / name)
+    info = soundfile.info(tmp_path / name)
+    samples = -(-info.frames * 44100 // info.samplerate)
+    encoded = codec.encode_file(tmp_path / name, tmp_path / "a.m2l", chunking=chunking)
+    assert (encoded.sample_rate, encoded.source_rate, encoded.samples) == (44100, info.samplerate, samples)
+    assert encoded.values.shape == (info.channels, 8, codec.latent_length(samples, "pad"))
+    np.testing.assert_array_equal(load_encoded(tmp_path / "a.m2l").values, encoded.values)
+    assert codec.decode_file(tmp_path / "a.m2l", tmp_path / "b.wav", chunking=chunking, seed=1) == samples
+    decoded = soundfile.info(tmp_path / "b.wav")
+    assert (decoded.frames, decoded.samplerate, decoded.channels) == (samples, 44100, info.channels)
+    expected = codec.decode(encoded.values, seed=1)[:, :samples]
+    audio, _ = soundfile.read(tmp_path / "b.wav", dtype="float32", always_2d=True)
+    assert np.abs(audio.T - expected).max(initial=0.0) < 2**-22  # 24-bit PCM
+
+
+def test_cropped_file_decodes_to_what_is_left(codec: Pipeline, tmp_path: Path) -> None:
+    save_wave(tmp_path / "a.wav", music(1500))
+    encoded = codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l", tail="crop")
+    assert encoded.samples == 2 * 512 + 192 < 1500
+    assert codec.decode_file(tmp_path / "a.m2l", tmp_path / "b.wav") == encoded.samples
+
+
+def test_mp3_without_a_length_header_is_taken_as_long_as_it_is(codec: Pipeline, tmp_path: Path) -> None:
+    """Its length is estimated from bit rate and size, a little too long."""
+    soundfile.write(tmp_path / "a.mp3", music(44_100, 2).T, 44_100, bitrate_mode="CONSTANT")
+    content = (tmp_path / "a.mp3").read_bytes()
+    second_frame = content.index(b"\xff\xfb", max(content.find(b"Xing"), content.find(b"Info")))
+    (tmp_path / "b.mp3").write_bytes(content[second_frame:])
+    audio, _ = soundfile.read(tmp_path / "b.mp3", always_2d=True)
+    assert soundfile.info(tmp_path / "b.mp3").frames > len(audio), "the estimate must be wrong for this test to tell anything"
+    assert codec.encode_source(tmp_path / "b.mp3").samples == len(audio)
+    assert codec.encode(tmp_path / "b.mp3").shape == (2, 8, (len(audio) - 192) // 512)
+
+
+def test_file_cut_short_is_refused(codec: Pipeline, tmp_path: Path) -> None:
+    soundfile.write(tmp_path / "a.flac", music(44_100).T, 44_100)
+    content = (tmp_path / "a.flac").read_bytes()
+    (tmp_path / "a.flac").write_bytes(content[: len(content) // 2])
+    with refused(AudioError, "a.flac", 44_100):
+        codec.encode_file(tmp_path / "a.flac", tmp_path / "a.m2l")
+    assert not (tmp_path / "a.m2l").exists()
+
+
+def test_features_are_stored_but_not_decoded(codec: Pipeline, tmp_path: Path) -> None:
+    save_wave(tmp_path / "a.wav", music(3000, 2))
+    codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l", extract_features=True)
+    loaded = load_encoded(tmp_path / "a.m2l")
+    assert loaded.kind == "features"
+    assert loaded.values.shape[1] == codec.config.feature_channels
+    with refused(InputError, "features can't be decoded"):
+        codec.decode_file(tmp_path / "a.m2l", tmp_path / "b.wav")
+    assert not (tmp_path / "b.wav").exists()
+
+
+def test_seed_decides_the_decoded_file(codec: Pipeline, tmp_path: Path) -> None:
+    save_wave(tmp_path / "a.wav", music(3000, 2))
+    codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l")
+    for name, seed in (("b", 1), ("c", 1), ("d", 2)):
+        codec.decode_file(tmp_path / "a.m2l", tmp_path / f"{name}.flac", seed=seed, steps=2)
+    contents = [(tmp_path / f"{name}.flac").read_bytes() for name in "bcd"]
+    assert contents[0] == contents[1] != contents[2]
+
+
+def test_cancelled_call_leaves_no_file(codec: Pipeline, tmp_path: Path) -> None:
+    def cancel(done: int, total: int) -> None:
+        raise Cancelled(f"at {done} of {total}")
+
+    save_wave(tmp_path / "a.wav", music(3000, 2))
+    with refused(Cancelled, "at 1 of 2"):
+        codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l", on_progress=cancel)
+    codec.encode_file(tmp_path / "a.wav", tmp_path / "b.m2l")
+    with refused(Cancelled, "at 1 of 2"):
+        codec.decode_file(tmp_path / "b.m2l", tmp_path / "b.wav", on_progress=cancel)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.m2l"]
+
+
+@pytest.mark.parametrize("chunking", ["sideways", None])
+def test_unknown_chunking_is_refused(codec: Pipeline, tmp_path: Path, chunking: Any) -> None:
+    save_wave(tmp_path / "a.wav", music(3000, 2))
+    with refused(InputError, repr(chunking), "'seamless'", "'official'"):
+        codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l", chunking=chunking)
+
+
+def test_every_file_kind_is_tried_with_every_channel_count() -> None:
+    """The table above is only as good as its spread."""
+    assert len(set(itertools.chain(FILES))) == len(FILES) >= 15
