@@ -22,6 +22,8 @@ from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from tests.reference.fill import Layout, write_files
 from tests.reference.runner import DATA
 
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: with busy waiting, tests on shared cores take ten times as long
+
 ForSystem = Callable[[str], Path]
 
 

@@ -64,23 +64,25 @@ def save_encoded(path: str | Path, encoded: Encoded) -> None:
 def load_encoded(path: str | Path) -> Encoded:
     """Read a file of encoded audio. Raises EncodedError for anything else."""
     path = Path(path)
-    if not path.is_file():
-        raise EncodedError(
-            f"{path} is {'a folder' if path.is_dir() else 'missing'}, expected a file of encoded audio (make one with: musicrt encode)"
-        )
     try:
+        if not path.is_file():
+            what = "a folder" if path.is_dir() else "missing"
+            raise EncodedError(f"{path} is {what}, expected a file of encoded audio (make one with: musicrt encode)")
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
             names = list(file.keys())
             values = file.get_tensor("values") if names == ["values"] else None
-    except (SafetensorError, OSError, ValueError, TypeError) as error:
+    except EncodedError:
+        raise
+    except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # the last: a dtype that numpy has not
         raise EncodedError(f"{path} is damaged or not encoded audio ({error}); encode the audio again") from None
     if header.get("format") != FORMAT or values is None:
         raise EncodedError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; encode the audio again with this version")
     kind = header.get("kind")
-    if kind not in ("latents", "features") or values.dtype != np.float32 or values.ndim != 3 or not np.isfinite(values).all():
+    sound = values.dtype == np.float32 and values.ndim == 3 and values.size > 0 and np.isfinite(values).all()
+    if kind not in ("latents", "features") or not sound:
         raise EncodedError(
-            f"{path} holds {kind} {values.dtype} {list(values.shape)}, expected finite float32 [channels, C, L]; encode the audio again"
+            f"{path} holds {kind!r} {values.dtype} {list(values.shape)}, expected finite float32 [channels, C, L]; encode the audio again"
         )
     try:
         return Encoded(

@@ -10,6 +10,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from musicrt.runtime.errors import OutputError
 
 
@@ -64,5 +66,6 @@ def _as_output_error(path: Path) -> Iterator[None]:
         yield
     except OutputError:
         raise
-    except OSError as error:
-        raise OutputError(f"can't write {path}: {error.strerror or error}; check the folder, its permissions and the free space") from error
+    except (OSError, SafetensorError) as error:  # the latter is what safetensors makes of a full disk
+        reason = error.strerror if isinstance(error, OSError) else None
+        raise OutputError(f"can't write {path}: {reason or error}; check the folder, its permissions and the free space") from error

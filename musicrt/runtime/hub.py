@@ -28,13 +28,15 @@ def download_checkpoint(system: System, repository: str) -> Path:
     """Fetch a system's checkpoint files with huggingface_hub, which keeps them in its cache. Raises CheckpointError."""
     try:
         from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError
     except ImportError:
         raise CheckpointError(
             f"{repository} has to be downloaded, which needs: pip install 'musicrt[hub]'; or give a local folder"
         ) from None
+    # What the HTTP library raises for a lost connection is no OSError; which library it is depends on the hub's version.
+    http_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
         return Path(snapshot_download(repository, allow_patterns=list(system.checkpoint.files)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+    except (http_error, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{repository} can't be downloaded ({reason}); download it by hand and give its folder") from error

@@ -11,10 +11,10 @@ import pytest
 import soundfile
 from numpy.typing import NDArray
 
-from musicrt.runtime.resampling import resample_audio
 from musicrt.runtime.errors import AudioError, Cancelled, InputError, MusicRTError
 from musicrt.runtime.models.music2latent.noise import Place, SeededNoise
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
+from musicrt.runtime.resampling import resample_audio
 from tests.conftest import refused
 from tests.reference import signals
 

@@ -153,6 +153,8 @@ def test_windows_leave_no_seams_in_latents(codec: Pipeline) -> None:
     near_official, _ = split_error(official, range(window, length, window), step=1)
     assert near_streamed < 1.2 * far_streamed
     assert near_streamed < 0.5 * near_official
+
+
 def split_error(error: Float, borders: Sequence[int], step: int = STEP) -> tuple[float, float]:
     """RMS within one latent of the borders, and elsewhere."""
     near = np.zeros(error.shape[-1], bool)
@@ -167,7 +169,7 @@ def split_error(error: Float, borders: Sequence[int], step: int = STEP) -> tuple
 def test_blocks_come_as_they_are_computed(codec: Pipeline) -> None:
     done: list[int] = []
     stream = codec.decode_stream(
-        stationary_latents(100), steps=2, window=20 * LATENT, overlap=4 * LATENT, on_progress=lambda now, total: done.append(now)
+        stationary_latents(100), steps=2, window=20 * LATENT, overlap=4 * LATENT, on_progress=lambda now, _: done.append(now)
     )
     assert done == [], "nothing runs before the first block is asked for"
     next(stream)

@@ -11,15 +11,17 @@ from typing import Any
 import numpy as np
 
 from musicrt.export.bundle import export_bundle
-from musicrt.runtime.errors import InputError
+from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.loops.consistency import precondition
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.facade import EncoderDecoder
 from musicrt.runtime.models.music2latent.noise import InjectedNoise
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
-from musicrt.runtime.models.music2latent.sampler import Sampler
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
+from musicrt.runtime.registry import build_spec
+from musicrt.runtime.select import Choice
+from musicrt.runtime.session import Session
 from tests.reference.case import Case
 from tests.reference.fill import Layout
 from tests.reference.runner import UnknownStageError
@@ -64,6 +66,15 @@ class Runner:
         bundle = export_bundle("music2latent", self.checkpoint, self.workspace / "bundle", config=config)
         return Pipeline(Model.open(bundle.path, backend=self.backend))
 
+    @cached_property
+    def rules(self) -> Pipeline:
+        """A pipeline for what needs no weights: lengths and schedules."""
+
+        def refuse(stage: str) -> Session:
+            raise BackendError(f"stage {stage} was asked for where no weights are needed")
+
+        return Pipeline(Model(build_spec("music2latent", self.values, "case"), refuse, Choice("none", "no weights")))
+
     def run(self, case: Case) -> Outputs:
         if case.stage not in self.stages:
             raise UnknownStageError(case.stage)
@@ -90,7 +101,7 @@ class Runner:
         return self._stage("pyramid", latents=case.inputs["latents_raw"])
 
     def schedule(self, case: Case) -> Outputs:
-        return {"sigmas": np.array(Sampler(self.codec.model, self.config).schedule(case.info["options"]["diffusion_steps"]).sigmas)}
+        return {"sigmas": np.array(self.rules.sampler.schedule(case.info["options"]["diffusion_steps"]).sigmas)}
 
     def conditioning(self, case: Case) -> Outputs:
         sigma = case.inputs["sigma"]
@@ -146,11 +157,11 @@ class Runner:
         rows = []
         for samples in case.inputs["samples"].tolist():
             try:
-                latents = self.codec.latent_length(samples, "crop")
+                latents = self.rules.latent_length(samples, "crop")
             except InputError:
                 rows.append([samples, 0, 0, 0, 1])
             else:
-                rows.append([samples, latents, latents * self.config.frames_per_latent, self.codec.decoded_length(latents), 0])
+                rows.append([samples, latents, latents * self.config.frames_per_latent, self.rules.decoded_length(latents), 0])
         return {"table": np.array(rows, np.int64)}
 
     def _decode(self, latents: Array, noise: list[Array], options: dict[str, Any]) -> Array:

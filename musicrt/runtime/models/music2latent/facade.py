@@ -39,6 +39,8 @@ class EncoderDecoder:
         self.device = str(device or ("cpu" if cuda_obstacle() else "cuda")).split(":")[0]
         if self.device not in ("cpu", "cuda"):
             raise BackendError(f"got device {device!r}, expected 'cpu' or 'cuda'")
+        if self.device == "cuda" and (reason := cuda_obstacle()):
+            raise BackendError(f"got device {device!r}, which can't be used here: {reason}; pass device='cpu'")
         self.codec = codec or self._load()
 
     def get_models(self) -> None:
