@@ -45,9 +45,6 @@ def main() -> None:
     except MusicRTError as error:
         errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
         sys.exit(error.exit_code)
-    except KeyboardInterrupt:
-        errors.print("interrupted; nothing was written")
-        sys.exit(130)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +64,12 @@ def systems(as_json: JsonOption = False) -> None:
         _print_json([{key: getattr(s, key) for key in keys} | {"variants": list(s.variants), "weights": s.licences.weights} for s in known])
         return
     for system in known:
-        facts = {"task": system.task, "variants": ", ".join(system.variants), "paper": system.paper, "licence of the weights": system.licences.weights}
+        facts = {
+            "task": system.task,
+            "variants": ", ".join(system.variants),
+            "paper": system.paper,
+            "licence of the weights": system.licences.weights,
+        }
         console.print(f"[bold]{system.name}[/bold]")
         _print_facts({f"  {name}": fact for name, fact in facts.items()})
 
@@ -76,7 +78,9 @@ def systems(as_json: JsonOption = False) -> None:
 def export(
     system: Annotated[str, typer.Argument(help="One of `musicrt systems`.")],
     out: Annotated[Path, typer.Option(help="The bundle folder to make; must not exist yet.")],
-    checkpoint: Annotated[str | None, typer.Option(help="Official checkpoint: folder, file or hub id. Default: the official hub id.")] = None,
+    checkpoint: Annotated[
+        str | None, typer.Option(help="Official checkpoint: folder, file or hub id. Default: the official hub id.")
+    ] = None,
     variant: Annotated[str, typer.Option(help="Hyper-parameters by name.")] = "full",
     config: Annotated[Path | None, typer.Option(help="Hyper-parameters from a JSON file instead.")] = None,
     description: Annotated[str, typer.Option(help="Said of the weights by `inspect`.")] = "",
@@ -106,7 +110,9 @@ def encode(
     bundle: BundleArgument,
     audio: Annotated[Path, typer.Argument(help="Any audio file that libsndfile reads.")],
     out: Annotated[Path, typer.Argument(help="The file of encoded audio to write (safetensors).")],
-    features: Annotated[bool, typer.Option("--features", help="The encoder's features instead of latents; these can't be decoded.")] = False,
+    features: Annotated[
+        bool, typer.Option("--features", help="The encoder's features instead of latents; these can't be decoded.")
+    ] = False,
     chunking: ChunkingOption = "seamless",
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
@@ -114,7 +120,7 @@ def encode(
     """Encode an audio file."""
     with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
         encoded = codec.encode_file(audio, out, chunking=chunking, extract_features=features, on_progress=report)
-    console.print(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {encoded.values.nbytes} bytes", highlight=False)
+    _say(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {encoded.values.nbytes} bytes")
 
 
 @app.command()
@@ -131,7 +137,7 @@ def decode(
     """Decode a file of encoded audio."""
     with _open(bundle, backend, threads) as codec, _progress("decoding") as report:
         samples = codec.decode_file(encoded, out, steps=steps, seed=seed, chunking=chunking, on_progress=report)
-    console.print(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz", highlight=False)
+    _say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
 
 
 @app.command()
@@ -151,7 +157,7 @@ def roundtrip(
             encoded = codec.encode_source(audio, chunking=chunking, on_progress=report)
         with _progress("decoding") as report:
             samples = codec.decode_encoded(encoded, out, steps=steps, seed=seed, chunking=chunking, on_progress=report)
-    console.print(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz", highlight=False)
+    _say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
 
 
 @app.command()
@@ -197,7 +203,7 @@ def doctor(as_json: JsonOption = False) -> None:
         table.add_row(name, "no" if obstacle else "yes", obstacle or "")
     console.print(table)
     first = next((name for name, obstacle in found.items() if not obstacle), None)
-    console.print(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'", highlight=False)
+    _say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
 
 
 @app.command()
@@ -265,7 +271,12 @@ def _print_bundle(bundle: Bundle) -> None:
 
 def _print_facts(facts: dict[str, str]) -> None:
     for name, fact in facts.items():
-        console.print(f"{name}: {escape(fact)}", highlight=False, soft_wrap=True)
+        _say(f"{name}: {fact}")
+
+
+def _say(line: str) -> None:
+    """Print one line as it is, however narrow the terminal."""
+    console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

@@ -56,8 +56,8 @@ def export_bundle(
     if values is not None and (custom := build_spec(system, values, "custom")).config != spec.config:
         spec = custom
     files = read_checkpoint(known, source)
+    tensors = hash_tensors(files)  # first, because stages are folded in place
     stages: dict[str, nn.Module] = system_module(system, "stages").load_stages(files, spec.config)
-    tensors = hash_tensors(files)
     hashes = {name: sha256_of(source if source.is_file() else source / name) for name in known.checkpoint.files}
     official = LicenceEntry(code=known.licences.code, weights=known.licences.weights, weights_url=known.licences.weights_url)
     licences = LicenceEntry(code=official.code, weights=weights_licence, weights_url="") if weights_licence else official

@@ -24,7 +24,7 @@ def read_config(source: Path, given: Path | None) -> dict[str, Any] | None:
         return None
     try:
         values = json.loads(file.read_text())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise ConfigError(f"{file} can't be read as JSON ({error}); expected an object of the official hyper-parameters") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{file} holds a {type(values).__name__}, expected an object of the official hyper-parameters")

@@ -18,6 +18,8 @@ from musicrt.runtime.errors import OutputError
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success rename it to `path`, on any error remove it. Raises OutputError."""
+    if path.exists() and not path.is_file():
+        raise OutputError(f"can't write {path}: it is a folder or a device; name a file")
     with _as_output_error(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)

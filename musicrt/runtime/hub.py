@@ -8,7 +8,7 @@ from pathlib import Path
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.spec import System
 
-_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
 def locate_checkpoint(system: System, source: str | Path | None) -> Path:

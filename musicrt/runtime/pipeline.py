@@ -26,9 +26,10 @@ def ignore_progress(_done: int, _total: int) -> None:
 
 
 class Codec(ABC):
-    """A codec on an opened model. Subclasses write `encode_stream` and `decode_stream`; files are handled here.
+    """A codec on an opened model. Subclasses write `encode_source` and `decode_stream`; files are handled here.
 
-    A codec serves one thread at a time.
+    The command line and the benchmarks also call `encode` and `decode`, with the options `chunking`, `extract_features`, `steps`,
+    `seed` and `on_progress` where a system has them, and `axis_sizes`. A codec serves one thread at a time.
     """
 
     def __init__(self, model: Model) -> None:

@@ -1,0 +1,423 @@
+"""From a checkpoint to a bundle: strict loading, nothing executed, nothing left behind, everything measured."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import io
+import json
+import pickle
+import resource
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.errors import Cancelled, CheckpointError, ConfigError, MusicRTError, OutputError, VerificationError
+from musicrt.runtime.registry import build_spec, find_system
+from tests.conftest import refused, tiny_layout
+
+torch = pytest.importorskip("torch")
+ir = pytest.importorskip("onnx_ir")
+pytest.importorskip("onnxscript")
+ort = pytest.importorskip("onnxruntime")
+
+from musicrt.export import bundle as export_module  # noqa: E402 - needs what was asked for above
+from musicrt.export.bundle import export_bundle  # noqa: E402
+from musicrt.export.checkpoints import hash_tensors  # noqa: E402
+from musicrt.export.graphs import write_weights  # noqa: E402
+from musicrt.runtime.checkpoint import read_checkpoint, read_tensors  # noqa: E402
+from musicrt.runtime.models.music2latent.network import UNet  # noqa: E402
+from musicrt.runtime.models.music2latent.stages import is_dead_key, load_network  # noqa: E402
+
+FILE = "music2latent.pt"
+CONFIG = tiny_layout("music2latent")["config"]
+State = dict[Any, Any]
+
+
+@pytest.fixture(scope="module")
+def weights(tiny_checkpoint: Path) -> State:
+    """The tensors of the tiny checkpoint. Tests change copies of the dictionary only."""
+    state: State = torch.load(tiny_checkpoint / FILE, weights_only=True)["gen_state_dict"]
+    return state
+
+
+def load(state: object) -> UNet:
+    return load_network({FILE: {"gen_state_dict": state}}, CONFIG)
+
+
+# Strict loading
+
+
+def test_weights_arrive_where_they_belong(weights: State) -> None:
+    loaded = load(weights).state_dict()
+    assert set(loaded) == {key for key in weights if not is_dead_key(key)}
+    assert all(torch.equal(loaded[key], weights[key]) for key in loaded)
+
+
+def test_bare_state_dict_is_taken(weights: State) -> None:
+    loaded = load_network({FILE: weights}, CONFIG).state_dict()
+    assert all(torch.equal(loaded[key], weights[key]) for key in loaded)
+
+
+def test_missing_keys_are_named(weights: State) -> None:
+    state = {key: value for key, value in weights.items() if key not in ("conv_inp.weight", "encoder.gain.scale")}
+    with refused(CheckpointError, "2 missing", "conv_inp.weight", "encoder.gain.scale"):
+        load(state)
+
+
+def test_unexpected_keys_are_named(weights: State) -> None:
+    with refused(CheckpointError, "2 unexpected", "surplus.weight", "7"):
+        load({**weights, "surplus.weight": torch.zeros(1), 7: torch.zeros(1)})
+
+
+def test_misshaped_keys_are_named(weights: State) -> None:
+    with refused(CheckpointError, "1 of another shape", "conv_inp.weight [16, 2, 3, 1] instead of [16, 2, 3, 3]"):
+        load({**weights, "conv_inp.weight": weights["conv_inp.weight"][..., :1]})
+
+
+def test_values_that_are_no_tensors_are_named(weights: State) -> None:
+    with refused(CheckpointError, "1 not tensors", "conv_inp.bias"):
+        load({**weights, "conv_inp.bias": [0.0] * 16})
+
+
+def test_many_wrong_keys_are_counted_and_only_some_named(weights: State) -> None:
+    with refused(CheckpointError, f"{sum(not is_dead_key(key) for key in weights)} missing", "…") as _:
+        load({})
+
+
+@pytest.mark.parametrize("state", [[], None, 3, "text"])
+def test_other_things_than_a_dictionary_are_refused(state: object) -> None:
+    with refused(CheckpointError, type(state).__name__):
+        load(state)
+
+
+def test_dead_keys_may_be_there_or_not(weights: State) -> None:
+    dead = [key for key in weights if is_dead_key(key)]
+    assert len(dead) == 2 * CONFIG["num_bottleneck_layers"]
+    without = load({key: value for key, value in weights.items() if key not in dead}).state_dict()
+    assert not set(dead) & set(without)
+    some = load({key: value for key, value in weights.items() if key not in dead[1:]}).state_dict()
+    assert set(some) == set(without)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_weights_of_other_precisions_become_float32(weights: State, dtype: Any) -> None:
+    given = {key: value.to(dtype) for key, value in weights.items()}
+    loaded = load(given).state_dict()
+    assert {value.dtype for value in loaded.values()} == {torch.float32}
+    assert all(torch.equal(loaded[key], given[key].float()) for key in loaded)
+
+
+# Files that are no checkpoints
+
+
+class Trap:
+    """Creates a file when it is unpickled."""
+
+    def __init__(self, file: Path) -> None:
+        self.file = file
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return Path.touch, (self.file,)
+
+
+def save_pickle(path: Path, content: object) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def save_legacy(path: Path, content: object) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+def save_zip(path: Path, content: object) -> None:
+    """What torch.save writes, with nothing but the pickle in it."""
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", pickle.dumps(content, protocol=2))
+        archive.writestr("archive/version", "3\n")
+
+
+@pytest.mark.parametrize("save", [save_pickle, save_legacy, save_zip, lambda path, content: torch.save(content, path)])
+@pytest.mark.parametrize("nested", [False, True])
+def test_code_in_a_checkpoint_is_never_executed(tmp_path: Path, save: Callable[[Path, object], None], nested: bool) -> None:
+    sprung, trap = tmp_path / "sprung", Trap(tmp_path / "sprung")
+    save(tmp_path / FILE, {"gen_state_dict": {"conv_inp.weight": trap}} if nested else trap)
+    with refused(CheckpointError, tmp_path / FILE):
+        read_tensors(tmp_path / FILE)
+    with refused(CheckpointError, tmp_path / FILE):
+        export_bundle("music2latent", tmp_path, tmp_path / "out")
+    assert not sprung.exists()
+    pickle.loads(pickle.dumps(trap))  # noqa: S301 - shows that the trap works
+    assert sprung.exists()
+
+
+def damaged_files(checkpoint: bytes) -> dict[str, bytes]:
+    archive = io.BytesIO()
+    with zipfile.ZipFile(archive, "w") as file:
+        file.writestr("song.txt", "la la la")
+    return {
+        "empty": b"",
+        "text": b"This is not a checkpoint.\n",
+        "zip": archive.getvalue(),
+        "safetensors": b"\x02\x00\x00\x00\x00\x00\x00\x00{}",
+        "cut by a byte": checkpoint[:-1],
+        "cut in half": checkpoint[: len(checkpoint) // 2],
+        "cut to the start": checkpoint[:100],
+        "zeros": bytes(1000),
+    }
+
+
+@pytest.mark.parametrize("kind", damaged_files(b""))
+def test_damaged_checkpoint_is_refused(tiny_checkpoint: Path, tmp_path: Path, kind: str) -> None:
+    (tmp_path / FILE).write_bytes(damaged_files((tiny_checkpoint / FILE).read_bytes())[kind])
+    with refused(CheckpointError, tmp_path / FILE):
+        read_tensors(tmp_path / FILE)
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(2)], torch.zeros(2), None, 3])
+def test_file_without_a_dictionary_is_refused(tmp_path: Path, content: Any) -> None:
+    torch.save(content, tmp_path / FILE)
+    with refused(CheckpointError, tmp_path / FILE, type(content).__name__):
+        read_tensors(tmp_path / FILE)
+
+
+def test_missing_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
+    system = find_system("music2latent")
+    with refused(CheckpointError, tmp_path / "missing", FILE, system.licences.weights_url):
+        read_checkpoint(system, tmp_path / "missing")
+    with refused(CheckpointError, tmp_path, FILE, system.licences.weights_url):
+        read_checkpoint(system, tmp_path)
+    (tmp_path / FILE).mkdir()
+    with refused(CheckpointError, tmp_path, FILE):
+        read_checkpoint(system, tmp_path)
+    assert list(read_checkpoint(system, tiny_checkpoint / FILE)) == list(read_checkpoint(system, tiny_checkpoint)) == [FILE]
+
+
+# Hyper-parameters
+
+
+CONFIGS: dict[str, tuple[str, str]] = {
+    "unknown": (json.dumps({**CONFIG, "surplus": 1}), "'surplus'"),
+    "unsupported": (json.dumps({**CONFIG, "use_fourier": True}), "use_fourier=True"),
+    "another type": (json.dumps({**CONFIG, "hop": "64"}), "hop is '64'"),
+    "inconsistent": (json.dumps({**CONFIG, "layers_list": [1, 1]}), "layers_list has 2 entries, expected 5"),
+    "odd": (json.dumps({**CONFIG, "hop": 18}), "hop 18"),
+    "no JSON": ("{", "config.json"),
+    "nested": ("[" * 100_000, "config.json"),
+    "no object": ("[1]", "config.json"),
+    "binary": ("\udcff", "config.json"),
+}
+
+
+@pytest.mark.parametrize("given", [False, True], ids=["beside the checkpoint", "as an argument"])
+@pytest.mark.parametrize("kind", CONFIGS)
+def test_wrong_config_is_refused(tiny_checkpoint: Path, tmp_path: Path, kind: str, given: bool) -> None:
+    text, word = CONFIGS[kind]
+    (tmp_path / FILE).symlink_to(tiny_checkpoint / FILE)
+    (tmp_path / "config.json").write_text(text, errors="surrogateescape")
+    with refused(ConfigError, word):
+        if given:
+            export_bundle("music2latent", tiny_checkpoint, tmp_path / "out", config=tmp_path / "config.json")
+        else:
+            export_bundle("music2latent", tmp_path, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_checkpoint_of_another_configuration_is_refused(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")  # the full network's
+    with refused(CheckpointError, "does not fit the network", "of another shape", "check the variant or configuration"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out", config=tmp_path / "config.json")
+
+
+def test_unknown_names_are_refused_with_the_known_ones(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    with refused(ConfigError, "'another'", "music2latent"):
+        export_bundle("another", tiny_checkpoint, tmp_path / "out")
+    with refused(ConfigError, "'another'", "full"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out", variant="another")
+    with refused(ConfigError, tmp_path / "missing.json"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out", config=tmp_path / "missing.json")
+    assert list(tmp_path.iterdir()) == []
+
+
+# Nothing half-written
+
+
+@pytest.fixture
+def empty_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Makes tracing quick; what it gives is good enough to be written."""
+    monkeypatch.setattr(export_module, "trace_stage", lambda *_: ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))
+
+
+def raise_it(error: BaseException) -> Callable[..., Any]:
+    def call(*_: object, **__: object) -> None:
+        raise error
+
+    return call
+
+
+FULL_DISK = OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.usefixtures("empty_graphs")
+@pytest.mark.parametrize("place", ["trace_stage", "write_weights", "_write_stage", "identity_of"])
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), RuntimeError("a fault"), MemoryError()])
+def test_interrupted_export_leaves_nothing(
+    tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
+) -> None:
+    if place == "identity_of":
+        monkeypatch.setattr(export_module, "_write_stage", lambda *_: None)
+    monkeypatch.setattr(export_module, place, raise_it(error))
+    with pytest.raises(type(error)):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "new" / "out")
+    assert list(tmp_path.rglob("*")) in ([], [tmp_path / "new"])
+
+
+@pytest.mark.usefixtures("empty_graphs")
+@pytest.mark.parametrize("place", ["write_weights", "_write_stage"])
+def test_full_disk_is_an_output_error(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
+    monkeypatch.setattr(export_module, place, raise_it(FULL_DISK))
+    with refused(OutputError, tmp_path / "out", "No space left on device", "free space"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@contextlib.contextmanager
+def disk_of(size: int) -> Iterator[None]:
+    """Let no file grow beyond `size` bytes, as on a disk that fills up."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+@pytest.mark.usefixtures("empty_graphs")
+def test_disk_that_fills_up_under_the_weights_is_an_output_error(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    """safetensors raises errors of its own."""
+    with disk_of(1_000_000), refused(OutputError, tmp_path / "out", "free space"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("empty_graphs")
+def test_cancelling_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    seen: list[tuple[str, int, int]] = []
+
+    def on_stage(*stage: Any) -> None:
+        seen.append(stage)
+        if len(seen) == 3:
+            raise Cancelled("enough")
+
+    with refused(Cancelled, "enough"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out", on_stage=on_stage)
+    stages = build_spec("music2latent", CONFIG, "tiny").stages
+    assert seen == [(stage.name, done, len(stages)) for done, stage in enumerate(stages[:3])]
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_existing_bundle_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "precious").write_text("mine")
+    (tmp_path / "file").write_text("mine")
+    for name in ("out", "file"):
+        with refused(OutputError, tmp_path / name, "exists already"):
+            export_bundle("music2latent", tiny_checkpoint, tmp_path / name)
+    assert (tmp_path / "out" / "precious").read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["file", "out"]
+
+
+def test_graph_that_differs_from_torch_is_refused(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One small stage is really exported; its tolerance is then one that no float32 graph can keep."""
+    spec = build_spec("music2latent", CONFIG, "tiny")
+    strict = dataclasses.replace(spec.stage("frontend").tolerance, rel_l2=1e-12)
+    stage = dataclasses.replace(spec.stage("frontend"), tolerance=strict)
+    monkeypatch.setattr(export_module, "build_spec", lambda *_: dataclasses.replace(spec, stages=(stage,)))
+    with refused(VerificationError, "frontend", "1e-12"):
+        export_bundle("music2latent", tiny_checkpoint, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+# What is written
+
+
+def make_model(name: str, values: Any) -> Any:
+    """A graph with one initializer."""
+    initializer = ir.Value(name=name, const_value=ir.tensor(values), type=ir.TensorType(ir.DataType.FLOAT), shape=ir.Shape(values.shape))
+    return ir.Model(ir.Graph([], [], nodes=[], initializers=[initializer]), ir_version=10)
+
+
+def test_weights_are_stored_once_and_readable_by_all(tmp_path: Path) -> None:
+    from safetensors.numpy import load_file
+
+    shared, own = np.arange(600, dtype=np.float32), np.ones(600, np.float32)
+    models = {"a": make_model("w", shared), "b": make_model("w", shared), "c": make_model("v", own), "d": make_model("small", own[:4])}
+    (tmp_path / "probe").touch()
+    write_weights(tmp_path / "weights.safetensors", {"layer.weight": torch.from_numpy(shared)}, models)
+    stored = load_file(tmp_path / "weights.safetensors")
+    assert sorted(stored) == ["graph.c.v", "layer.weight"]
+    np.testing.assert_array_equal(stored["graph.c.v"], own)
+    content = (tmp_path / "weights.safetensors").read_bytes()
+    for stage, expected in (("a", shared), ("b", shared), ("c", own)):
+        (value,) = models[stage].graph.initializers.values()
+        place = value.const_value
+        assert place.location == "weights.safetensors"
+        assert content[place.offset : place.offset + place.length] == expected.tobytes()
+    assert not isinstance(next(iter(models["d"].graph.initializers.values())).const_value, ir.ExternalTensor)
+    assert (tmp_path / "weights.safetensors").stat().st_mode & 0o777 == (tmp_path / "probe").stat().st_mode & 0o777
+
+
+def test_graphs_have_the_names_and_axes_of_the_spec(tiny_bundle: Path) -> None:
+    bundle = Bundle.open(tiny_bundle)
+    for stage in bundle.spec.stages:
+        session = ort.InferenceSession(bundle.graph(stage.name, "ort")[0], providers=["CPUExecutionProvider"])
+        for nodes, tensors in ((session.get_inputs(), stage.inputs), (session.get_outputs(), stage.outputs)):
+            assert [node.name for node in nodes] == [tensor.name for tensor in tensors]
+            for node, tensor in zip(nodes, tensors, strict=True):
+                assert node.shape == [dim if isinstance(dim, int) else str(dim) for dim in tensor.dims]
+
+
+def test_bundle_tells_nothing_of_the_machine_that_made_it(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
+    import musicrt
+
+    places = [str(Path(musicrt.__file__).parent), str(Path(torch.__file__).parent), str(tiny_checkpoint), str(Path.home()), "Traceback"]
+    for file in tiny_bundle.rglob("*.*"):
+        content = file.read_bytes()
+        assert [place for place in places if place.encode() in content] == [], file.name
+
+
+def test_manifest_names_the_source_of_the_weights(tiny_bundle: Path, tiny_checkpoint: Path, weights: State) -> None:
+    manifest = Bundle.open(tiny_bundle).manifest
+    assert manifest.source.tensors_sha256 == hash_tensors({FILE: {"gen_state_dict": weights}})
+    assert list(manifest.source.files) == [FILE]
+    assert manifest.variant == "custom"
+    assert {"torch", "onnx", "onnxscript", "onnxruntime", "numpy"} <= set(manifest.tools)
+
+
+def test_hash_of_tensors_depends_on_content_only(weights: State) -> None:
+    reference = hash_tensors({FILE: weights})
+    assert hash_tensors({FILE: dict(reversed(weights.items()))}) == reference
+    assert hash_tensors({FILE: {**weights, "note": "text"}}) == reference
+    turned = {key: value.t().contiguous().t() if value.ndim == 2 else value for key, value in weights.items()}
+    assert hash_tensors({FILE: turned}) == reference
+    others = [
+        {**weights, "conv_inp.bias": weights["conv_inp.bias"] + 1e-3},
+        {**weights, "conv_inp.bias": weights["conv_inp.bias"].double()},
+        {**weights, "conv_inp.bias": weights["conv_inp.bias"][None]},
+        {**weights, "more": torch.zeros(0)},
+        {**weights, "more": torch.tensor(1.0)},
+        {**weights, "more": torch.tensor(2.0)},
+        {key.replace("conv_inp.bias", "conv_inp.beam"): value for key, value in weights.items()},
+    ]
+    hashes = {hash_tensors({FILE: other}) for other in others} | {hash_tensors({"other.pt": weights}), reference}
+    assert len(hashes) == len(others) + 2
+
+
+def test_every_refusal_is_an_error_of_this_package() -> None:
+    for kind in (CheckpointError, ConfigError, OutputError, VerificationError, Cancelled):
+        assert issubclass(kind, MusicRTError)

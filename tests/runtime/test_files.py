@@ -1,0 +1,158 @@
+"""Files and folders appear when they are complete, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import pytest
+from safetensors import SafetensorError
+
+from musicrt.runtime.errors import InputError, OutputError
+from musicrt.runtime.files import new_file, new_folder, sha256_of
+from tests.conftest import refused
+
+Open = Callable[[Path], AbstractContextManager[Path]]
+BOTH = pytest.mark.parametrize("create", [new_file, new_folder])
+
+
+def fill(place: Path, text: str) -> None:
+    (place / "content" if place.is_dir() else place).write_text(text)
+
+
+def read(place: Path) -> str:
+    return (place / "content" if place.is_dir() else place).read_text()
+
+
+@BOTH
+def test_target_appears_when_all_is_written(create: Open, tmp_path: Path) -> None:
+    target = tmp_path / "result.wav"
+    with create(target) as temporary:
+        assert temporary.parent == tmp_path, "a rename must not cross file systems"
+        fill(temporary, "all of it")
+        assert not target.exists()
+    assert read(target) == "all of it"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+@BOTH
+@pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt(), InputError("wrong"), GeneratorExit()])
+def test_nothing_is_left_after_an_error(create: Open, tmp_path: Path, error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, create(tmp_path / "result") as temporary:
+        fill(temporary, "half of it")
+        raise error
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == []
+
+
+@BOTH
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), SafetensorError("I/O error: No space left on device")])
+def test_failed_write_is_an_output_error(create: Open, tmp_path: Path, error: Exception) -> None:
+    with refused(OutputError, tmp_path / "result", "No space left on device", "free space"), create(tmp_path / "result"):
+        raise error
+    assert list(tmp_path.iterdir()) == []
+
+
+@BOTH
+def test_output_error_from_inside_is_passed_on(create: Open, tmp_path: Path) -> None:
+    with refused(OutputError, "my own words"), create(tmp_path / "result"):
+        raise OutputError("my own words")
+
+
+@BOTH
+@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
+def test_permissions_are_the_usual_ones(create: Open, tmp_path: Path, umask: int) -> None:
+    before = os.umask(umask)
+    try:
+        with create(tmp_path / "result") as temporary:
+            fill(temporary, "x")
+    finally:
+        assert os.umask(before) == umask, "the umask of the process is left alone"
+    usual = 0o777 if create is new_folder else 0o666
+    assert (tmp_path / "result").stat().st_mode & 0o777 == usual & ~umask
+
+
+def test_existing_file_is_replaced_only_in_the_end(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    target.write_text("old")
+    with pytest.raises(ValueError, match="a fault"), new_file(target) as temporary:
+        fill(temporary, "half of it")
+        raise ValueError("a fault")
+    assert read(target) == "old"
+    with new_file(target) as temporary:
+        fill(temporary, "new")
+        assert read(target) == "old"
+    assert read(target) == "new"
+
+
+def test_temporary_file_keeps_the_suffix(tmp_path: Path) -> None:
+    """Libraries choose a format by it."""
+    with new_file(tmp_path / "song.flac") as temporary:
+        assert temporary.suffix == ".flac"
+        assert temporary.name.startswith(".song.flac.")
+
+
+def test_file_in_a_missing_folder_is_refused(tmp_path: Path) -> None:
+    with refused(OutputError, tmp_path / "missing" / "result", "No such file or directory"), new_file(tmp_path / "missing" / "result"):
+        pytest.fail("must not get this far")
+
+
+def test_file_in_place_of_a_folder_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with refused(OutputError, tmp_path / "folder"), new_file(tmp_path / "folder") as temporary:
+        fill(temporary, "x")
+    assert list(tmp_path.iterdir()) == [tmp_path / "folder"]
+
+
+def test_folder_is_made_with_its_parents(tmp_path: Path) -> None:
+    with new_folder(tmp_path / "a" / "b" / "c") as temporary:
+        fill(temporary, "x")
+    assert read(tmp_path / "a" / "b" / "c") == "x"
+
+
+def test_empty_folder_may_be_filled(tmp_path: Path) -> None:
+    (tmp_path / "folder").mkdir()
+    with new_folder(tmp_path / "folder") as temporary:
+        fill(temporary, "x")
+    assert read(tmp_path / "folder") == "x"
+
+
+@pytest.mark.parametrize("kind", ["full folder", "file"])
+def test_existing_things_are_never_overwritten_by_a_folder(tmp_path: Path, kind: str) -> None:
+    target = tmp_path / "result"
+    if kind == "file":
+        target.write_text("precious")
+    else:
+        target.mkdir()
+        (target / "content").write_text("precious")
+    with refused(OutputError, target, "exists already"), new_folder(target):
+        pytest.fail("must not get this far")
+    assert read(target) == "precious"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folder_that_appears_meanwhile_is_not_overwritten(tmp_path: Path) -> None:
+    target = tmp_path / "result"
+    with refused(OutputError, target), new_folder(target) as temporary:
+        fill(temporary, "mine")
+        target.mkdir()
+        (target / "content").write_text("precious")
+    assert read(target) == "precious"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_folder_below_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    with refused(OutputError, tmp_path / "file" / "result"), new_folder(tmp_path / "file" / "result"):
+        pytest.fail("must not get this far")
+
+
+@pytest.mark.parametrize("size", [0, 1, 1 << 20])
+def test_hash_is_that_of_all_bytes(tmp_path: Path, size: int) -> None:
+    content = bytes(i % 251 for i in range(size))
+    (tmp_path / "file").write_bytes(content)
+    assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()

@@ -1,0 +1,161 @@
+"""Which backend runs, and why each other one does not."""
+
+from __future__ import annotations
+
+import importlib.util
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import pytest
+
+from musicrt.runtime import driver, select
+from musicrt.runtime.backends.onnxruntime import OnnxCuda
+from musicrt.runtime.backends.torch import TorchCuda
+from musicrt.runtime.errors import BackendError
+from musicrt.runtime.model import Model
+from musicrt.runtime.select import BACKENDS, Choice, select_backend
+from musicrt.runtime.session import Backend, Session
+from tests.conftest import refused
+
+ORDER = ["onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "torch-cpu"]
+
+
+def stub(kind: str, reason: str | None) -> type[Backend]:
+    """A backend that can run, or not, for a given reason."""
+
+    class Stub(Backend):
+        name = kind
+        device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
+        extra = "extra"
+
+        @classmethod
+        def obstacle(cls) -> str | None:
+            return reason
+
+        def open_session(self, bundle: Any, stage: str) -> Session:
+            raise NotImplementedError
+
+        def describe(self) -> str:
+            return f"{kind} with {self.threads} threads"
+
+    return Stub
+
+
+@pytest.fixture
+def obstacles(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
+    """The reason against each backend; tests change it before they select."""
+    reasons: dict[str, str | None] = dict.fromkeys(ORDER, None)
+
+    class Stubs(dict[str, type[Backend]]):
+        def __getitem__(self, name: str) -> type[Backend]:
+            return stub(name, reasons[name])
+
+    monkeypatch.setattr(select, "BACKENDS", Stubs({name: stub(name, None) for name in ORDER}))
+    return reasons
+
+
+def test_order_is_from_fast_to_slow() -> None:
+    assert list(BACKENDS) == ORDER
+    assert all(backend.name == name for name, backend in BACKENDS.items())
+
+
+@pytest.mark.parametrize("first", range(len(ORDER)))
+def test_auto_takes_the_first_that_works_and_says_why_not_the_others(obstacles: dict[str, str | None], first: int) -> None:
+    for name in ORDER[:first]:
+        obstacles[name] = f"{name} is missing"
+    backend, choice = select_backend("auto", threads=3)
+    assert backend.name == choice.name == ORDER[first]
+    assert choice.reasons == {name: f"{name} is missing" for name in ORDER[:first]}
+    assert backend.threads == 3
+    assert str(choice) == f"{ORDER[first]} ({ORDER[first]} with 3 threads)"
+
+
+def test_nothing_works_and_every_reason_is_told(obstacles: dict[str, str | None]) -> None:
+    for name in ORDER:
+        obstacles[name] = f"reason of {name}"
+    with refused(BackendError, *(f"{name} can't run here: reason of {name}" for name in ORDER)):
+        select_backend()
+
+
+@pytest.mark.parametrize("name", ORDER)
+def test_explicit_request_is_met_or_refused(obstacles: dict[str, str | None], name: str) -> None:
+    backend, choice = select_backend(name)
+    assert backend.name == choice.name == name
+    assert choice.reasons == {}
+    obstacles[name] = "it is too warm"
+    with refused(BackendError, f"{name} can't run here: it is too warm"):
+        select_backend(name)
+
+
+@pytest.mark.parametrize("name", ["", "Auto", "tensorrt", "onnxruntime", "torch-cpu "])
+def test_unknown_name_is_refused_with_the_legal_ones(name: str) -> None:
+    with refused(BackendError, repr(name), "auto", *ORDER):
+        select_backend(name)
+
+
+@pytest.mark.parametrize("threads", [0, -1])
+def test_impossible_thread_count_is_refused(threads: int) -> None:
+    with refused(BackendError, threads):
+        select_backend(threads=threads)
+
+
+@pytest.mark.parametrize("module", ["onnxruntime", "torch"])
+def test_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find_spec(name, *rest))
+    for name, backend in BACKENDS.items():
+        if name.startswith(module):
+            reason = backend.obstacle()
+            assert reason is not None
+            assert "is not installed" in reason
+            assert f"musicrt[{backend.extra}]" in reason
+            with refused(BackendError, name, reason):
+                select_backend(name)
+    assert all(name.startswith(module) is False for name in (select_backend("auto")[1].name,))
+
+
+def test_machine_without_a_driver_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver is asked before any package that could use it is imported."""
+
+    def load(_: str) -> None:
+        raise OSError("no such library")
+
+    monkeypatch.setattr(driver.ctypes, "CDLL", load)
+    driver.cuda_obstacle.cache_clear()
+    try:
+        for backend in (OnnxCuda, TorchCuda):
+            reason = backend.obstacle()
+            assert reason is not None
+            assert "no NVIDIA driver" in reason or "is not installed" in reason
+    finally:
+        driver.cuda_obstacle.cache_clear()
+
+
+@pytest.mark.parametrize(("status", "count", "expected"), [(100, 1, "CUDA error 100"), (0, 0, "no NVIDIA GPU"), (0, 2, None)])
+def test_driver_answers_are_told(monkeypatch: pytest.MonkeyPatch, status: int, count: int, expected: str | None) -> None:
+    class Library:
+        def cuInit(self, _: int) -> int:  # noqa: N802 - the driver's name for it
+            return status
+
+        def cuDeviceGetCount(self, place: Any) -> int:  # noqa: N802
+            place._obj.value = count
+            return 0
+
+    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Library())
+    driver.cuda_obstacle.cache_clear()
+    try:
+        reason = driver.cuda_obstacle()
+        assert reason is None if expected is None else reason is not None and expected in reason
+    finally:
+        driver.cuda_obstacle.cache_clear()
+
+
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "torch-cpu"])
+def test_opened_model_tells_what_runs(tiny_bundle: Path, name: str) -> None:
+    module = name.removesuffix("-cpu")
+    package = pytest.importorskip(module)
+    with Model.open(tiny_bundle, backend=name, threads=1) as model:
+        assert isinstance(model.backend, Choice)
+        assert model.backend.name == name
+        assert f"{module} {package.__version__}" in model.backend.description
+        assert model.device == "cpu"
