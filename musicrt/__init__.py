@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from musicrt.runtime.model import load
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
+    from musicrt.runtime.session import FakeSession
 
 __version__ = "0.1.0"
 
@@ -36,6 +37,7 @@ _HOMES = {
     "load_encoded": "encoded",
     "save_encoded": "encoded",
     "load": "model",
+    "FakeSession": "session",
     "EncoderDecoder": "models.music2latent.facade",
     **dict.fromkeys(
         (
@@ -67,6 +69,7 @@ __all__ = [
     "Encoded",
     "EncodedError",
     "EncoderDecoder",
+    "FakeSession",
     "InputError",
     "MusicRTError",
     "OutputError",

@@ -7,8 +7,9 @@ import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.console import Console
@@ -43,8 +44,9 @@ def main() -> None:
     try:
         app()
     except MusicRTError as error:
-        errors.print(f"[red]error:[/red] {escape(str(error))}", soft_wrap=True, highlight=False)
-        sys.exit(error.exit_code)
+        _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail("not enough memory; use --chunking seamless, or a shorter window", 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -152,11 +154,13 @@ def roundtrip(
     threads: ThreadsOption = None,
 ) -> None:
     """Encode an audio file and decode it again."""
-    with _open(bundle, backend, threads) as codec:
-        with _progress("encoding") as report:
-            encoded = codec.encode_source(audio, chunking=chunking, on_progress=report)
-        with _progress("decoding") as report:
-            samples = codec.decode_encoded(encoded, out, steps=steps, seed=seed, chunking=chunking, on_progress=report)
+    with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
+        samples = codec.roundtrip_file(
+            audio,
+            out,
+            {"chunking": chunking, "on_progress": report},
+            {"steps": steps, "seed": seed, "chunking": chunking, "on_progress": partial(report, text="decoding")},
+        )
     _say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
 
 
@@ -200,7 +204,7 @@ def doctor(as_json: JsonOption = False) -> None:
         return
     table = Table("backend", "usable", "why not")
     for name, obstacle in found.items():
-        table.add_row(name, "no" if obstacle else "yes", obstacle or "")
+        table.add_row(name, "no" if obstacle else "yes", escape(obstacle or ""))
     console.print(table)
     first = next((name for name, obstacle in found.items() if not obstacle), None)
     _say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
@@ -229,7 +233,7 @@ def _path(bundle: Path) -> Path:
 
 def _open(bundle: Path, backend: str, threads: int | None) -> Any:
     codec = musicrt.load(_path(bundle), backend=backend, threads=threads)
-    errors.print(f"running on {codec.backend}", highlight=False, soft_wrap=True)
+    errors.print(f"running on {escape(str(codec.backend))}", highlight=False, soft_wrap=True)
     return codec
 
 
@@ -272,6 +276,11 @@ def _print_bundle(bundle: Bundle) -> None:
 def _print_facts(facts: dict[str, str]) -> None:
     for name, fact in facts.items():
         _say(f"{name}: {fact}")
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    errors.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(code)
 
 
 def _say(line: str) -> None:

@@ -14,7 +14,7 @@ import musicrt
 from musicrt.runtime.audio_writer import write_audio
 
 matplotlib.use("Agg")
-from matplotlib import pyplot  # noqa: E402 - the backend has to be chosen first
+from matplotlib import pyplot
 
 CHORDS = ((57, 60, 64), (53, 57, 60), (60, 64, 67), (55, 59, 62))
 MELODY = (76, 74, 72, 74, 77, 76, 72, 69, 76, 79, 77, 76, 74, 71, 74, 79)

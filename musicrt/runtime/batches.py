@@ -41,14 +41,14 @@ def run_batches(
 
 
 def stack_channels(
-    results: Iterable[tuple[Job, NDArray[np.float32] | None]], channels: int
+    results: Iterable[tuple[Window, NDArray[np.float32] | None]], channels: int
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Put the channels of each window side by side: (window, [channels, ...]); windows of which nothing is kept fall away."""
     rows: list[NDArray[np.float32]] = []
-    for job, row in results:
+    for window, row in results:
         if row is None:
             continue
         rows.append(row)
         if len(rows) == channels:
-            yield job.window, np.stack(rows)
+            yield window, np.stack(rows)
             rows = []

@@ -50,6 +50,7 @@ class Bundle:
         except ConfigError as error:
             raise BundleError(f"{path} has a damaged configuration: {error}; copy or export the bundle again") from None
         bundle = cls(path, manifest, spec)
+        bundle._check_manifest()
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:
             raise BundleError(f"{path} lacks the stages {', '.join(sorted(missing))}; export it again")
@@ -81,6 +82,19 @@ class Bundle:
             )
         return self.path / graphs[flavour].file.path, graphs[flavour]
 
+    def _check_manifest(self) -> None:
+        """What the manifest says in two ways must agree: a changed hyper-parameter, rate or tensor shows here."""
+        manifest, spec = self.manifest, self.spec
+        if identity_of(manifest.system, manifest.config, manifest.source.tensors_sha256) != manifest.identity:
+            raise BundleError(f"{self.path}: the manifest's identity does not fit its configuration; copy or export the bundle again")
+        if manifest.sample_rate != spec.sample_rate or manifest.defaults != dict(spec.defaults) or manifest.config != dict(spec.config):
+            raise BundleError(f"{self.path}: the manifest's rate or defaults do not fit its configuration; export the bundle again")
+        for stage in spec.stages:
+            entry = manifest.stages.get(stage.name)
+            words = [tensor.describe() for tensor in (*stage.inputs, *stage.outputs)]
+            if entry is not None and [*entry.inputs, *entry.outputs] != words:
+                raise BundleError(f"{self.path}: stage {stage.name!r} has other tensors than this version knows; export the bundle again")
+
     def _check_file(self, entry: FileEntry, *, hashes: bool) -> None:
         path = self.path / entry.path
         try:
@@ -100,17 +114,19 @@ class Bundle:
 
 def read_manifest(path: Path) -> Manifest:
     """The validated manifest of the bundle at `path`. Raises BundleError."""
-    if not path.exists():
-        raise BundleError(f"{path} does not exist; expected a bundle folder (make one with: musicrt export)")
-    if not path.is_dir():
-        raise BundleError(f"{path} is a file, expected a bundle folder (make one with: musicrt export)")
     file = path / MANIFEST
-    if not file.is_file():
-        raise BundleError(f"{path} has no {MANIFEST}, so it is not a bundle (make one with: musicrt export)")
-    if file.stat().st_size > _MANIFEST_LIMIT:
-        raise BundleError(f"{file} has {file.stat().st_size} bytes, more than any manifest needs; export the bundle again")
     try:
+        if not path.exists():
+            raise BundleError(f"{path} does not exist; expected a bundle folder (make one with: musicrt export)")
+        if not path.is_dir():
+            raise BundleError(f"{path} is a file, expected a bundle folder (make one with: musicrt export)")
+        if not file.is_file():
+            raise BundleError(f"{path} has no {MANIFEST}, so it is not a bundle (make one with: musicrt export)")
+        if file.stat().st_size > _MANIFEST_LIMIT:
+            raise BundleError(f"{file} has {file.stat().st_size} bytes, more than any manifest needs; export the bundle again")
         content = json.loads(file.read_bytes())
+    except OSError as error:
+        raise BundleError(f"{path} can't be read ({error.strerror or error}); expected a bundle folder") from None
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is not JSON ({error}); copy or export the bundle again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -33,7 +34,7 @@ def read_checkpoint(system: System, source: Path) -> dict[str, dict[str, Any]]:
 def read_tensors(path: Path) -> dict[str, Any]:
     """Content of a torch file, read with torch's allow-list of tensors and plain containers. Raises CheckpointError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
@@ -64,6 +65,9 @@ def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], boo
             if isinstance(given.get(key), Tensor) and given[key].shape != tensor.shape
         ],
     }
+    problems["with NaN or infinite values"] = [
+        key for key in expected if isinstance(given.get(key), Tensor) and not given[key].isfinite().all()
+    ]
     if any(problems.values()):
         details = "; ".join(
             f"{len(keys)} {kind}: {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}" for kind, keys in problems.items() if keys

@@ -14,6 +14,9 @@ from safetensors import SafetensorError
 
 from musicrt.runtime.errors import OutputError
 
+_UMASK = os.umask(0o077)  # can only be read by setting it, which concerns the whole process: once, at import
+os.umask(_UMASK)
+
 
 @contextlib.contextmanager
 def new_file(path: Path) -> Iterator[Path]:
@@ -27,7 +30,7 @@ def new_file(path: Path) -> Iterator[Path]:
     try:
         with _as_output_error(path):
             yield temporary
-            temporary.chmod(0o666 & ~_umask())
+            temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -36,15 +39,15 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """The same for a folder that must not exist yet (an empty one may). Raises OutputError."""
-    if path.exists() and (not path.is_dir() or any(path.iterdir())):
-        raise OutputError(f"{path} exists already; choose another folder or remove it first")
     with _as_output_error(path):
+        if path.exists() and (not path.is_dir() or any(path.iterdir())):
+            raise OutputError(f"{path} exists already; choose another folder or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
         with _as_output_error(path):
             yield temporary
-            temporary.chmod(0o777 & ~_umask())
+            temporary.chmod(0o777 & ~_UMASK)
             temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -54,12 +57,6 @@ def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 @contextlib.contextmanager

@@ -19,7 +19,8 @@ def locate_checkpoint(system: System, source: str | Path | None) -> Path:
     if source is None:
         return download_checkpoint(system, system.checkpoint.hub_repository)
     path = Path(source).expanduser()
-    if path.exists() or isinstance(source, Path) or not _HUB_ID.fullmatch(source):
+    a_file = path.suffix in {Path(name).suffix for name in system.checkpoint.files}  # a mistyped path is no hub id
+    if path.exists() or isinstance(source, Path) or a_file or not _HUB_ID.fullmatch(source):
         return path
     return download_checkpoint(system, source)
 

@@ -8,6 +8,7 @@ from types import TracebackType
 from typing import Any, Literal, Self
 
 from musicrt.runtime.bundle import EMBEDDED, Bundle
+from musicrt.runtime.errors import BackendError
 from musicrt.runtime.registry import build_spec, find_system, system_module
 from musicrt.runtime.select import Choice, select_backend
 from musicrt.runtime.session import Session
@@ -29,12 +30,18 @@ class Model:
         self.spec, self.backend, self.device, self.identity = spec, backend, device, identity
         self._open_session = open_session
         self._sessions: dict[str, Session] = {}
+        self._closed = False
 
     @classmethod
-    def open(cls, path: Path | str, *, backend: str = "auto", threads: int | None = None) -> Model:
-        """Open the bundle at `path`. Raises BundleError, BackendError."""
+    def open(
+        cls, path: Path | str, *, backend: str = "auto", device: Literal["cpu", "cuda"] | None = None, threads: int | None = None
+    ) -> Model:
+        """Open the bundle at `path`. `device` narrows "auto" down. Raises BundleError, BackendError."""
         bundle = Bundle.open(path)
-        runner, choice = select_backend(backend, threads=threads)
+        first = bundle.spec.stages[0].name
+        runner, choice = select_backend(
+            backend, device=device, threads=threads, probe=lambda candidate: candidate.open_session(bundle, first).close()
+        )
         return cls(
             bundle.spec,
             lambda stage: runner.open_session(bundle, stage),
@@ -56,14 +63,17 @@ class Model:
 
     def session(self, stage: str) -> Session:
         """The session of a stage. Raises BackendError, BundleError when it can't be opened."""
+        if self._closed:
+            raise BackendError("this model is closed; load the bundle again")
         if stage not in self._sessions:
             self._sessions[stage] = self._open_session(stage)
         return self._sessions[stage]
 
     def close(self) -> None:
-        """Close every session."""
-        for session in self._sessions.values():
-            session.close()
+        """Close every session; closing twice is fine."""
+        self._closed = True
+        while self._sessions:
+            self._sessions.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self

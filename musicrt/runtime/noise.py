@@ -11,7 +11,7 @@ and they are, from the random words r0..r3 with u = (r + 0.5) / 2**32,
     sqrt(-2 ln u0) cos(2 pi u1), sqrt(-2 ln u0) sin(2 pi u1), and the same of u2, u3.
 
 So a frame's noise depends neither on the window nor on the batch in which it is computed: windows that overlap see the same
-noise, and a seed means the same result whatever the chunking.
+noise, and a seed means the same noise whatever the chunking.
 """
 
 from __future__ import annotations

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,9 +11,11 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.audio import probe_audio
 from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import EncodedError
+from musicrt.runtime.files import new_file
 from musicrt.runtime.model import Model
 from musicrt.runtime.select import Choice
 
@@ -56,8 +58,9 @@ class Codec(ABC):
 
     def encode_file(self, audio: str | Path, target: str | Path, **options: Any) -> Encoded:
         """Encode an audio file into a file of encoded audio. Raises AudioError, OutputError, BackendError."""
-        encoded = self.encode_source(audio, **options)
-        save_encoded(target, encoded)
+        with new_file(Path(target)) as temporary:  # before the work, so that a bad target fails at once
+            encoded = self.encode_source(audio, **options)
+            save_encoded(temporary, encoded)
         return encoded
 
     def decode_file(self, source: str | Path, target: str | Path, **options: Any) -> int:
@@ -70,12 +73,22 @@ class Codec(ABC):
     def decode_encoded(self, encoded: Encoded, target: str | Path, **options: Any) -> int:
         """Decode into an audio file of the original length; the number of samples written."""
         self.check_encoded(encoded)
+        with AudioWriter(target, self.sample_rate, encoded.values.shape[0]) as writer:
+            return self._write(encoded, writer, options)
+
+    def roundtrip_file(
+        self, audio: str | Path, target: str | Path, encode_options: Mapping[str, Any], decode_options: Mapping[str, Any]
+    ) -> int:
+        """Encode an audio file and decode it into another; the number of samples written. Errors as of the two ways."""
+        with AudioWriter(target, self.sample_rate, probe_audio(audio).channels) as writer:
+            return self._write(self.encode_source(audio, **encode_options), writer, decode_options)
+
+    def _write(self, encoded: Encoded, writer: AudioWriter, options: Mapping[str, Any]) -> int:
         written = 0
-        with AudioWriter(target, encoded.sample_rate, encoded.values.shape[0]) as writer:
-            for block in self.decode_stream(encoded.values, **options):
-                block = block[:, : max(encoded.samples - written, 0)]
-                writer.write(block)
-                written += block.shape[1]
+        for block in self.decode_stream(encoded.values, **options):
+            block = block[:, : max(encoded.samples - written, 0)]
+            writer.write(block)
+            written += block.shape[1]
         return written
 
     def check_encoded(self, encoded: Encoded) -> None:
@@ -83,6 +96,10 @@ class Codec(ABC):
         spec = self.model.spec
         if encoded.system != spec.system:
             raise EncodedError(f"{encoded.name} holds {encoded.system}, this bundle is {spec.system}; load the bundle it was made with")
+        if encoded.sample_rate != spec.sample_rate:
+            raise EncodedError(
+                f"{encoded.name} says {encoded.sample_rate} Hz, this bundle has {spec.sample_rate} Hz; encode the audio again"
+            )
         if not encoded.identity or encoded.identity != self.model.identity:
             raise EncodedError(
                 f"{encoded.name} was encoded with other weights ({encoded.identity[:12]}, variant {encoded.variant}), this bundle is "

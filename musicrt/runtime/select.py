@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from numbers import Integral
+from typing import Literal
 
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxCuda
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
@@ -11,6 +14,7 @@ from musicrt.runtime.session import Backend
 
 BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (OnnxCuda, TorchCuda, OnnxCpu, TorchCpu)}
 """In the order in which `auto` tries them."""
+_MOST_THREADS = 1024
 
 
 @dataclass(frozen=True)
@@ -25,17 +29,34 @@ class Choice:
         return f"{self.name} ({self.description})"
 
 
-def select_backend(requested: str = "auto", *, threads: int | None = None) -> tuple[Backend, Choice]:
-    """Make a backend. `requested`: a name of BACKENDS, or "auto". Raises BackendError when it can't run here."""
-    if threads is not None and threads < 1:
-        raise BackendError(f"got {threads} threads, expected 1 or more")
+def select_backend(
+    requested: str = "auto",
+    *,
+    device: Literal["cpu", "cuda"] | None = None,
+    threads: int | None = None,
+    probe: Callable[[Backend], None] | None = None,
+) -> tuple[Backend, Choice]:
+    """Make a backend. `requested`: a name of BACKENDS, or "auto": the first that can run here.
+
+    device: narrows "auto" down. probe: tried on each GPU backend before "auto" takes it; a BackendError of it is a reason not to.
+    Raises BackendError when what was asked for can't run here.
+    """
+    if threads is not None and (isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= _MOST_THREADS):
+        raise BackendError(f"got {threads!r} threads, expected a whole number from 1 to {_MOST_THREADS}")
     if requested != "auto" and requested not in BACKENDS:
         raise BackendError(f"unknown backend {requested!r}; known: auto, {', '.join(BACKENDS)}")
     reasons: dict[str, str] = {}
-    for name in BACKENDS if requested == "auto" else (requested,):
-        obstacle = BACKENDS[name].obstacle()
+    for name, kind in BACKENDS.items():
+        if requested not in ("auto", name) or device not in (None, kind.device):
+            continue
+        obstacle = kind.obstacle()
         if obstacle is None:
-            backend = BACKENDS[name](threads=threads)
-            return backend, Choice(name, backend.describe(), reasons)
+            backend = kind(threads=threads)
+            try:
+                if probe is not None and requested == "auto" and kind.device == "cuda":
+                    probe(backend)
+                return backend, Choice(name, backend.describe(), reasons)
+            except BackendError as error:
+                obstacle = str(error)
         reasons[name] = obstacle
     raise BackendError("; ".join(f"{name} can't run here: {reason}" for name, reason in reasons.items()))

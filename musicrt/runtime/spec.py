@@ -82,7 +82,7 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One exported network. `host`: backends on a CPU compute it outside the graph (FFT in the pipeline)."""
+    """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs."""
 
     name: str
     summary: str

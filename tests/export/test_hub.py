@@ -41,7 +41,7 @@ class StandIn(BaseHTTPRequestHandler):
         size = len(CONTENT)
         if owner == "proxy":
             self.answer(b"<html>Please log in</html>")
-        elif owner == "nobody" or self.path.startswith("/api/") and not self.path.startswith("/api/models/"):
+        elif owner == "nobody" or (self.path.startswith("/api/") and not self.path.startswith("/api/models/")):
             self.answer(b"{}", 404, {"X-Error-Code": "RepoNotFound"})
         elif "/tree/" in self.path:
             self.answer(json.dumps([{"type": "file", "path": name, "size": size, "oid": COMMIT} for name in self.files(owner)]).encode())
@@ -52,7 +52,8 @@ class StandIn(BaseHTTPRequestHandler):
             etag = {"ETag": f'"{hashlib.sha1(CONTENT).hexdigest()}"', "X-Repo-Commit": COMMIT}
             self.answer(CONTENT, 200, etag, keep_back=1000 if owner == "lost" else 0)
 
-    do_HEAD = do_GET
+    def do_HEAD(self) -> None:
+        self.do_GET()
 
     def files(self, owner: str) -> list[str]:
         return ["README.md", "training-state.pt"] + ([] if owner == "other" else ["music2latent.pt"])

@@ -24,6 +24,12 @@ def fill(place: Path, text: str) -> None:
     (place / "content" if place.is_dir() else place).write_text(text)
 
 
+def fail_halfway(create: Open, target: Path, error: BaseException) -> None:
+    with create(target) as temporary:
+        fill(temporary, "half of it")
+        raise error
+
+
 def read(place: Path) -> str:
     return (place / "content" if place.is_dir() else place).read_text()
 
@@ -42,9 +48,8 @@ def test_target_appears_when_all_is_written(create: Open, tmp_path: Path) -> Non
 @BOTH
 @pytest.mark.parametrize("error", [ValueError("a fault"), KeyboardInterrupt(), InputError("wrong"), GeneratorExit()])
 def test_nothing_is_left_after_an_error(create: Open, tmp_path: Path, error: BaseException) -> None:
-    with pytest.raises(type(error)) as caught, create(tmp_path / "result") as temporary:
-        fill(temporary, "half of it")
-        raise error
+    with pytest.raises(type(error)) as caught:
+        fail_halfway(create, tmp_path / "result", error)
     assert caught.value is error
     assert list(tmp_path.iterdir()) == []
 
@@ -79,9 +84,8 @@ def test_permissions_are_the_usual_ones(create: Open, tmp_path: Path, umask: int
 def test_existing_file_is_replaced_only_in_the_end(tmp_path: Path) -> None:
     target = tmp_path / "result"
     target.write_text("old")
-    with pytest.raises(ValueError, match="a fault"), new_file(target) as temporary:
-        fill(temporary, "half of it")
-        raise ValueError("a fault")
+    with pytest.raises(ValueError, match="a fault"):
+        fail_halfway(new_file, target, ValueError("a fault"))
     assert read(target) == "old"
     with new_file(target) as temporary:
         fill(temporary, "new")

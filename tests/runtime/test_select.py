@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -111,7 +112,7 @@ def test_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytes
             assert f"musicrt[{backend.extra}]" in reason
             with refused(BackendError, name, reason):
                 select_backend(name)
-    assert all(name.startswith(module) is False for name in (select_backend("auto")[1].name,))
+    assert not select_backend("auto")[1].name.startswith(module)
 
 
 def test_machine_without_a_driver_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +121,7 @@ def test_machine_without_a_driver_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -
     def load(_: str) -> None:
         raise OSError("no such library")
 
-    monkeypatch.setattr(driver.ctypes, "CDLL", load)
+    monkeypatch.setattr(ctypes, "CDLL", load)
     driver.cuda_obstacle.cache_clear()
     try:
         for backend in (OnnxCuda, TorchCuda):
@@ -141,7 +142,7 @@ def test_driver_answers_are_told(monkeypatch: pytest.MonkeyPatch, status: int, c
             place._obj.value = count
             return 0
 
-    monkeypatch.setattr(driver.ctypes, "CDLL", lambda _: Library())
+    monkeypatch.setattr(ctypes, "CDLL", lambda _: Library())
     driver.cuda_obstacle.cache_clear()
     try:
         reason = driver.cuda_obstacle()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,11 +40,27 @@ def rms(values: Float) -> float:
 
 
 @pytest.fixture
-def fake_codec(codec: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Pipeline:
-    """The real windows and the real synthesis around networks that give zeros, without noise."""
+def make_fake(codec: Pipeline, monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Float], Float] | None], Pipeline]:
+    """The real windows and the real synthesis around networks that give zeros, without noise.
+
+    The one-step decoder may be given: from the noisy spectrum, all zeros, to the spectrum.
+    """
     monkeypatch.setattr(noise_module, "normal_columns", lambda _, rows, frames, **__: np.zeros((rows, len(frames)), np.float32))
     spec = codec.model.spec
-    return Pipeline(Model(spec, lambda stage: FakeSession(spec.stage(stage)), codec.backend))
+
+    def make(decoder: Callable[[Float], Float] | None = None) -> Pipeline:
+        def open_session(stage: str) -> FakeSession:
+            given = decoder if stage == "decoder" else None
+            return FakeSession(spec.stage(stage), given and (lambda feeds: {"output": given(feeds["x"])}))
+
+        return Pipeline(Model(spec, open_session, codec.backend))
+
+    return make
+
+
+@pytest.fixture
+def fake_codec(make_fake: Callable[[], Pipeline]) -> Pipeline:
+    return make_fake()
 
 
 @pytest.fixture
@@ -125,6 +141,32 @@ def test_official_chunks_stream_as_they_decode(small_chunks: Pipeline, length: i
     blocks = list(small_chunks.decode_stream(latents, seed=4, chunking="official"))
     np.testing.assert_array_equal(np.concatenate(blocks, axis=-1), whole)
     assert len(blocks) == math.ceil(length / 8) + 1  # the last one is the end of the overlap-add
+
+
+@pytest.mark.parametrize("overlap", [0, 3, 10])
+def test_frames_that_do_not_depend_on_the_window_give_whole_audio(make_fake: Callable[..., Pipeline], overlap: int) -> None:
+    """Overlap-add runs across the borders of windows and of official chunks."""
+    codec = make_fake(lambda x: x + np.float32(0.3))
+    latents = np.zeros((1, 8, 47), np.float32)
+    whole = codec.decode(latents)
+    assert rms(whole) > 0.001
+    streamed = join(codec.decode_stream(latents, window=20 * LATENT, overlap=overlap * LATENT))
+    np.testing.assert_allclose(streamed, whole, atol=1e-6)
+    np.testing.assert_allclose(codec.decode(latents, max_waveform_length=20 * STEP), whole, atol=1e-6)
+
+
+def test_edges_of_windows_are_not_heard(make_fake: Callable[..., Pipeline]) -> None:
+    """Two latents at each inner edge of a window saw its zero padding."""
+
+    def loud_edges(x: Float) -> Float:
+        output = np.zeros_like(x)
+        output[..., :16] = output[..., -16:] = 1.0
+        return output
+
+    audio = join(make_fake(loud_edges).decode_stream(np.zeros((1, 8, 100), np.float32), window=20 * LATENT, overlap=6 * LATENT))
+    assert rms(audio[:, : 2 * STEP]) > 0.01, "the edges of the whole signal have no other window"
+    assert rms(audio[:, -2 * STEP :]) > 0.01
+    assert np.abs(audio[:, 2 * STEP + EDGE : -2 * STEP - EDGE]).max() < 1e-9
 
 
 def test_windows_leave_no_seams_where_official_chunks_do(codec: Pipeline) -> None:

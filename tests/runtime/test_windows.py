@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 
 import numpy as np
@@ -59,7 +60,7 @@ def test_overlapping_windows_cover_every_length(size: int, overlap: int) -> None
         assert windows[0].fade == 0
         assert windows[-1].stop == length
         assert {window.size for window in windows} == {min(size, length)}
-        for before, window in zip(windows, windows[1:], strict=False):
+        for before, window in itertools.pairwise(windows):
             assert window.start > before.start
             assert before.stop - window.start == window.fade >= overlap
         for before, after in zip(windows, windows[2:], strict=False):
@@ -175,8 +176,11 @@ def test_channels_are_stacked_and_dropped_windows_fall_away() -> None:
 
 def source_of(samples: int, block: int, promised: int | None = None) -> AudioSource:
     signal = np.arange(2 * samples, dtype=np.float32).reshape(2, samples)
-    blocks = (signal[:, start : start + block] for start in range(0, samples, block))
-    return AudioSource("song.wav", 2, samples if promised is None else promised, 44100, blocks)
+
+    def open_blocks() -> Iterator[Float]:
+        return (signal[:, start : start + block] for start in range(0, samples, block))
+
+    return AudioSource("song.wav", 2, samples if promised is None else promised, 44100, open_blocks)
 
 
 @pytest.mark.parametrize("block", [1, 3, 7, 100])
@@ -206,6 +210,13 @@ def test_array_is_a_source_of_its_own_rate() -> None:
     audio = np.zeros((2, 4800), np.float32)
     source = open_source(audio, 44100, 48000)
     assert (source.channels, source.samples, source.source_rate) == (2, 4410, 48000)
-    assert sum(block.shape[1] for block in source.blocks) == 4410
+    assert sum(block.shape[1] for block in source.open()) == 4410
     assert open_source(audio, 44100).samples == 4800
     assert open_source(source, 44100) is source
+
+
+def test_source_can_be_read_again() -> None:
+    audio = np.arange(400_000, dtype=np.float32).reshape(2, -1) / 400_000
+    source = open_source(audio, 44100)
+    for _ in range(2):
+        np.testing.assert_array_equal(np.concatenate(list(source.open()), axis=1), audio)

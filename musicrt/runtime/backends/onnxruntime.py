@@ -47,10 +47,11 @@ class OnnxSession(Session):
         if session.get_providers()[0] != "CPUExecutionProvider":
             return super()._bind(feeds, results)  # host buffers have to be copied to the device in each call
         binding = session.io_binding()
-        for name, array in feeds.items():
-            binding.bind_cpu_input(name, array)
-        for name, array in results.items():
-            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        with _backend_errors(self.stage.name):
+            for name, array in feeds.items():
+                binding.bind_cpu_input(name, array)
+            for name, array in results.items():
+                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
 
         # The binding knows the buffers by their addresses only: the call has to keep them alive.
         return functools.partial(self._run_bound, session, binding, (feeds, results))
@@ -85,7 +86,7 @@ class _OnnxBackend(Backend):
         if self.threads:
             settings.intra_op_num_threads = self.threads
         with _backend_errors(stage.name):
-            session = ort.InferenceSession(str(path), settings, providers=[(self.provider, self.options)])
+            session = ort.InferenceSession(str(path), settings, providers=[(self.provider, self.options)], enable_fallback=0)
         running = session.get_providers()[0]
         if running != self.provider:
             raise BackendError(f"{self.name}: ONNX Runtime fell back to {running}; check the driver and the onnxruntime-gpu installation")
@@ -107,7 +108,7 @@ class OnnxCpu(_OnnxBackend):
 
     @classmethod
     def obstacle(cls) -> str | None:
-        return None if importlib.util.find_spec("onnxruntime") else f"onnxruntime is not installed (pip install 'musicrt[{cls.extra}]')"
+        return _import_obstacle(f"onnxruntime is not installed (pip install 'musicrt[{cls.extra}]')")
 
 
 class OnnxCuda(_OnnxBackend):
@@ -122,14 +123,22 @@ class OnnxCuda(_OnnxBackend):
 
     @classmethod
     def obstacle(cls) -> str | None:
-        if not importlib.util.find_spec("onnxruntime"):
-            return f"onnxruntime-gpu is not installed (pip install 'musicrt[{cls.extra}]')"
-        if reason := cuda_obstacle():
+        if reason := cuda_obstacle() or _import_obstacle(f"onnxruntime-gpu is not installed (pip install 'musicrt[{cls.extra}]')"):
             return reason
         import onnxruntime as ort
 
         offered = ort.get_available_providers()
         return None if cls.provider in offered else f"the installed onnxruntime has no {cls.provider} (pip install 'musicrt[{cls.extra}]')"
+
+
+def _import_obstacle(missing: str) -> str | None:
+    if not importlib.util.find_spec("onnxruntime"):
+        return missing
+    try:
+        import onnxruntime  # noqa: F401 - installed is not yet usable
+    except (ImportError, OSError) as error:
+        return f"onnxruntime can't be imported ({error})"
+    return None
 
 
 class _backend_errors:  # noqa: N801 - used as a context manager
@@ -142,5 +151,6 @@ class _backend_errors:  # noqa: N801 - used as a context manager
         return
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        if error is not None and type(error).__module__.startswith("onnxruntime"):
+        known = isinstance(error, RuntimeError | ValueError | TypeError | MemoryError)
+        if error is not None and (known or type(error).__module__.startswith("onnxruntime")):
             raise BackendError(f"{self.stage}: ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error

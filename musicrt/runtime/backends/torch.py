@@ -57,7 +57,13 @@ class TorchCpu(Backend):
 
     @classmethod
     def obstacle(cls) -> str | None:
-        return None if importlib.util.find_spec("torch") else f"torch is not installed (pip install 'musicrt[{cls.extra}]')"
+        if not importlib.util.find_spec("torch"):
+            return f"torch is not installed (pip install 'musicrt[{cls.extra}]')"
+        try:
+            import torch  # noqa: F401 - installed is not yet usable
+        except (ImportError, OSError) as error:
+            return f"torch can't be imported ({error})"
+        return None
 
     def open_session(self, bundle: Bundle, stage: str) -> TorchSession:
         """Open one stage with the weights of the bundle. Raises BundleError if they do not fit."""
@@ -90,7 +96,7 @@ class TorchCuda(TorchCpu):
 
     @classmethod
     def obstacle(cls) -> str | None:
-        if reason := TorchCpu.obstacle() or cuda_obstacle():
+        if reason := cuda_obstacle() or TorchCpu.obstacle():
             return reason
         import torch
 
@@ -108,10 +114,14 @@ def load_bundle_stages(bundle: Bundle) -> dict[str, nn.Module]:
     together = torch.nn.ModuleDict(stages)
     try:
         weights = load_file(bundle.weights)
-    except SafetensorError as error:
+    except (SafetensorError, OSError) as error:
         raise BundleError(f"{bundle.weights} can't be read ({error}); copy the bundle again") from None
     expected = {name: tensor.shape for name, tensor in together.named_parameters()}
-    wrong = [name for name, shape in expected.items() if name not in weights or weights[name].shape != shape]
+    wrong = [
+        name
+        for name, shape in expected.items()
+        if name not in weights or weights[name].shape != shape or weights[name].dtype != torch.float32
+    ]
     if wrong:
         raise BundleError(f"{bundle.weights} does not fit the network: {len(wrong)} tensors, {wrong[0]} first; export the bundle again")
     # Stages may share layers (a fused stage has those of its parts): each is stored once, under the first name.

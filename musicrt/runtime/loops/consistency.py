@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.errors import InputError
 
 Float = NDArray[np.float32]
+MOST_STEPS = 1000
 
 
 @dataclass(frozen=True)
@@ -28,8 +30,9 @@ class ConsistencySchedule:
     @classmethod
     def build(cls, steps: int, *, sigma_min: float, sigma_max: float, sigma_data: float, rho: float) -> ConsistencySchedule:
         """Karras' schedule over steps + 1 levels. Raises InputError for fewer than one step."""
-        if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-            raise InputError(f"got {steps!r} denoising steps, expected a whole number from 1 on")
+        if isinstance(steps, bool) or not isinstance(steps, Integral) or not 1 <= steps <= MOST_STEPS:
+            raise InputError(f"got {steps!r} denoising steps, expected a whole number from 1 to {MOST_STEPS}")
+        steps = int(steps)
         low, high = sigma_min ** (1.0 / rho), sigma_max ** (1.0 / rho)
         return cls(tuple((low + i / steps * (high - low)) ** rho for i in range(steps, -1, -1)), sigma_data)
 

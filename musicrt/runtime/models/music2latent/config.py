@@ -53,6 +53,7 @@ class Config:
     max_waveform_length_decode: int = 44100 * 60
 
     def __post_init__(self) -> None:
+        self._check_numbers()
         levels = len(self.multipliers_list)
         for name in ("layers_list", "attention_list", "layers_list_encoder", "attention_list_encoder"):
             if len(getattr(self, name)) != levels:
@@ -62,6 +63,40 @@ class Config:
         shrink = self.frames_per_latent << 2 * self.freq_downsample_list.count(1)
         if self.bins % shrink:
             raise ConfigError(f"hop {self.hop} gives {self.bins} bins, which the levels do not divide evenly")
+
+    def _check_numbers(self) -> None:
+        """Each hyper-parameter by itself; sizes are bounded because a manifest may come from anywhere."""
+        lists = (
+            "multipliers_list",
+            "layers_list",
+            "layers_list_encoder",
+            "attention_list",
+            "attention_list_encoder",
+            "freq_downsample_list",
+        )
+        for name in lists:
+            low, high = (0, 1) if name.startswith(("attention", "freq")) else (1, 64)
+            values = getattr(self, name)
+            if not isinstance(values, tuple) or not values or not all(type(value) is int and low <= value <= high for value in values):
+                raise ConfigError(f"got {name}={values!r}, expected whole numbers from {low} to {high}")
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name not in lists and (isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < 1 << 31):
+                raise ConfigError(f"got {field.name}={value!r}, expected a positive number")
+            if field.type == "int" and not isinstance(value, int):
+                raise ConfigError(f"got {field.name}={value!r}, expected a whole number")
+        if self.sigma_min >= self.sigma_max:
+            raise ConfigError(f"got sigma_min={self.sigma_min} and sigma_max={self.sigma_max}, expected sigma_min below sigma_max")
+        if self.cond_channels % 2 or self.cond_channels < 4:
+            raise ConfigError(f"got cond_channels={self.cond_channels}, expected an even number from 4 on")
+        for width in (*self.channels, self.bottleneck_base_channels):
+            if width < 4 or width % min(width // 4, 32):
+                raise ConfigError(
+                    f"got a level of {width} channels, which group norm does not divide; expected multiples of 4, from 128 on of 32"
+                )
+        widths = [w for w, *flags in zip(self.channels, self.attention_list, self.attention_list_encoder, strict=False) if any(flags)]
+        if any(width % self.heads for width in widths):
+            raise ConfigError(f"got heads={self.heads}, which does not divide the attention's channels {widths}")
 
     @property
     def bins(self) -> int:

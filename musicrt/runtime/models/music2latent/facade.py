@@ -5,14 +5,14 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.audio import probe_audio, read_audio
+from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.bundle import MANIFEST
-from musicrt.runtime.driver import cuda_obstacle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.hub import locate_checkpoint
 from musicrt.runtime.model import Model
@@ -36,23 +36,27 @@ class EncoderDecoder:
 
     def __init__(self, load_path_inference: str | Path | None = None, device: Any = None, *, codec: Pipeline | None = None) -> None:
         self.load_path_inference = load_path_inference
-        self.device = str(device or ("cpu" if cuda_obstacle() else "cuda")).split(":")[0]
-        if self.device not in ("cpu", "cuda"):
+        if reason := TorchCpu.obstacle():
+            raise BackendError(f"EncoderDecoder gives torch tensors, and {reason}; musicrt.load needs no torch")
+        chosen = str(device or ("cpu" if TorchCuda.obstacle() else "cuda")).removesuffix(":0")
+        if chosen not in ("cpu", "cuda"):
             raise BackendError(f"got device {device!r}, expected 'cpu' or 'cuda'")
-        if self.device == "cuda" and (reason := cuda_obstacle()):
+        self.device: Literal["cpu", "cuda"] = "cuda" if chosen == "cuda" else "cpu"
+        if self.device == "cuda" and (reason := TorchCuda.obstacle()):
             raise BackendError(f"got device {device!r}, which can't be used here: {reason}; pass device='cpu'")
-        self.codec = codec or self._load()
+        self._given = codec
+        self.get_models()
 
     def get_models(self) -> None:
         """Load the network from `load_path_inference` again."""
-        self.codec = self._load()
+        self.codec = self._given or self._load()
 
     def _load(self) -> Pipeline:
         path = self.load_path_inference
         if path is not None and (Path(path) / MANIFEST).is_file():
-            return Pipeline(Model.open(path, backend="auto"))
+            return Pipeline(Model.open(path, device=self.device))
         source = locate_checkpoint(SYSTEM, path)
-        return Pipeline(Model.open_checkpoint(SYSTEM.name, source, {}, device="cuda" if self.device == "cuda" else "cpu"))
+        return Pipeline(Model.open_checkpoint(SYSTEM.name, source, {}, device=self.device))
 
     def encode(
         self,

@@ -36,7 +36,7 @@ class Noise(Protocol):
 
 
 class SeededNoise:
-    """Noise by position (`musicrt.runtime.noise`): a seed gives one result, whatever the windows and batches."""
+    """Noise by position (`musicrt.runtime.noise`): a seed gives one result whatever the batches, and one noise whatever the windows."""
 
     sequential = False
 
@@ -70,4 +70,6 @@ class InjectedNoise:
             raise InputError(f"too few noise arrays: draw {draw} of a batch needs one of shape {list(expected)}")
         if np.shape(array) != expected:
             raise InputError(f"got noise of shape {list(np.shape(array))}, expected {list(expected)} for draw {draw} of a batch")
+        if not np.isfinite(array).all():
+            raise InputError(f"got noise with NaN or infinite values for draw {draw} of a batch")
         return np.asarray(array, np.float32)

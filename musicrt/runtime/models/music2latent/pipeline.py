@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
+from numbers import Integral, Real
 from pathlib import Path
 from typing import Any, Literal, TypedDict, Unpack
 
@@ -98,9 +99,9 @@ class Pipeline(Codec):
         plans = [chunk_windows(length, size) for length in lengths]
         jobs = chain.from_iterable(self._encode_jobs(i, *job) for i, job in enumerate(zip(sources, lengths, plans, strict=True)))
         run = self._encoder(extract_features, _count_jobs([source.channels for source in sources], plans), on_progress)
-        results: list[list[tuple[Job, Float | None]]] = [[] for _ in sources]
+        results: list[list[tuple[Window, Float | None]]] = [[] for _ in sources]
         for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_encode, "max_batch_size"), run):
-            results[job.signal].append((job, value))
+            results[job.signal].append((job.window, value))
         return [
             np.concatenate(list(join_windows(stack_channels(result, source.channels), length)), axis=-1)
             for result, source, length in zip(results, sources, lengths, strict=True)
@@ -126,7 +127,7 @@ class Pipeline(Codec):
         length = self.latent_length(source.samples, tail, source.name)
         plan = self._stream_plan(length, window, overlap)
         run = self._encoder(extract_features, source.channels * len(plan), on_progress)
-        results = run_batches(self._encode_jobs(0, source, length, plan), 1, run)
+        results = ((job.window, value) for job, value in run_batches(self._encode_jobs(0, source, length, plan), 1, run))
         return join_windows(stack_channels(results, source.channels), length, guard=_GUARD)
 
     def encode_source(
@@ -141,19 +142,21 @@ class Pipeline(Codec):
     ) -> Encoded:
         """Encode a file, with what it takes to decode it. `options`: those of `encode_stream`, or of `encode` for "official"."""
         official = _is_official(chunking)
+        spec = self.model.spec
+        if self.model.identity is None:
+            raise InputError("encoded audio is tied to a bundle, and this model comes from none; export the checkpoint, or use `encode`")
         source = open_source(audio, self.sample_rate)
         common: dict[str, Any] = {"extract_features": extract_features, "tail": tail, "on_progress": on_progress}
         if official:
             values = self.encode(source, **common, **options)
         else:
             values = np.concatenate(list(self.encode_stream(source, **common, **options)), axis=-1)
-        spec = self.model.spec
         return Encoded(
             values=values,
             system=spec.system,
             variant=spec.variant,
             kind="features" if extract_features else "latents",
-            identity=self.model.identity or "",
+            identity=self.model.identity,
             sample_rate=self.sample_rate,
             source_rate=source.source_rate,
             samples=source.samples if tail == "pad" else min(source.samples, self.decoded_length(values.shape[-1])),
@@ -190,9 +193,9 @@ class Pipeline(Codec):
         plans = [chunk_windows(signal.shape[-1], size) for signal in signals]
         jobs = chain.from_iterable(_decode_jobs(i, signal, plan) for i, (signal, plan) in enumerate(zip(signals, plans, strict=True)))
         run = self._decoder(steps, _make_noise(seed, noise), _count_jobs([len(signal) for signal in signals], plans), on_progress)
-        results: list[list[tuple[Job, Float | None]]] = [[] for _ in signals]
+        results: list[list[tuple[Window, Float | None]]] = [[] for _ in signals]
         for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_decode, "max_batch_size"), run):
-            results[job.signal].append((job, value))
+            results[job.signal].append((job.window, value))
         return [
             np.concatenate(list(self._synthesise(stack_channels(result, signal.shape[0]), signal.shape[-1])), axis=-1)
             for result, signal in zip(results, signals, strict=True)
@@ -221,7 +224,7 @@ class Pipeline(Codec):
         else:
             plan = self._stream_plan(signal.shape[-1], window, overlap)
         run = self._decoder(steps, _make_noise(seed, None), _count_jobs([len(signal)], [plan]), on_progress)
-        results = run_batches(_decode_jobs(0, signal, plan), 1, run)
+        results = ((job.window, value) for job, value in run_batches(_decode_jobs(0, signal, plan), 1, run))
         return self._synthesise(stack_channels(results, signal.shape[0]), signal.shape[-1])
 
     def latent_length(self, samples: int, tail: Tail, name: str = "the audio") -> int:
@@ -256,9 +259,10 @@ class Pipeline(Codec):
 
     def _stream_plan(self, length: int, window: float, overlap: float) -> list[Window]:
         rate = self.sample_rate / self.config.samples_per_latent
-        if not 0.0 <= 2 * overlap <= window < math.inf or window * rate < 1.0:
+        numbers = isinstance(window, Real) and isinstance(overlap, Real)
+        if not numbers or not 0.0 <= 2 * overlap <= window < math.inf or window * rate < 1.0:
             raise InputError(
-                f"got windows of {window} s with an overlap of {overlap} s, expected at least {1.0 / rate:.3f} s "
+                f"got windows of {window!r} s with an overlap of {overlap!r} s, expected at least {1.0 / rate:.3f} s "
                 "and an overlap of at most half a window"
             )
         size = round(window * rate)
@@ -347,9 +351,10 @@ class Pipeline(Codec):
         if signal.ndim != 3 or signal.shape[1] != width or 0 in signal.shape or not np.issubdtype(signal.dtype, np.floating):
             hint = "; features can't be decoded" if signal.ndim == 3 and signal.shape[1] == self.config.feature_channels else ""
             raise InputError(f"got {latents.dtype} {list(latents.shape)}, {expected}{hint}")
-        if not np.isfinite(signal).all():
-            raise InputError(f"got {np.count_nonzero(~np.isfinite(signal))} NaN or infinite values, {expected}")
-        checked: Float = signal.astype(np.float32, copy=False)
+        with np.errstate(over="ignore"):
+            checked: Float = signal.astype(np.float32, copy=False)
+        if not np.isfinite(checked).all():
+            raise InputError(f"got {np.count_nonzero(~np.isfinite(checked))} NaN or infinite values, {expected}")
         return checked
 
 
@@ -366,7 +371,11 @@ def _make_noise(seed: int | None, noise: Noise | Sequence[Float] | None) -> Nois
         return SeededNoise(seed)
     if seed is not None:
         raise InputError("got a seed and noise, expected one of them")
-    return InjectedNoise(noise) if isinstance(noise, Sequence) else noise
+    if isinstance(noise, Sequence | np.ndarray):
+        return InjectedNoise(noise)
+    if not callable(getattr(noise, "draw", None)):
+        raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays [batch, 2, F, T]")
+    return noise
 
 
 def _is_official(chunking: str) -> bool:
@@ -382,6 +391,6 @@ def _count_jobs(channels: list[int], plans: list[list[Window]]) -> int:
 def _positive(value: int | None, default: int, name: str) -> int:
     if value is None:
         return default
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+    if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
         raise InputError(f"got {name} {value!r}, expected a whole number from 1 on")
-    return value
+    return int(value)

@@ -28,18 +28,15 @@ def fourier_basis(size: int) -> Float:
 class Spectrum:
     """Front-end and synthesis of one configuration. Always float32 or better (SPEC section 11)."""
 
-    def __init__(self, config: Config, *, workers: int = 1) -> None:
-        self.config, self.workers = config, workers
+    def __init__(self, config: Config) -> None:
+        self.config = config
         self._window = hann_window(config.fft_size).astype(np.float32)
 
-    def analyse(self, audio: NDArray[np.floating]) -> Float:
-        """audio: float32 or float64 [B, n >= 4 * hop] -> representation: float32 [B, 2, F, (n - 4 * hop) // hop + 1].
-
-        float64 audio is transformed in float64, as in the official package.
-        """
+    def analyse(self, audio: Float) -> Float:
+        """audio: float32 [B, n >= 4 * hop] -> representation: float32 [B, 2, F, (n - 4 * hop) // hop + 1]."""
         config = self.config
         frames = sliding_window_view(audio, config.fft_size, axis=-1)[:, :: config.hop]
-        spectrum = scipy.fft.rfft(frames * self._window.astype(audio.dtype), axis=-1, workers=self.workers)[..., : config.bins]
+        spectrum = scipy.fft.rfft(frames * self._window, axis=-1)[..., : config.bins]
         planes = np.stack([spectrum.real, spectrum.imag], axis=1).astype(np.float32, copy=False)
         planes *= np.float32(config.beta_rescale) * _magnitude_power(planes, config.alpha_rescale - 1.0)
         return np.ascontiguousarray(planes.swapaxes(2, 3))
@@ -56,7 +53,7 @@ class Spectrum:
         batch, _, frames, bins = planes.shape
         spectrum = np.zeros((batch, frames, bins + 1), np.complex64)  # with the Nyquist bin, which is 0
         spectrum.real[..., :bins], spectrum.imag[..., :bins] = planes[:, 0], planes[:, 1]
-        audio: Float = scipy.fft.irfft(spectrum, config.fft_size, axis=-1, workers=self.workers)
+        audio: Float = scipy.fft.irfft(spectrum, config.fft_size, axis=-1)
         audio *= self._window / np.float32(1.5)  # four squared windows, a quarter apart, add up to 1.5
         return audio
 
