@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -34,7 +35,9 @@ def read_checkpoint(system: System, source: Path) -> dict[str, dict[str, Any]]:
 def read_tensors(path: Path) -> dict[str, Any]:
     """Content of a torch file, read with torch's allow-list of tensors and plain containers. Raises CheckpointError."""
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of pickle protocols, asking to write to torch
+            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
         reason = " ".join(str(error).split())[:160]
         raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None

@@ -86,6 +86,12 @@ def test_values_that_are_no_tensors_are_named(weights: State) -> None:
         load({**weights, "conv_inp.bias": [0.0] * 16})
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_broken_values_are_named(weights: State, value: float) -> None:
+    with refused(CheckpointError, "1 with NaN or infinite values", "conv_inp.bias"):
+        load({**weights, "conv_inp.bias": weights["conv_inp.bias"].clone().index_fill_(0, torch.tensor([3]), value)})
+
+
 def test_many_wrong_keys_are_counted_and_only_some_named(weights: State) -> None:
     with refused(CheckpointError, f"{sum(not is_dead_key(key) for key in weights)} missing", "…"):
         load({})
@@ -186,6 +192,13 @@ def test_file_without_a_dictionary_is_refused(tmp_path: Path, content: Any) -> N
         read_tensors(tmp_path / FILE)
 
 
+def test_legacy_format_is_read(tmp_path: Path, weights: State) -> None:
+    """What torch wrote before 1.6."""
+    save_legacy(tmp_path / FILE, {"gen_state_dict": weights})
+    loaded = read_tensors(tmp_path / FILE)["gen_state_dict"]
+    assert hash_tensors({FILE: loaded}) == hash_tensors({FILE: weights})
+
+
 def test_missing_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     system = find_system("music2latent")
     with refused(CheckpointError, tmp_path / "missing", FILE, system.licences.weights_url):
@@ -204,7 +217,7 @@ def test_missing_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path) ->
 CONFIGS: dict[str, tuple[str, str]] = {
     "unknown": (json.dumps({**CONFIG, "surplus": 1}), "'surplus'"),
     "unsupported": (json.dumps({**CONFIG, "use_fourier": True}), "use_fourier=True"),
-    "another type": (json.dumps({**CONFIG, "hop": "64"}), "hop is '64'"),
+    "another type": (json.dumps({**CONFIG, "hop": "64"}), "hop='64'"),
     "inconsistent": (json.dumps({**CONFIG, "layers_list": [1, 1]}), "layers_list has 2 entries, expected 5"),
     "odd": (json.dumps({**CONFIG, "hop": 18}), "hop 18"),
     "no JSON": ("{", "config.json"),

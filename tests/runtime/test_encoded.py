@@ -164,6 +164,8 @@ def test_encoded_audio_of_other_weights_is_refused(codec: Pipeline, tmp_path: Pa
     codec.check_encoded(encoded)
     with refused(EncodedError, "other weights", "1234", encoded.identity[:12]):
         codec.check_encoded(dataclasses.replace(encoded, identity="1234" * 16))
+    with refused(EncodedError, "48000 Hz", "44100 Hz"):
+        codec.check_encoded(dataclasses.replace(encoded, sample_rate=48000))
     with refused(EncodedError, "semanticodec", "music2latent"):
         codec.check_encoded(dataclasses.replace(encoded, system="semanticodec"))
     target = tmp_path / "b.wav"
@@ -175,11 +177,12 @@ def test_encoded_audio_of_other_weights_is_refused(codec: Pipeline, tmp_path: Pa
 
 def test_audio_without_identity_belongs_to_no_bundle(codec: Pipeline, tmp_path: Path) -> None:
     nameless = Pipeline(Model(codec.model.spec, codec.model.session, codec.backend))
-    encoded = nameless.encode_source(save_wave(tmp_path / "a.wav", music(2000)))
-    assert encoded.identity == ""
-    for pipeline in (nameless, codec):
+    with refused(InputError, "tied to a bundle"):
+        nameless.encode_file(save_wave(tmp_path / "a.wav", music(2000)), tmp_path / "a.m2l")
+    encoded = codec.encode_source(tmp_path / "a.wav")
+    for pipeline, identity in ((nameless, encoded.identity), (nameless, ""), (codec, "")):
         with refused(EncodedError, "other weights"):
-            pipeline.check_encoded(encoded)
+            pipeline.check_encoded(dataclasses.replace(encoded, identity=identity))
 
 
 def save_wave(path: Path, audio: NDArray[np.float32], rate: int = 44100, subtype: str = "FLOAT") -> Path:
@@ -283,6 +286,18 @@ def test_cancelled_call_leaves_no_file(codec: Pipeline, tmp_path: Path) -> None:
     with refused(Cancelled, "at 1 of 2"):
         codec.decode_file(tmp_path / "b.m2l", tmp_path / "b.wav", on_progress=cancel)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.wav", "b.m2l"]
+
+
+def test_unusable_target_fails_before_the_work(codec: Pipeline, tmp_path: Path) -> None:
+    def work(_done: int, _total: int) -> None:
+        pytest.fail("must not get this far")
+
+    save_wave(tmp_path / "a.wav", music(3000))
+    save_encoded(tmp_path / "a.m2l", codec.encode_source(tmp_path / "a.wav"))
+    with refused(OutputError, tmp_path / "missing"):
+        codec.encode_file(tmp_path / "a.wav", tmp_path / "missing" / "a.m2l", on_progress=work)
+    with refused(OutputError, tmp_path / "missing"):
+        codec.decode_file(tmp_path / "a.m2l", tmp_path / "missing" / "b.wav", on_progress=work)
 
 
 @pytest.mark.parametrize("chunking", ["sideways", None])

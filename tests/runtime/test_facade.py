@@ -13,9 +13,9 @@ import pytest
 import soundfile
 
 import musicrt
+from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.errors import AudioError, BackendError, CheckpointError, InputError
 from musicrt.runtime.model import Model
-from musicrt.runtime.models.music2latent import facade as facade_module
 from musicrt.runtime.models.music2latent.facade import EncoderDecoder
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from tests.conftest import refused
@@ -145,7 +145,13 @@ def test_network_can_be_loaded_again(tiny_bundle: Path) -> None:
     torch.testing.assert_close(made.encode(music(5000)), torch.from_numpy(first.encode(music(5000))))
 
 
-@pytest.mark.parametrize("device", ["tpu", "mps", "CPU", 3.5])
+def test_class_says_that_it_needs_torch(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchCpu, "obstacle", classmethod(lambda _: "torch is not installed"))
+    with refused(BackendError, "torch is not installed", "musicrt.load"):
+        EncoderDecoder(tiny_bundle)
+
+
+@pytest.mark.parametrize("device", ["tpu", "mps", "CPU", "cuda:1", 3.5])
 def test_unknown_device_is_refused(tiny_bundle: Path, device: Any) -> None:
     with refused(BackendError, repr(device), "'cpu'", "'cuda'"):
         EncoderDecoder(tiny_bundle, device=device)
@@ -153,7 +159,7 @@ def test_unknown_device_is_refused(tiny_bundle: Path, device: Any) -> None:
 
 def test_cuda_is_refused_where_there_is_none(tiny_bundle: Path, codec: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before anything is computed, wherever the network comes from."""
-    monkeypatch.setattr(facade_module, "cuda_obstacle", lambda: "no NVIDIA GPU")
+    monkeypatch.setattr(TorchCuda, "obstacle", classmethod(lambda _: "no NVIDIA GPU"))
     assert EncoderDecoder(tiny_bundle).device == "cpu"
     for device in ("cuda", "cuda:0", torch.device("cuda")):
         with refused(BackendError, "no NVIDIA GPU"):

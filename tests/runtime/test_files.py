@@ -5,6 +5,8 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -12,6 +14,7 @@ from pathlib import Path
 import pytest
 from safetensors import SafetensorError
 
+import musicrt
 from musicrt.runtime.errors import InputError, OutputError
 from musicrt.runtime.files import new_file, new_folder, sha256_of
 from tests.conftest import refused
@@ -68,17 +71,21 @@ def test_output_error_from_inside_is_passed_on(create: Open, tmp_path: Path) -> 
         raise OutputError("my own words")
 
 
-@BOTH
-@pytest.mark.parametrize("umask", [0o022, 0o077, 0o002])
-def test_permissions_are_the_usual_ones(create: Open, tmp_path: Path, umask: int) -> None:
-    before = os.umask(umask)
-    try:
-        with create(tmp_path / "result") as temporary:
-            fill(temporary, "x")
-    finally:
-        assert os.umask(before) == umask, "the umask of the process is left alone"
-    usual = 0o777 if create is new_folder else 0o666
-    assert (tmp_path / "result").stat().st_mode & 0o777 == usual & ~umask
+@pytest.mark.parametrize("umask", ["022", "077", "002"])
+def test_permissions_are_the_usual_ones(tmp_path: Path, umask: str) -> None:
+    """Those that the shell which started the process asks for."""
+    code = (
+        "from pathlib import Path; import os; from musicrt.runtime.files import new_file, new_folder\n"
+        "for create in (new_file, new_folder):\n"
+        "    with create(Path(create.__name__)): pass\n"
+        "Path('usual file').touch(), Path('usual folder').mkdir()"
+    )
+    path = os.pathsep.join([str(Path(musicrt.__file__).parents[1]), os.environ.get("PYTHONPATH", "")])
+    command = ["sh", "-c", f'umask {umask} && exec "$0" -c "$1"', sys.executable, code]
+    subprocess.run(command, cwd=tmp_path, env={**os.environ, "PYTHONPATH": path}, check=True)
+    modes = {path.name: path.stat().st_mode for path in tmp_path.iterdir()}
+    assert modes["new_file"] == modes["usual file"]
+    assert modes["new_folder"] == modes["usual folder"]
 
 
 def test_existing_file_is_replaced_only_in_the_end(tmp_path: Path) -> None:

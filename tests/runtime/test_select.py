@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import ctypes
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pytest
 
 from musicrt.runtime import driver, select
+from musicrt.runtime.backends import onnxruntime as onnxruntime_backend
+from musicrt.runtime.backends import torch as torch_backend
 from musicrt.runtime.backends.onnxruntime import OnnxCuda
 from musicrt.runtime.backends.torch import TorchCuda
 from musicrt.runtime.errors import BackendError
@@ -21,17 +24,17 @@ from tests.conftest import refused
 ORDER = ["onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "torch-cpu"]
 
 
-def stub(kind: str, reason: str | None) -> type[Backend]:
-    """A backend that can run, or not, for a given reason."""
+def stub(kind: str, reasons: dict[str, str | None]) -> type[Backend]:
+    """A backend that can run, or not, as the reasons say."""
 
     class Stub(Backend):
         name = kind
-        device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
+        device: ClassVar[Literal["cpu", "cuda"]] = "cuda" if kind.endswith("cuda") else "cpu"
         extra = "extra"
 
         @classmethod
         def obstacle(cls) -> str | None:
-            return reason
+            return reasons[kind]
 
         def open_session(self, bundle: Any, stage: str) -> Session:
             raise NotImplementedError
@@ -46,12 +49,7 @@ def stub(kind: str, reason: str | None) -> type[Backend]:
 def obstacles(monkeypatch: pytest.MonkeyPatch) -> dict[str, str | None]:
     """The reason against each backend; tests change it before they select."""
     reasons: dict[str, str | None] = dict.fromkeys(ORDER, None)
-
-    class Stubs(dict[str, type[Backend]]):
-        def __getitem__(self, name: str) -> type[Backend]:
-            return stub(name, reasons[name])
-
-    monkeypatch.setattr(select, "BACKENDS", Stubs({name: stub(name, None) for name in ORDER}))
+    monkeypatch.setattr(select, "BACKENDS", {name: stub(name, reasons) for name in ORDER})
     return reasons
 
 
@@ -88,21 +86,48 @@ def test_explicit_request_is_met_or_refused(obstacles: dict[str, str | None], na
         select_backend(name)
 
 
+@pytest.mark.parametrize(("device", "names"), [("cpu", ORDER[2:]), ("cuda", ORDER[:2])])
+def test_device_narrows_auto_down(obstacles: dict[str, str | None], device: Any, names: list[str]) -> None:
+    assert select_backend(device=device)[1] == Choice(names[0], f"{names[0]} with None threads")
+    for name in names:
+        obstacles[name] = "it is too warm"
+    with refused(BackendError, *(f"{name} can't run here" for name in names)):
+        select_backend(device=device)
+
+
+def test_gpu_backend_that_fails_its_trial_is_passed_over(obstacles: dict[str, str | None]) -> None:
+    """By "auto" only: who asks for it by name gets its error when it is used."""
+    assert set(obstacles.values()) == {None}
+    tried: list[str] = []
+
+    def probe(backend: Backend) -> None:
+        tried.append(backend.name)
+        raise BackendError(f"{backend.name} ran out of memory")
+
+    _, choice = select_backend(probe=probe)
+    assert choice.name == "onnxruntime-cpu"
+    assert choice.reasons == {name: f"{name} ran out of memory" for name in ORDER[:2]}
+    assert tried == ORDER[:2]
+    assert select_backend("torch-cuda", probe=probe)[1].name == "torch-cuda"
+
+
 @pytest.mark.parametrize("name", ["", "Auto", "tensorrt", "onnxruntime", "torch-cpu "])
 def test_unknown_name_is_refused_with_the_legal_ones(name: str) -> None:
     with refused(BackendError, repr(name), "auto", *ORDER):
         select_backend(name)
 
 
-@pytest.mark.parametrize("threads", [0, -1])
-def test_impossible_thread_count_is_refused(threads: int) -> None:
-    with refused(BackendError, threads):
+@pytest.mark.parametrize("threads", [0, -1, 1025, 1.5, True, "2"])
+def test_impossible_thread_count_is_refused(threads: Any) -> None:
+    with refused(BackendError, f"{threads!r} threads"):
         select_backend(threads=threads)
 
 
 @pytest.mark.parametrize("module", ["onnxruntime", "torch"])
 def test_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
+    for place in (onnxruntime_backend, torch_backend):
+        monkeypatch.setattr(place, "cuda_obstacle", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name, *rest: None if name == module else find_spec(name, *rest))
     for name, backend in BACKENDS.items():
         if name.startswith(module):
@@ -113,6 +138,15 @@ def test_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytes
             with refused(BackendError, name, reason):
                 select_backend(name)
     assert not select_backend("auto")[1].name.startswith(module)
+
+
+@pytest.mark.parametrize("module", ["onnxruntime", "torch"])
+def test_package_that_can_not_be_imported_is_no_backend(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(module)
+    monkeypatch.setitem(sys.modules, module, None)  # importing it raises ImportError
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: object())
+    with refused(BackendError, f"{module}-cpu can't run here", "can't be imported"):
+        select_backend(f"{module}-cpu")
 
 
 def test_machine_without_a_driver_has_no_cuda(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -164,7 +164,7 @@ def test_jobs_are_taken_as_they_are_needed() -> None:
 def test_channels_are_stacked_and_dropped_windows_fall_away() -> None:
     jobs = [job(0, 0, 2), job(0, 1, 2), job(0, 0, 2, start=2, dropped=True), job(0, 1, 2, start=2, dropped=True), job(0, 0, 2, start=4)]
     jobs.append(job(0, 1, 2, start=4))
-    results = [(one, None if one.window.dropped else one.data) for one in jobs]
+    results = [(one.window, None if one.window.dropped else one.data) for one in jobs]
     stacked = list(stack_channels(results, 2))
     assert [window.start for window, _ in stacked] == [0, 4]
     for _, value in stacked:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from typing import Any
@@ -139,7 +138,7 @@ class Config:
         chosen: dict[str, Any] = {}
         for name, value in values.items():
             if name in known:
-                chosen[name] = _checked(name, value, known[name].default)
+                chosen[name] = tuple(value) if isinstance(value, list) else value
             elif name in _FIXED:
                 if value != _FIXED[name]:
                     raise ConfigError(f"music2latent: {name}={value!r} is not supported; the released network has {_FIXED[name]!r}")
@@ -150,20 +149,3 @@ class Config:
     def to_mapping(self) -> dict[str, Any]:
         """The same as JSON values."""
         return {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(self).items()}
-
-
-def _checked(name: str, value: object, default: object) -> object:
-    """A value of the type that `default` has. Raises ConfigError."""
-    if isinstance(default, tuple):
-        if isinstance(value, list | tuple) and all(type(entry) is int and entry >= 0 for entry in value):
-            return tuple(value)
-        expected = "a list of whole numbers"
-    elif isinstance(default, int):
-        if type(value) is int and value > 0:
-            return value
-        expected = "a whole number from 1 on"
-    else:
-        if isinstance(value, int | float) and not isinstance(value, bool) and 0.0 < value < math.inf:
-            return float(value)
-        expected = "a positive number"
-    raise ConfigError(f"music2latent: {name} is {value!r}, expected {expected}")
