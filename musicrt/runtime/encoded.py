@@ -47,6 +47,12 @@ class Encoded:
 
 def save_encoded(path: str | Path, encoded: Encoded) -> None:
     """Write a file of encoded audio. Raises OutputError."""
+    with new_file(Path(path)) as temporary:
+        write_encoded(temporary, encoded)
+
+
+def write_encoded(path: Path, encoded: Encoded) -> None:
+    """The same into a file that `new_file` made."""
     header = {
         "format": FORMAT,
         "system": encoded.system,
@@ -57,8 +63,7 @@ def save_encoded(path: str | Path, encoded: Encoded) -> None:
         "source_rate": str(encoded.source_rate),
         "samples": str(encoded.samples),
     }
-    with new_file(Path(path)) as temporary:
-        save_file({"values": np.ascontiguousarray(encoded.values)}, temporary, metadata=header)
+    save_file({"values": np.ascontiguousarray(encoded.values)}, path, metadata=header)
 
 
 def load_encoded(path: str | Path) -> Encoded:

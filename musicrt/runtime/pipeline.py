@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.audio import probe_audio
 from musicrt.runtime.audio_writer import AudioWriter
-from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
+from musicrt.runtime.encoded import Encoded, load_encoded, write_encoded
 from musicrt.runtime.errors import EncodedError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.model import Model
@@ -60,7 +60,7 @@ class Codec(ABC):
         """Encode an audio file into a file of encoded audio. Raises AudioError, OutputError, BackendError."""
         with new_file(Path(target)) as temporary:  # before the work, so that a bad target fails at once
             encoded = self.encode_source(audio, **options)
-            save_encoded(temporary, encoded)
+            write_encoded(temporary, encoded)
         return encoded
 
     def decode_file(self, source: str | Path, target: str | Path, **options: Any) -> int:

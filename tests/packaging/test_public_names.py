@@ -23,6 +23,7 @@ NAMES = [
     "Encoded",
     "EncodedError",
     "EncoderDecoder",
+    "FakeSession",
     "InputError",
     "MusicRTError",
     "OutputError",
