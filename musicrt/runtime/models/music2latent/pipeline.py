@@ -19,6 +19,7 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.noise import InjectedNoise, Noise, Place, SeededNoise
 from musicrt.runtime.models.music2latent.sampler import Sampler
+from musicrt.runtime.models.music2latent.spec import BATCH
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
 from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
 from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
@@ -100,7 +101,7 @@ class Pipeline(Codec):
         jobs = chain.from_iterable(self._encode_jobs(i, *job) for i, job in enumerate(zip(sources, lengths, plans, strict=True)))
         run = self._encoder(extract_features, _count_jobs([source.channels for source in sources], plans), on_progress)
         results: list[list[tuple[Window, Float | None]]] = [[] for _ in sources]
-        for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_encode, "max_batch_size"), run):
+        for job, value in run_batches(jobs, _batch_size(max_batch_size, self.config.max_batch_size_encode), run):
             results[job.signal].append((job.window, value))
         return [
             np.concatenate(list(join_windows(stack_channels(result, source.channels), length)), axis=-1)
@@ -194,7 +195,7 @@ class Pipeline(Codec):
         jobs = chain.from_iterable(_decode_jobs(i, signal, plan) for i, (signal, plan) in enumerate(zip(signals, plans, strict=True)))
         run = self._decoder(steps, _make_noise(seed, noise), _count_jobs([len(signal) for signal in signals], plans), on_progress)
         results: list[list[tuple[Window, Float | None]]] = [[] for _ in signals]
-        for job, value in run_batches(jobs, _positive(max_batch_size, self.config.max_batch_size_decode, "max_batch_size"), run):
+        for job, value in run_batches(jobs, _batch_size(max_batch_size, self.config.max_batch_size_decode), run):
             results[job.signal].append((job.window, value))
         return [
             np.concatenate(list(self._synthesise(stack_channels(result, signal.shape[0]), signal.shape[-1])), axis=-1)
@@ -386,6 +387,13 @@ def _is_official(chunking: str) -> bool:
 
 def _count_jobs(channels: list[int], plans: list[list[Window]]) -> int:
     return sum(count * sum(not window.dropped for window in plan) for count, plan in zip(channels, plans, strict=True))
+
+
+def _batch_size(value: int | None, default: int) -> int:
+    size = _positive(value, default, "max_batch_size")
+    if size > BATCH.maximum:
+        raise InputError(f"got max_batch_size {size}, expected at most {BATCH.maximum}")
+    return size
 
 
 def _positive(value: int | None, default: int, name: str) -> int:
