@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import chain
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, Literal, TypedDict, Unpack
+from typing import Any, Literal, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +18,7 @@ from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.noise import InjectedNoise, Noise, Place, SeededNoise
+from musicrt.runtime.models.music2latent.options import DecodeOptions, EncodeOptions, Tail
 from musicrt.runtime.models.music2latent.sampler import Sampler
 from musicrt.runtime.models.music2latent.spec import BATCH
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
@@ -26,35 +27,12 @@ from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
 from musicrt.runtime.windows import Window, chunk_windows, join_windows, overlapping_windows
 
 Float = NDArray[np.float32]
-Tail = Literal["crop", "pad"]
 
 WINDOW = 5.0
 """Seconds in a window of the streaming calls."""
 OVERLAP = 1.0
 """Seconds that neighbouring windows share."""
 _GUARD = 2  # latents at a window's edge that saw its zero padding
-
-
-class EncodeOptions(TypedDict, total=False):
-    """Keyword arguments of `Pipeline.encode_batch`."""
-
-    sample_rate: int | None
-    extract_features: bool
-    tail: Tail
-    max_waveform_length: int | None
-    max_batch_size: int | None
-    on_progress: Progress
-
-
-class DecodeOptions(TypedDict, total=False):
-    """Keyword arguments of `Pipeline.decode_batch`."""
-
-    steps: int
-    seed: int | None
-    noise: Noise | Sequence[Float] | None
-    max_waveform_length: int | None
-    max_batch_size: int | None
-    on_progress: Progress
 
 
 class Pipeline(Codec):
