@@ -15,7 +15,7 @@ import numpy as np
 import soundfile
 
 from musicrt.runtime.errors import AudioError, InputError
-from musicrt.runtime.resampling import join_blocks, resample_blocks
+from musicrt.runtime.resampling import Resampler, check_kernel, join_blocks, resample_blocks
 from musicrt.runtime.soundfiles import Disk, OneWayFile, reason_of
 from musicrt.runtime.waveform import HIGHEST_RATE, Audio, check_rate, find_bad
 
@@ -51,22 +51,22 @@ def probe_audio(path: str | Path) -> AudioInfo:
     return replace(info, samples=sum(block.shape[1] for block in stream_audio(path)))
 
 
-def read_audio(path: str | Path, sample_rate: int | None = None) -> tuple[Audio, int]:
-    """Read a whole file as float32 [channels, samples], resampled when `sample_rate` (Hz) differs from its own.
+def read_audio(path: str | Path, sample_rate: int | None = None, kernel: Resampler = "soxr") -> tuple[Audio, int]:
+    """Read a whole file as float32 [channels, samples], resampled with `kernel` when `sample_rate` (Hz) differs from its own.
 
     Integer PCM is scaled to [-1, 1). Returns the audio and its rate. Raises AudioError, InputError.
     """
-    channels, rate, blocks = _open_stream(path, sample_rate, _BLOCK)
+    channels, rate, blocks = _open_stream(path, sample_rate, _BLOCK, kernel)
     return join_blocks(blocks, channels), rate
 
 
-def stream_audio(path: str | Path, sample_rate: int | None = None, block: int = _BLOCK) -> Iterator[Audio]:
+def stream_audio(path: str | Path, sample_rate: int | None = None, block: int = _BLOCK, kernel: Resampler = "soxr") -> Iterator[Audio]:
     """Yield the samples of `read_audio` as fresh float32 [channels, n] blocks, decoding `block` samples at a time.
 
-    n is `block` or, after resampling, near its share; an empty file yields nothing. The header is checked in the call itself.
-    Raises AudioError, InputError.
+    n is `block` or, after resampling, near its share (with "sinc" up to 2^18); an empty file yields nothing. The header is checked in
+    the call itself. Raises AudioError, InputError.
     """
-    return _open_stream(path, sample_rate, block)[2]
+    return _open_stream(path, sample_rate, block, kernel)[2]
 
 
 def _open_source(path: Path) -> tuple[OneWayFile, Disk]:
@@ -90,11 +90,12 @@ def _open_source(path: Path) -> tuple[OneWayFile, Disk]:
     return file, disk
 
 
-def _open_stream(path: str | Path, sample_rate: int | None, block: int) -> tuple[int, int, Iterator[Audio]]:
+def _open_stream(path: str | Path, sample_rate: int | None, block: int, kernel: Resampler) -> tuple[int, int, Iterator[Audio]]:
     """The channels, the rate of the result, and the blocks."""
     if not isinstance(block, numbers.Integral) or block < 1:
         raise InputError(f"block: got {block!r}, expected a whole number of samples of at least 1")
     rate = None if sample_rate is None else check_rate(sample_rate)
+    check_kernel(kernel)
     path = Path(path)
     file, disk = _open_source(path)
     blocks = _only_finite(path, _decode(path, file, disk, block))
@@ -104,7 +105,7 @@ def _open_stream(path: str | Path, sample_rate: int | None, block: int) -> tuple
         disk.close()
         raise AudioError(f"can't resample {path} to {rate} Hz: its header says {file.samplerate} Hz; correct it first")
     _LOG.info("%s: resampled from %d Hz to %d Hz", path.name, file.samplerate, rate)
-    return file.channels, rate, resample_blocks(blocks, file.channels, file.samplerate, rate)
+    return file.channels, rate, resample_blocks(blocks, file.channels, file.samplerate, rate, kernel)
 
 
 def _decode(path: Path, file: OneWayFile, disk: Disk, block: int) -> Iterator[Audio]:

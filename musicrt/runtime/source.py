@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.audio import probe_audio, stream_audio
 from musicrt.runtime.errors import AudioError
-from musicrt.runtime.resampling import resample_audio, resampled_length
+from musicrt.runtime.resampling import Resampler, check_kernel, resample_audio, resampled_length
 from musicrt.runtime.waveform import check_audio
 
 Float = NDArray[np.float32]
@@ -36,11 +36,12 @@ class AudioSource:
 Audio = str | Path | NDArray[Any] | AudioSource
 
 
-def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None) -> AudioSource:
+def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None, kernel: Resampler = "soxr") -> AudioSource:
     """A path (any rate), an array [samples] or [channels, samples] of rate `array_rate` (None: the model's), or a source.
 
-    Raises AudioError, InputError.
+    `kernel` resamples the first two. Raises AudioError, InputError.
     """
+    check_kernel(kernel)
     if isinstance(audio, AudioSource):
         return audio
     if isinstance(audio, str | Path):
@@ -49,9 +50,10 @@ def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None) -
         if info.format == "MP3":  # may lack a length header, and then that was a guess
             samples = sum(block.shape[1] for block in stream_audio(audio))
         length = resampled_length(samples, info.sample_rate, sample_rate)
-        return AudioSource(Path(audio).name, info.channels, length, info.sample_rate, lambda: stream_audio(audio, sample_rate))
+        name = Path(audio).name
+        return AudioSource(name, info.channels, length, info.sample_rate, lambda: stream_audio(audio, sample_rate, kernel=kernel))
     source_rate = sample_rate if array_rate is None else array_rate
-    array = resample_audio(check_audio(audio), source_rate, sample_rate)
+    array = resample_audio(check_audio(audio), source_rate, sample_rate, kernel)
     return AudioSource("the array", array.shape[0], array.shape[1], source_rate, lambda: _cut(array))
 
 
