@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.windows import Window
+
+
+Array = NDArray[Any]
 
 
 @dataclass(frozen=True, eq=False)
@@ -18,14 +22,14 @@ class Job:
     signal: int
     channel: int
     window: Window
-    data: NDArray[np.float32]
+    data: Array
 
 
 def run_batches(
     jobs: Iterable[Job],
     size: int,
-    run: Callable[[list[Job]], Sequence[NDArray[np.float32] | None]],
-) -> Iterator[tuple[Job, NDArray[np.float32] | None]]:
+    run: Callable[[list[Job]], Sequence[Array | None]],
+) -> Iterator[tuple[Job, Array | None]]:
     """Run jobs whose data have one shape together, `size` at most, and give each job with its result.
 
     A batch runs when it is full or when the jobs end. Jobs of one shape keep their order; jobs are taken as they are needed.
@@ -40,11 +44,9 @@ def run_batches(
         yield from zip(batch, run(batch), strict=True)
 
 
-def stack_channels(
-    results: Iterable[tuple[Window, NDArray[np.float32] | None]], channels: int
-) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+def stack_channels(results: Iterable[tuple[Window, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:
     """Put the channels of each window side by side: (window, [channels, ...]); windows of which nothing is kept fall away."""
-    rows: list[NDArray[np.float32]] = []
+    rows: list[Array] = []
     for window, row in results:
         if row is None:
             continue

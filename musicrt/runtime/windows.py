@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,13 +49,29 @@ def overlapping_windows(length: int, size: int, overlap: int) -> list[Window]:
     return [Window(start, start + size, fade=max(stop - start, 0)) for start, stop in zip(starts, stops, strict=False)]
 
 
+def centred_ramp(length: int) -> NDArray[np.float32]:
+    """A linear fade-in that begins and ends half a step beside 0 and 1."""
+    return (np.arange(length, dtype=np.float32) + 0.5) / np.float32(length)
+
+
+def inclusive_ramp(length: int) -> NDArray[np.float32]:
+    """A linear fade-in that begins with 0 and ends with 1."""
+    return np.linspace(0.0, 1.0, length).astype(np.float32)
+
+
 def join_windows(
-    windows: Iterable[tuple[Window, NDArray[np.float32]]], length: int, *, scale: int = 1, guard: int = 0
+    windows: Iterable[tuple[Window, NDArray[np.float32]]],
+    length: int,
+    *,
+    scale: int = 1,
+    guard: int = 0,
+    ramp: Callable[[int], NDArray[np.float32]] = centred_ramp,
 ) -> Iterator[NDArray[np.float32]]:
     """Join results along their last axis, cross-fading where windows overlap; in all `scale * length` values.
 
     `scale`: result positions for each position of the signal. `guard`: positions at a window's inner edges that are left
     out of the cross-fade, where the overlap is larger than twice that: they saw the zero padding of the edge.
+    `ramp`: gives the fade-in of so many values; the fade-out is what it leaves of 1.
     """
     tail: NDArray[np.float32] | None = None
     pending: NDArray[np.float32] | None = None
@@ -63,22 +79,26 @@ def join_windows(
         if window.dropped:
             continue
         if pending is not None:
-            piece, tail = _emit(pending, tail, window.fade * scale, guard * scale)
+            piece, tail = _emit(pending, tail, window.fade * scale, guard * scale, ramp)
             yield piece
         pending = value[..., : (min(window.stop, length) - window.start) * scale]
     if pending is not None:
-        yield _emit(pending, tail, 0, guard * scale)[0]
+        yield _emit(pending, tail, 0, guard * scale, ramp)[0]
 
 
 def _emit(
-    value: NDArray[np.float32], tail: NDArray[np.float32] | None, keep: int, guard: int
+    value: NDArray[np.float32],
+    tail: NDArray[np.float32] | None,
+    keep: int,
+    guard: int,
+    ramp: Callable[[int], NDArray[np.float32]],
 ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """What is final of a window's result, and the end of it that the next window fades out."""
     if tail is not None and tail.shape[-1]:
         fade = tail.shape[-1]
         guard = min(guard, (fade - 1) // 2)
-        ramp = np.clip((np.arange(fade, dtype=np.float32) - guard + 0.5) / np.float32(fade - 2 * guard), 0.0, 1.0)
+        rise = np.concatenate([np.zeros(guard, np.float32), ramp(fade - 2 * guard), np.ones(guard, np.float32)])
         value = value.copy()
-        value[..., :fade] = value[..., :fade] * ramp + tail * (1.0 - ramp)
+        value[..., :fade] = value[..., :fade] * rise + tail * (1.0 - rise)
     end = value.shape[-1] - keep
     return np.ascontiguousarray(value[..., :end]), value[..., end:]
