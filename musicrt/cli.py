@@ -2,39 +2,32 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
-from rich.console import Console
 from rich.logging import RichHandler
 from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
 import musicrt
+from musicrt.cli_options import DECODING, ENCODING, FEATURES, StepsOption, given_of, with_options
+from musicrt.cli_output import console, errors, print_bundle, print_encoded, print_facts, print_json, say
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import InputError, MusicRTError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
 
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
-console, errors = Console(), Console(stderr=True)
 
-Chunking = Literal["seamless", "official"]
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder, or `embedded` for the small one inside the package.")]
 BackendOption = Annotated[str, typer.Option(help="auto, or a backend that `musicrt doctor` lists.")]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads inside an operator; all by default.")]
-ChunkingOption = Annotated[
-    Chunking, typer.Option(help="seamless: overlapping windows in constant memory; official: the official package's 60 s chunks.")
-]
-StepsOption = Annotated[int, typer.Option(help="Denoising steps.")]
-SeedOption = Annotated[int | None, typer.Option(help="The same seed gives the same audio.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 
@@ -46,7 +39,7 @@ def main() -> None:
     except MusicRTError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:
-        _fail("not enough memory; use --chunking seamless, or a shorter window", 1)
+        _fail("not enough memory; use shorter audio, or --chunking seamless where the system has it", 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -63,7 +56,7 @@ def systems(as_json: JsonOption = False) -> None:
     known = [find_system(name) for name in system_names()]
     if as_json:
         keys = ("name", "title", "task", "paper")
-        _print_json([{key: getattr(s, key) for key in keys} | {"variants": list(s.variants), "weights": s.licences.weights} for s in known])
+        print_json([{key: getattr(s, key) for key in keys} | {"variants": list(s.variants), "weights": s.licences.weights} for s in known])
         return
     for system in known:
         facts = {
@@ -73,7 +66,7 @@ def systems(as_json: JsonOption = False) -> None:
             "licence of the weights": system.licences.weights,
         }
         console.print(f"[bold]{system.name}[/bold]")
-        _print_facts({f"  {name}": fact for name, fact in facts.items()})
+        print_facts({f"  {name}": fact for name, fact in facts.items()})
 
 
 @app.command()
@@ -83,7 +76,9 @@ def export(
     checkpoint: Annotated[
         str | None, typer.Option(help="Official checkpoint: folder, file or hub id. Default: the official hub id.")
     ] = None,
-    variant: Annotated[str, typer.Option(help="Hyper-parameters by name.")] = "full",
+    variant: Annotated[
+        str | None, typer.Option(help="Hyper-parameters by name, as `musicrt systems` lists them. Default: the first.")
+    ] = None,
     config: Annotated[Path | None, typer.Option(help="Hyper-parameters from a JSON file instead.")] = None,
     description: Annotated[str, typer.Option(help="Said of the weights by `inspect`.")] = "",
     weights_licence: Annotated[str | None, typer.Option(help="Licence of weights that are not the official ones.")] = None,
@@ -104,76 +99,75 @@ def export(
             weights_licence=weights_licence,
             on_stage=lambda stage, done, total: report(done, total, f"exporting {stage}"),
         )
-    _print_bundle(bundle)
+    print_bundle(bundle)
 
 
 @app.command()
+@with_options({**ENCODING, **FEATURES})
 def encode(
     bundle: BundleArgument,
     audio: Annotated[Path, typer.Argument(help="Any audio file that libsndfile reads.")],
     out: Annotated[Path, typer.Argument(help="The file of encoded audio to write (safetensors).")],
-    features: Annotated[
-        bool, typer.Option("--features", help="The encoder's features instead of latents; these can't be decoded.")
-    ] = False,
-    chunking: ChunkingOption = "seamless",
+    *,
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
+    **options: Any,
 ) -> None:
     """Encode an audio file."""
     with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
-        encoded = codec.encode_file(audio, out, chunking=chunking, extract_features=features, on_progress=report)
-    _say(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {encoded.values.nbytes} bytes")
+        encoded = codec.encode_file(audio, out, on_progress=report, **options)
+    say(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {out.stat().st_size} bytes")
 
 
 @app.command()
+@with_options(DECODING)
 def decode(
     bundle: BundleArgument,
     encoded: Annotated[Path, typer.Argument(help="A file of encoded audio.")],
     out: Annotated[Path, typer.Argument(help="The audio file to write; the suffix names the format.")],
-    steps: StepsOption = 1,
-    seed: SeedOption = None,
-    chunking: ChunkingOption = "seamless",
+    *,
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
+    **options: Any,
 ) -> None:
     """Decode a file of encoded audio."""
     with _open(bundle, backend, threads) as codec, _progress("decoding") as report:
-        samples = codec.decode_file(encoded, out, steps=steps, seed=seed, chunking=chunking, on_progress=report)
-    _say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
+        samples = codec.decode_file(encoded, out, on_progress=report, **options)
+    say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
 
 
 @app.command()
+@with_options({**ENCODING, **DECODING})
 def roundtrip(
     bundle: BundleArgument,
     audio: Annotated[Path, typer.Argument(help="Any audio file that libsndfile reads.")],
     out: Annotated[Path, typer.Argument(help="The audio file to write; the suffix names the format.")],
-    steps: StepsOption = 1,
-    seed: SeedOption = None,
-    chunking: ChunkingOption = "seamless",
+    *,
     backend: BackendOption = "auto",
     threads: ThreadsOption = None,
+    **options: Any,
 ) -> None:
     """Encode an audio file and decode it again."""
     with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
         samples = codec.roundtrip_file(
             audio,
             out,
-            {"chunking": chunking, "on_progress": report},
-            {"steps": steps, "seed": seed, "chunking": chunking, "on_progress": partial(report, text="decoding")},
+            {**given_of(ENCODING, options), "on_progress": report},
+            {**given_of(DECODING, options), "on_progress": partial(report, text="decoding")},
         )
-    _say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
+    say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
 
 
 @app.command()
 def verify(bundle: BundleArgument, backend: BackendOption = "auto", threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
-    """Check every file's hash and every stage's numbers."""
+    """Check every file's hash and every stage's numbers (error: relative L2; of integers, the share that differs)."""
     from musicrt.runtime.verify import verify_bundle
 
     checks = verify_bundle(_path(bundle), backend=backend, threads=threads)
     if as_json:
-        _print_json([{**vars(check), "ok": check.ok} for check in checks])
+        print_json([{**vars(check), "ok": check.ok} for check in checks])
     else:
-        table = Table("stage", "backend", "against", "error (relative L2)", "tolerance", "")
+        table = Table("stage", "backend", "against", "error", "tolerance", "")
         for check in checks:
             verdict = "ok" if check.ok else "FAILED"
             table.add_row(check.stage, check.backend, check.reference, f"{check.error:.1e}", f"{check.tolerance:.0e}", verdict)
@@ -184,13 +178,15 @@ def verify(bundle: BundleArgument, backend: BackendOption = "auto", threads: Thr
 
 
 @app.command()
-def inspect(bundle: BundleArgument, as_json: JsonOption = False) -> None:
-    """Show what a bundle holds, where it comes from, and under which licence."""
-    opened = Bundle.open(_path(bundle))
-    if as_json:
-        console.print_json(opened.manifest.model_dump_json())
+def inspect(
+    path: Annotated[Path, typer.Argument(help="A bundle folder, `embedded` for the one inside the package, or a file of encoded audio.")],
+    as_json: JsonOption = False,
+) -> None:
+    """Show what a bundle holds, where it comes from, and under which licence; or what a file of encoded audio holds."""
+    if path.is_file():
+        print_encoded(path, as_json)
     else:
-        _print_bundle(opened)
+        print_bundle(Bundle.open(_path(path)), as_json)
 
 
 @app.command()
@@ -200,14 +196,14 @@ def doctor(as_json: JsonOption = False) -> None:
 
     found = {name: kind.obstacle() for name, kind in BACKENDS.items()}
     if as_json:
-        _print_json({"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found})
+        print_json({"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found})
         return
     table = Table("backend", "usable", "why not")
     for name, obstacle in found.items():
         table.add_row(name, "no" if obstacle else "yes", escape(obstacle or ""))
     console.print(table)
     first = next((name for name, obstacle in found.items() if not obstacle), None)
-    _say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
+    say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
 
 
 @app.command()
@@ -215,7 +211,7 @@ def bench(
     bundle: BundleArgument,
     seconds: Annotated[float, typer.Option(help="Length of the audio.")] = 1.5,
     repeats: Annotated[int, typer.Option(help="Timed runs of each measurement.")] = 5,
-    steps: StepsOption = 1,
+    steps: StepsOption = None,
     backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
@@ -249,43 +245,9 @@ def _progress(title: str) -> Iterator[Callable[..., None]]:
         yield report
 
 
-def _print_json(value: Any) -> None:
-    sys.stdout.write(json.dumps(value, indent=1) + "\n")
-
-
-def _print_bundle(bundle: Bundle) -> None:
-    manifest = bundle.manifest
-    facts = {
-        "bundle": str(bundle.path),
-        "system": f"{manifest.system}, variant {manifest.variant}, {manifest.sample_rate} Hz",
-        "weights": manifest.source.description or ", ".join(manifest.source.files),
-        "licence of the weights": " ".join([manifest.licences.weights, manifest.licences.weights_url]).strip(),
-        "licence of the code": manifest.licences.code,
-        "identity": manifest.identity,
-        "size": f"{sum(file.bytes for file in bundle.files) / 1e6:.1f} MB",
-        "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
-    }
-    _print_facts(facts)
-    table = Table("stage", "flavour", "precision", "error", "what it does")
-    for stage in bundle.spec.stages:
-        for flavour, graph in manifest.stages[stage.name].graphs.items():
-            table.add_row(stage.name, flavour, graph.precision, f"{graph.error:.1e}", stage.summary)
-    console.print(table)
-
-
-def _print_facts(facts: dict[str, str]) -> None:
-    for name, fact in facts.items():
-        _say(f"{name}: {fact}")
-
-
 def _fail(message: str, code: int) -> NoReturn:
     errors.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
     sys.exit(code)
-
-
-def _say(line: str) -> None:
-    """Print one line as it is, however narrow the terminal."""
-    console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 if __name__ == "__main__":

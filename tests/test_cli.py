@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,8 +13,9 @@ import numpy as np
 import pytest
 
 import musicrt
+from musicrt import cli_output
 from musicrt.runtime.audio import read_audio
-from musicrt.runtime.encoded import load_encoded
+from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.model import load
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.select import BACKENDS
@@ -67,10 +71,10 @@ def test_help_lists_every_command() -> None:
 
 
 def test_systems() -> None:
-    (system,) = json.loads(call("systems", "--json").out)
+    (system,) = (system for system in json.loads(call("systems", "--json").out) if system["name"] == "music2latent")
     assert (system["name"], system["variants"], system["weights"]) == ("music2latent", ["full"], "CC BY-NC 4.0 (non-commercial)")
     lines = call("systems").out.splitlines()
-    assert lines[0] == "music2latent"
+    assert "music2latent" in lines
     assert "  licence of the weights: CC BY-NC 4.0 (non-commercial)" in lines
 
 
@@ -80,6 +84,71 @@ def test_inspect() -> None:
     assert "not trained" in out
     assert "licence of the weights: MIT\n" in out
     assert f"identity: {musicrt.Bundle.open(musicrt.EMBEDDED).identity}\n" in out
+
+
+def test_inspect_of_floats(encoded: Path, codec: Pipeline) -> None:
+    bits = 32 * 2 * 8 * codec.latent_length(15_000, "pad")
+    rates = {"bit_rate": bits / (15_000 / 44_100), "file_bit_rate": 8 * encoded.stat().st_size / (15_000 / 44_100)}
+    report = json.loads(call("inspect", encoded, "--json").out)
+    assert {name: report[name] for name in rates} == pytest.approx(rates)
+    assert (report["kind"], report["shape"], report["bits"], report["nominal_bit_rates"]) == ("latents", [2, 8, bits // 512], [], {})
+    assert report["identity"] == codec.model.identity
+    lines = call("inspect", encoded).out.splitlines()
+    assert f"file: {encoded}" in lines
+    assert f"values: latents [2, 8, {bits // 512}]" in lines
+    assert "audio: 0.34 s, 44100 Hz before it was encoded" in lines
+    assert f"bit rate: {rates['bit_rate'] / 1000:.4g} kbps, with the header {rates['file_bit_rate'] / 1000:.4g} kbps" in lines
+
+
+RATES = {"large": 1400.0, "small": 312.5}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Two seconds in tokens of a made-up system with two variants."""
+    monkeypatch.setattr(cli_output, "system_names", lambda: ["chatter"])
+    monkeypatch.setattr(cli_output, "bit_rates", lambda system: {"chatter": RATES}[system])
+    values = np.zeros((1, 27, 2), np.int64)
+    save_encoded(tmp_path / "a.tok", Encoded(values, "chatter", "small", "tokens", "0" * 64, 16_000, 44_100, 32_000, bits=(13, 12)))
+    return tmp_path / "a.tok"
+
+
+def test_inspect_of_tokens(tokens: Path) -> None:
+    measured, whole = 27 * 25 / 2, 8 * tokens.stat().st_size / 2
+    report = json.loads(call("inspect", tokens, "--json").out)
+    assert (report["bits"], report["seconds"], report["shape"]) == ([13, 12], 2.0, [1, 27, 2])
+    assert (report["bit_rate"], report["file_bit_rate"], report["nominal_bit_rates"]) == (measured, whole, RATES)
+    out = call("inspect", tokens).out
+    assert "bits per code: 13, 12\n" in out
+    assert f"bit rate: 0.3375 kbps, with the header {whole / 1000:.4g} kbps\n" in out
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in out.splitlines() if line.startswith("│")]
+    assert rows == [["large", "1.4 kbps", ""], ["small", "0.3125 kbps", "this one"]]
+
+
+def test_inspect_of_a_system_that_is_not_known(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cli_output, "system_names", lambda: ["another"])
+    assert json.loads(call("inspect", tokens, "--json").out)["nominal_bit_rates"] == {}
+    assert "this one" not in call("inspect", tokens).out
+
+
+def test_inspect_of_no_sound(tokens: Path) -> None:
+    save_encoded(tokens, replace(load_encoded(tokens), samples=0))
+    report = json.loads(call("inspect", tokens, "--json").out)
+    assert (report["seconds"], report["bit_rate"], report["file_bit_rate"]) == (0.0, 0.0, 0.0)
+
+
+def test_inspect_of_a_bundle_with_a_bit_rate(tokens: Path) -> None:
+    del tokens
+    bundle = musicrt.Bundle.open(musicrt.EMBEDDED)
+    bundle.manifest = bundle.manifest.model_copy(update={"system": "chatter", "variant": "large"})
+    bundle.spec = replace(bundle.spec, bit_rate=1400.0)
+    with contextlib.redirect_stdout(io.StringIO()) as printed:
+        cli_output.print_bundle(bundle)
+        cli_output.print_bundle(bundle, as_json=True)
+    text, _, content = printed.getvalue().partition("\n{")
+    assert "nominal bit rate: 1.4 kbps\n" in text
+    assert [line for line in text.splitlines() if "this one" in line] == ["│ large   │ 1.4 kbps         │ this one │"]
+    assert json.loads("{" + content) == {**bundle.manifest.model_dump(mode="json"), "bit_rate": 1400.0, "nominal_bit_rates": RATES}
 
 
 def test_doctor() -> None:
@@ -111,7 +180,9 @@ def test_encode_writes_what_the_library_gives(codec: Pipeline, song: Path, tmp_p
     written = load_encoded(tmp_path / "a.enc")
     assert (written.values == codec.encode(song, tail="pad")).all()
     assert (written.kind, written.source_rate, written.samples) == ("latents", 44_100, 15_000)
-    assert in_one_line(ended.out) == f"{tmp_path / 'a.enc'}: latents {list(written.values.shape)}, {written.values.nbytes} bytes"
+    assert (
+        in_one_line(ended.out) == f"{tmp_path / 'a.enc'}: latents {list(written.values.shape)}, {(tmp_path / 'a.enc').stat().st_size} bytes"
+    )
     assert [note.split(" (")[0] for note in ended.notes] == ["running on onnxruntime-cpu"]
 
 
@@ -162,6 +233,63 @@ def test_chunking_decides_how_long_audio_is_cut(codec: Pipeline, long_song: Path
     assert np.abs(expected["official"] - expected["seamless"]).max() > 1e-3
 
 
+class Spy:
+    """Stands in for a codec and keeps what it is asked."""
+
+    sample_rate, backend = 44_100, "nothing"
+
+    def __init__(self) -> None:
+        self.asked: list[dict[str, Any]] = []
+
+    def __enter__(self) -> Spy:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return
+
+    def decode_file(self, *_: object, **options: Any) -> int:
+        self.asked = [options]
+        return 0
+
+    def encode_file(self, _: Path, out: Path, **options: Any) -> Encoded:
+        self.asked = [options]
+        out.touch()
+        return Encoded(np.zeros((1, 2, 3)), "chatter", "small", "latents", "", 1, 1, 1)
+
+    def roundtrip_file(self, _audio: Path, _out: Path, *options: dict[str, Any]) -> int:
+        self.asked = list(options)
+        return 0
+
+
+DECODE = ["--steps", "20", "--seed", "7", "--guidance", "1.5", "--sampler", "quick", "--eta", "0.5", "--chunking", "official"]
+DECODED = {"steps": 20, "seed": 7, "guidance": 1.5, "sampler": "quick", "eta": 0.5, "chunking": "official"}
+ENCODE = ["--channels", "each", "--chunking", "seamless"]
+ENCODED = {"channels": "each", "chunking": "seamless"}
+
+
+@pytest.mark.parametrize(
+    ("command", "options", "expected"),
+    [
+        ("encode", [], [{}]),
+        ("encode", [*ENCODE, "--features"], [{**ENCODED, "extract_features": True}]),
+        ("decode", [], [{}]),
+        ("decode", ["--seed", "0"], [{"seed": 0}]),
+        ("decode", DECODE, [DECODED]),
+        ("roundtrip", [], [{}, {}]),
+        ("roundtrip", ["--chunking", "official"], [{"chunking": "official"}] * 2),
+        ("roundtrip", [*ENCODE, *DECODE], [{**ENCODED, "chunking": "official"}, DECODED]),
+    ],
+)
+def test_options_that_were_given_are_passed_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: str, options: list[str], expected: list[dict[str, Any]]
+) -> None:
+    spy = Spy()
+    monkeypatch.setattr(musicrt, "load", lambda *_, **__: spy, raising=False)
+    call(command, "embedded", tmp_path / "in", tmp_path / "out", *options)
+    assert all(callable(asked.pop("on_progress")) for asked in spy.asked)
+    assert spy.asked == expected
+
+
 def test_features_are_written_and_can_not_be_decoded(song: Path, tmp_path: Path) -> None:
     call("encode", "embedded", song, tmp_path / "a.enc", "--features", *CPU)
     assert load_encoded(tmp_path / "a.enc").kind == "features"
@@ -194,7 +322,7 @@ def test_export_hands_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path:
     monkeypatch.setattr("musicrt.export.bundle.export_bundle", export_bundle)
     out = tmp_path / "bundle"
     assert "identity: " in call("export", "music2latent", "--out", out).out
-    plain = {"system": "music2latent", "checkpoint": None, "out": out, "variant": "full"}
+    plain = {"system": "music2latent", "checkpoint": None, "out": out, "variant": None}
     assert given == {**plain, "config": None, "description": "", "weights_licence": None}
     options = ["--checkpoint", "a/b", "--variant", "tiny", "--config", "c.json", "--description", "own", "--weights-licence", "CC0"]
     call("export", "music2latent", "--out", out, *options)

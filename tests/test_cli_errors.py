@@ -108,6 +108,22 @@ def test_encoded_file_of_another_bundle(encoded: Path, tmp_path: Path) -> None:
     assert not out.exists()
 
 
+def test_option_that_the_system_has_not(song: Path, encoded: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.wav"
+    for option in ("--guidance", "--eta"):
+        says = (f"music2latent has no option '{option[2:]}'; it has steps, seed, chunking, window, overlap",)
+        fails(3, "decode", "embedded", encoded, out, option, "0.5", *CPU, says=says)
+        fails(3, "roundtrip", "embedded", song, out, option, "0.5", *CPU, says=says)
+    says = ("music2latent has no option 'channels'; it has chunking, extract_features, tail, window, overlap",)
+    fails(3, "encode", "embedded", song, out, "--channels", "first", *CPU, says=says)
+    fails(3, "roundtrip", "embedded", song, out, "--channels", "first", *CPU, says=says)
+    assert not list(tmp_path.iterdir())
+
+
+def test_file_that_is_neither_bundle_nor_encoded_audio(song: Path) -> None:
+    fails(3, "inspect", song, says=(song, "not encoded audio"))
+
+
 def test_failed_verification(tmp_path: Path) -> None:
     bundle = shutil.copytree(musicrt.EMBEDDED, tmp_path / "bundle")
     manifest = json.loads((bundle / "manifest.json").read_text())
@@ -135,6 +151,10 @@ def test_full_disk(song: Path, encoded: Path, tmp_path: Path) -> None:
         (["systems", "--jsn"], "--jsn"),
         (["encode", "embedded", "a.wav", "a.enc", "--chunking", "fast"], "'seamless', 'official'"),
         (["decode", "embedded", "a.enc", "a.wav", "--steps", "few"], "'--steps'"),
+        (["decode", "embedded", "a.enc", "a.wav", "--channels", "each"], "--channels"),
+        (["encode", "embedded", "a.wav", "a.enc", "--channels", "second"], "'first', 'each'"),
+        (["encode", "embedded", "a.wav", "a.enc", "--seed", "1"], "--seed"),
+        (["roundtrip", "embedded", "a.wav", "b.wav", "--features"], "--features"),
     ],
 )
 def test_wrong_usage(arguments: list[str], says: str) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from musicrt.export.checkpoints import hash_tensors, read_config
+from musicrt.export.checkpoints import beside_checkpoint, hash_tensors, read_config
 from musicrt.export.graphs import OPSET, trace_stage, write_weights
 from musicrt.runtime.backends.onnxruntime import FLAVOUR, OnnxCpu
 from musicrt.runtime.backends.torch import TorchSession
@@ -19,10 +19,10 @@ from musicrt.runtime.bundle import MANIFEST, STAGES, WEIGHTS, Bundle, identity_o
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.errors import ConfigError, VerificationError
 from musicrt.runtime.files import new_folder, sha256_of
-from musicrt.runtime.hub import locate_checkpoint
+from musicrt.runtime.hub import find_files, locate_checkpoint
 from musicrt.runtime.manifest import FileEntry, GraphEntry, LicenceEntry, Manifest, SourceEntry, StageEntry
-from musicrt.runtime.registry import build_spec, find_system, system_module
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.registry import build_spec, find_system, fit_spec, system_module
+from musicrt.runtime.spec import ModelSpec, StageSpec, System
 from musicrt.runtime.verify import probe_inputs, probe_sizes, record_probe, relative_error
 
 _SEED = 20240808
@@ -34,7 +34,7 @@ def export_bundle(
     checkpoint: str | Path | None,
     out: str | Path,
     *,
-    variant: str = "full",
+    variant: str | None = None,
     config: str | Path | None = None,
     description: str = "",
     weights_licence: str | None = None,
@@ -43,23 +43,21 @@ def export_bundle(
     """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
 
     checkpoint: a folder or file in the official layout, a hub id, or None for the official hub repository.
-    variant: hyper-parameters by name. config: instead, a JSON file of official hyper-parameters (also taken from
-        config.json beside the checkpoint). description: said of the weights by `musicrt inspect`.
+    variant: hyper-parameters by name; None: the system's first. config: instead, a JSON file of official hyper-parameters (also
+        taken from config.json beside the checkpoint). description: said of the weights by `musicrt inspect`.
     weights_licence: of weights that are not the official ones.
     on_stage(stage, done, total): called before each stage. Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """
-    known = find_system(system)
-    if variant not in known.variants:
-        raise ConfigError(f"{system} has no variant {variant!r}; known: {', '.join(known.variants)}")
-    source = locate_checkpoint(known, checkpoint)
-    values = read_config(source, Path(config) if config else None)
-    spec = build_spec(system, known.variants[variant], variant)
-    if values is not None and (custom := build_spec(system, values, "custom")).config != spec.config:
-        spec = custom
-    files = read_checkpoint(known, source)
+    known, given = find_system(system), Path(config) if config else None
+    asked = _choose_spec(known, variant, given)
+    source = locate_checkpoint(asked.checkpoint, checkpoint)
+    if given is None:
+        asked = _choose_spec(known, variant, beside_checkpoint(source))
+    paths, files = find_files(asked.checkpoint, source), read_checkpoint(asked.checkpoint, source)
+    spec = fit_spec(asked, files)
     tensors = hash_tensors(files)  # first, because stages are folded in place
     stages: dict[str, nn.Module] = system_module(system, "stages").load_stages(files, spec.config)
-    hashes = {name: sha256_of(source if source.is_file() else source / name) for name in known.checkpoint.files}
+    hashes = {name: sha256_of(path) for name, path in paths.items()}
     official = LicenceEntry(code=known.licences.code, weights=known.licences.weights, weights_url=known.licences.weights_url)
     licences = LicenceEntry(code=official.code, weights=weights_licence, weights_url="") if weights_licence else official
     target = Path(out)
@@ -88,6 +86,18 @@ def export_bundle(
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         Bundle.open(folder)
     return Bundle.open(target)
+
+
+def _choose_spec(system: System, variant: str | None, config: Path | None) -> ModelSpec:
+    """That of a variant (None: the first) or, instead, of a file of hyper-parameters. Raises ConfigError."""
+    name = next(iter(system.variants)) if variant is None else variant
+    if name not in system.variants:
+        raise ConfigError(f"{system.name} has no variant {name!r}; known: {', '.join(system.variants)}")
+    if config is None:
+        return build_spec(system.name, system.variants[name], name)
+    custom = build_spec(system.name, read_config(config), "custom")
+    named = (build_spec(system.name, values, known) for known, values in system.variants.items())
+    return next((spec for spec in named if spec.config == custom.config), custom)
 
 
 def _write_stage(folder: Path, stage: StageSpec, module: nn.Module, model: ir.Model) -> StageEntry:

@@ -13,15 +13,14 @@ import torch
 from musicrt.runtime.errors import ConfigError
 
 
-def read_config(source: Path, given: Path | None) -> dict[str, Any] | None:
-    """Hyper-parameters from the file `given`, or from config.json beside the checkpoint; None if there are none.
+def beside_checkpoint(source: Path) -> Path | None:
+    """The file config.json beside the checkpoint's files; None if there is none."""
+    file = (source if source.is_dir() else source.parent) / "config.json"
+    return file if file.is_file() else None
 
-    Raises ConfigError.
-    """
-    beside = (source if source.is_dir() else source.parent) / "config.json"
-    file = given or (beside if beside.is_file() else None)
-    if file is None:
-        return None
+
+def read_config(file: Path) -> dict[str, Any]:
+    """Hyper-parameters from a JSON file. Raises ConfigError."""
     try:
         values = json.loads(file.read_text())
     except (OSError, ValueError, RecursionError) as error:

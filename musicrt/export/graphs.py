@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
 import json
 import logging
@@ -75,7 +76,8 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str
                 continue
             array = value.const_value.numpy()
             name = by_content.setdefault(_content(array), f"graph.{stage}.{value.name}")
-            stored.setdefault(name, torch.from_numpy(np.array(array)))
+            if name not in stored:
+                stored[name] = torch.from_numpy(np.array(array, order="C"))
             places.append((value, name))
     save_file(stored, path)
     path.chmod(0o644)  # safetensors writes for the owner only
@@ -103,7 +105,7 @@ def _read_offsets(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
-    return str(array.dtype), array.shape, array.tobytes()
+    return str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest()
 
 
 def _name_axes(stage: StageSpec, model: ir.Model) -> None:

@@ -9,6 +9,8 @@ import onnx_ir as ir
 import torch
 from onnxscript import opset20
 
+import musicrt.runtime.layers  # noqa: F401 - registers its operators
+
 op: Any = opset20  # its methods are typed for onnxscript's own values, which a translation does not see
 
 
@@ -40,5 +42,32 @@ def group_norm(
     return y if bias is None else op.Add(y, op.Reshape(bias, per_channel[1:]))
 
 
-ORT_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {torch.ops.aten.group_norm.default: group_norm}
+def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> Any:
+    """A Gemm over all rows, which takes the weight as torch has it.
+
+    The exporter makes a MatMul of it and a transposed weight: a second copy, in the bundle or in ONNX Runtime's memory.
+    """
+    if x.shape is None or weight.shape is None or len(x.shape) < 2:
+        raise TypeError("linear needs the rank of its input")
+    inputs = [weight] if bias is None else [weight, bias]
+    if len(x.shape) == 2:
+        return op.Gemm(x, *inputs, transB=1)
+    rows = op.Gemm(op.Reshape(x, [-1, weight.shape[1]]), *inputs, transB=1)
+    return op.Reshape(rows, op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[weight.shape[0]]), axis=0))
+
+
+def lstm(x: ir.Value, input_weight: ir.Value, recurrent_weight: ir.Value, bias: ir.Value) -> Any:
+    """`musicrt.runtime.layers.Lstm`, whose weights lie as ONNX wants them: [B, T, I] -> [B, T, 2H]."""
+    if recurrent_weight.shape is None or not isinstance(hidden := recurrent_weight.shape[2], int):
+        raise TypeError("lstm needs the shape of its weights")
+    steps_first = op.Transpose(x, perm=[1, 0, 2])
+    states, _, _ = op.LSTM(steps_first, input_weight, recurrent_weight, bias, direction="bidirectional", hidden_size=hidden)
+    return op.Reshape(op.Transpose(states, perm=[2, 0, 1, 3]), [0, 0, 2 * hidden])  # of [T, 2, B, H]
+
+
+ORT_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
+    torch.ops.aten.group_norm.default: group_norm,
+    torch.ops.aten.linear.default: linear,
+    torch.ops.musicrt.lstm.default: lstm,
+}
 """Translations for the `ort` flavour."""

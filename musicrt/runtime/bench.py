@@ -27,6 +27,7 @@ from musicrt.runtime.measure import (
     synthesise_music,
 )
 from musicrt.runtime.model import load
+from musicrt.runtime.pipeline import options_of
 from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.verify import probe_inputs, relative_error, verify_bundle
 
@@ -66,8 +67,8 @@ class Report:
             "",
             markdown_table(_HEADER, [_cells(row) for row in self.rows], text_columns=3),
             "",
-            "Real-time factor: processing time for each second of audio. Error: relative L2, end to end against torch-cpu, "
-            "of stages as `musicrt verify` has it. Cold start: from the start of the process to the first result.",
+            "Real-time factor: processing time for each second of audio. Error: relative L2, of integers the share that differs; end to "
+            "end against torch-cpu, of stages as `musicrt verify` has it. Cold start: from the start of the process to the first result.",
             *(f"Not measured: {name}: {reason}" for name, reason in self.skipped.items()),
         ]
         return "\n".join(lines)
@@ -78,12 +79,12 @@ def bench_bundle(
     backends: Sequence[str] | None = None,
     seconds: float = 1.5,
     repeats: int = 5,
-    steps: int = 1,
+    steps: int | None = None,
     threads: int | None = None,
 ) -> Report:
     """Measure a bundle on `backends`, by default all that are usable here; each in fresh processes.
 
-    seconds: length of the audio. steps: network evaluations of a decode. threads: CPU threads inside an operator.
+    seconds: length of the audio. steps: of a decode, the system's default if None. threads: CPU threads inside an operator.
     Raises BundleError, BackendError: unknown, not usable here, or failed; InputError for audio that is too short.
     """
     opened = Bundle.open(bundle)
@@ -126,23 +127,31 @@ def measure_encode(bundle: str, backend: str, seconds: float, repeats: int, thre
     return {"measurements": [Measurement("encode", times, seconds, (peak,), (cold,), error).to_json()]}
 
 
-def measure_decode(bundle: str, backend: str, repeats: int, steps: int, threads: int | None, values: str, **_: Any) -> dict[str, Any]:
+def measure_decode(
+    bundle: str, backend: str, repeats: int, steps: int | None, threads: int | None, values: str, **_: Any
+) -> dict[str, Any]:
     """In a fresh process: `decode` of the file `values` as a whole."""
     encoded = np.load(values)
     codec = load(bundle, backend=backend, threads=threads)
-    audio = codec.decode(encoded, steps=steps, seed=_SEED)
+    options = {} if steps is None else {"steps": steps}
+    codec.check_options(codec.decode_stream, options)
+    if "seed" in options_of(codec.decode_stream):
+        options["seed"] = _SEED
+    audio = codec.decode(encoded, **options)
     cold = since_start()
-    times, peak = measure(lambda: codec.decode(encoded, steps=steps, seed=_SEED), 0, repeats), peak_memory_mb()
+    times, peak = measure(lambda: codec.decode(encoded, **options), 0, repeats), peak_memory_mb()
     error = None
     if _has_torch_reference(backend):
         reference = load(bundle, backend=TorchCpu.name, threads=threads)
-        error = relative_error({"": audio}, {"": reference.decode(encoded, steps=steps, seed=_SEED)})
+        error = relative_error({"": audio}, {"": reference.decode(encoded, **options)})
     seconds = audio.shape[-1] / codec.sample_rate
-    name = f"decode, {steps} step{'s' if steps > 1 else ''}"
+    name = "decode" if steps is None else f"decode, {steps} step{'s' if steps > 1 else ''}"
     return {"measurements": [Measurement(name, times, seconds, (peak,), (cold,), error).to_json()]}
 
 
-def measure_stages(bundle: str, backend: str, seconds: float, repeats: int, steps: int, threads: int | None, **_: Any) -> dict[str, Any]:
+def measure_stages(
+    bundle: str, backend: str, seconds: float, repeats: int, steps: int | None, threads: int | None, **_: Any
+) -> dict[str, Any]:
     """In a fresh process: every stage by itself, one item of so many seconds."""
     codec = load(bundle, backend=backend, threads=threads)
     sizes = codec.axis_sizes(seconds, steps)

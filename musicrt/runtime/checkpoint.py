@@ -3,33 +3,43 @@
 from __future__ import annotations
 
 import pickle
+import tokenize
 import warnings
 import zipfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from musicrt.runtime.errors import CheckpointError
-from musicrt.runtime.spec import System
+from musicrt.runtime.hub import find_files
+from musicrt.runtime.spec import CheckpointSpec
 
 
-def read_checkpoint(system: System, source: Path) -> dict[str, dict[str, Any]]:
-    """Contents of a system's checkpoint files by official name. `source`: their folder, or the file where there is one.
+def read_checkpoint(checkpoint: CheckpointSpec, source: Path) -> dict[str, dict[str, Any]]:
+    """Contents of a checkpoint's files by official name; {"array": Tensor} of an .npy file. `source`: as of `find_files`.
 
     Raises CheckpointError: missing, not a checkpoint, or holding objects that would have to be executed to be read.
     """
-    names = system.checkpoint.files
-    if source.is_file() and len(names) == 1:
-        return {names[0]: read_tensors(source)}
-    if not source.is_dir():
-        raise CheckpointError(f"{source} does not exist; expected a folder with {', '.join(names)} ({system.licences.weights_url})")
-    missing = [name for name in names if not (source / name).is_file()]
-    if missing:
-        raise CheckpointError(f"{source} lacks {', '.join(missing)}; download from {system.licences.weights_url}")
-    return {name: read_tensors(source / name) for name in names}
+    files = find_files(checkpoint, source)
+    return {name: {"array": read_array(path)} if path.suffix == ".npy" else read_tensors(path) for name, path in files.items()}
+
+
+def read_array(path: Path) -> Tensor:
+    """The array of an .npy file, read from the disk where it is used. Raises CheckpointError."""
+    try:
+        with np.errstate(over="ignore"):  # of an absurd shape, which is refused a moment later
+            array = np.load(path, mmap_mode="c", allow_pickle=False)
+        if isinstance(array, np.ndarray):
+            return torch.from_numpy(np.asarray(array))
+        array.close()
+        reason = f"holds a {type(array).__name__}"
+    except (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError) as error:
+        reason = _reason(error).partition(". ")[0]  # numpy goes on with how to read the file unsafely
+    raise CheckpointError(f"{path} can't be read as an array of numbers ({reason}); download it again")
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
@@ -39,11 +49,11 @@ def read_tensors(path: Path) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of pickle protocols, asking to write to torch
             content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
     except pickle.UnpicklingError as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
+        raise CheckpointError(
+            f"{path} is not a plain tensor checkpoint and was not executed ({_reason(error)}); use the official file"
+        ) from None
     except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise CheckpointError(f"{path} can't be read as a torch checkpoint ({reason}); download it again") from None
+        raise CheckpointError(f"{path} can't be read as a torch checkpoint ({_reason(error)}); download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors; use the official file")
     return content
@@ -77,3 +87,8 @@ def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], boo
         )
         raise CheckpointError(f"the checkpoint does not fit the network: {details}; check the variant or configuration")
     network.load_state_dict({key: given[key].to(torch.float32) for key in expected}, assign=True)
+
+
+def _reason(error: Exception) -> str:
+    """What another library says, in one line."""
+    return " ".join(str(error).split())[:160]

@@ -2,59 +2,88 @@
 
 | header key | meaning |
 |---|---|
-| `format` | `musicrt-encoded 1` |
+| `format` | `musicrt-encoded 1`; of tokens `musicrt-encoded 2` |
 | `system`, `variant` | e.g. `music2latent`, `full` |
-| `kind` | what the values are: `latents` or `features` |
+| `kind` | what the values are: `latents`, `features` or `tokens` |
 | `identity` | SHA-256 of weights and configuration; decoding with another bundle is refused |
 | `sample_rate` | of the model, in Hz |
 | `source_rate` | of the audio that was encoded, in Hz |
 | `samples` | length of that audio at `sample_rate`; decoding stops there |
+| `shape` | of tokens only: `batch,frames,codebooks` |
+| `bits` | of tokens only: bits of a code of each codebook, e.g. `14,13` |
 
-`values` is float32 [channels, C, L]. Any safetensors reader opens the file; nothing in it is ever executed.
+`values` is float32 [channels, C, L]. Of tokens it is uint8 [bytes]: the codes int64 [batch, frames, codebooks] in their `bits`, as
+`musicrt.runtime.packing` describes. Any safetensors reader opens the file; nothing in it is ever executed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from musicrt.runtime.errors import EncodedError
+from musicrt.runtime.errors import EncodedError, InputError
 from musicrt.runtime.files import new_file
+from musicrt.runtime.packing import pack_codes, unpack_codes
 
 FORMAT = "musicrt-encoded 1"
+TOKENS_FORMAT = "musicrt-encoded 2"
+
+Kind = Literal["latents", "features", "tokens"]
+_FORMATS: dict[Kind, str] = {"latents": FORMAT, "features": FORMAT, "tokens": TOKENS_FORMAT}
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Encoded audio with what it takes to decode it; the fields are those of the file's header."""
+    """Encoded audio with what it takes to decode it; the fields are those of the file's header.
 
-    values: NDArray[np.float32] = field(repr=False)
+    values: float32 [channels, C, L], or of kind "tokens" int64 [batch, frames, codebooks]; the first axis has one item for each
+    channel that decoding gives. bits: of a code of each codebook, empty for floats.
+    """
+
+    values: NDArray[Any] = field(repr=False)
     system: str
     variant: str
-    kind: Literal["latents", "features"]
+    kind: Kind
     identity: str
     sample_rate: int
     source_rate: int
     samples: int
     name: str = "the encoded audio"
+    bits: tuple[int, ...] = ()
+
+    @property
+    def seconds(self) -> float:
+        """Length of the audio that was encoded."""
+        return self.samples / self.sample_rate
+
+    @property
+    def bit_rate(self) -> float:
+        """Bits of all values (32 of each float) for each second of that audio; 0.0 where it is empty."""
+        size = self.values.size
+        bits = size // len(self.bits) * sum(self.bits) if self.bits else 32 * size
+        return bits / self.seconds if self.samples else 0.0
 
 
 def save_encoded(path: str | Path, encoded: Encoded) -> None:
-    """Write a file of encoded audio. Raises OutputError."""
+    """Write a file of encoded audio. Raises OutputError, and InputError for values that no such file can hold."""
     with new_file(Path(path)) as temporary:
         write_encoded(temporary, encoded)
 
 
 def write_encoded(path: Path, encoded: Encoded) -> None:
     """The same into a file that `new_file` made."""
+    values, shape = encoded.values, encoded.values.shape
+    if len(shape) != 3 or 0 in shape:
+        raise InputError(f"got {encoded.kind} {list(shape)}, expected three axes of at least one entry, as `encode` gives")
     header = {
-        "format": FORMAT,
+        "format": _FORMATS[encoded.kind],
         "system": encoded.system,
         "variant": encoded.variant,
         "kind": encoded.kind,
@@ -63,7 +92,10 @@ def write_encoded(path: Path, encoded: Encoded) -> None:
         "source_rate": str(encoded.source_rate),
         "samples": str(encoded.samples),
     }
-    save_file({"values": np.ascontiguousarray(encoded.values)}, path, metadata=header)
+    if encoded.kind == "tokens":
+        values = pack_codes(values, encoded.bits)
+        header |= {"shape": ",".join(map(str, shape)), "bits": ",".join(map(str, encoded.bits))}
+    save_file({"values": np.ascontiguousarray(values)}, path, metadata=header)
 
 
 def load_encoded(path: str | Path) -> Encoded:
@@ -76,33 +108,55 @@ def load_encoded(path: str | Path) -> Encoded:
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
             names = list(file.keys())
-            values = file.get_tensor("values") if names == ["values"] else None
+            stored = file.get_tensor("values") if names == ["values"] else None
     except EncodedError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # the last: a dtype that numpy has not
         raise EncodedError(f"{path} is damaged or not encoded audio ({error}); encode the audio again") from None
-    if header.get("format") != FORMAT or values is None:
-        raise EncodedError(f"{path} has format {header.get('format')!r}, expected {FORMAT!r}; encode the audio again with this version")
-    kind = header.get("kind")
-    sound = values.dtype == np.float32 and values.ndim == 3 and values.size > 0 and np.isfinite(values).all()
-    if kind not in ("latents", "features") or not sound:
-        raise EncodedError(
-            f"{path} holds {kind!r} {values.dtype} {list(values.shape)}, expected finite float32 [channels, C, L]; encode the audio again"
-        )
+    if header.get("format") not in (FORMAT, TOKENS_FORMAT) or stored is None:
+        known = f"{FORMAT!r} or {TOKENS_FORMAT!r}"
+        raise EncodedError(f"{path} has format {header.get('format')!r}, expected {known}; encode the audio again with this version")
+    kind = next((known for known in _FORMATS if known == header.get("kind")), None)
+    if kind is None or _FORMATS[kind] != header["format"]:
+        raise EncodedError(f"{path} has kind {header.get('kind')!r} in format {header['format']!r}; encode the audio again")
     try:
+        values, bits = _read_tokens(header, stored) if kind == "tokens" else (_read_floats(stored), ())
         return Encoded(
             values=values,
-            system=header["system"],
-            variant=header["variant"],
+            system=_text(header["system"]),
+            variant=_text(header["variant"]),
             kind=kind,
-            identity=header["identity"],
+            identity=_text(header["identity"]),
             sample_rate=_count(header["sample_rate"], 1),
             source_rate=_count(header["source_rate"], 1),
             samples=_count(header["samples"], 0),
             name=path.name,
+            bits=bits,
         )
+    except InputError as error:
+        raise EncodedError(f"{path} holds no {kind}: {error}; encode the audio again") from None
     except (KeyError, ValueError) as error:
         raise EncodedError(f"{path} has a damaged header ({error}); encode the audio again") from None
+
+
+def _read_floats(stored: NDArray[Any]) -> NDArray[np.float32]:
+    if stored.dtype != np.float32 or stored.ndim != 3 or not stored.size or not np.isfinite(stored).all():
+        raise InputError(f"got {stored.dtype} {list(stored.shape)}, expected finite float32 [channels, C, L]")
+    return stored
+
+
+def _read_tokens(header: Mapping[str, str], stored: NDArray[Any]) -> tuple[NDArray[np.int64], tuple[int, ...]]:
+    shape, bits = (tuple(_count(number, 1) for number in header[key].split(",")) for key in ("shape", "bits"))
+    if len(shape) != 3:
+        raise InputError(f"got codes of shape {list(shape)}, expected [batch, frames, codebooks]")
+    return unpack_codes(stored, shape, bits), bits
+
+
+def _text(text: str) -> str:
+    """What may stand in a line of a terminal."""
+    if not text.isprintable():
+        raise ValueError(f"{text[:80]!r} is no name")
+    return text
 
 
 def _count(text: str, least: int) -> int:

@@ -6,27 +6,45 @@ import re
 from pathlib import Path
 
 from musicrt.runtime.errors import CheckpointError
-from musicrt.runtime.spec import System
+from musicrt.runtime.spec import CheckpointSpec
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
-def locate_checkpoint(system: System, source: str | Path | None) -> Path:
+def locate_checkpoint(checkpoint: CheckpointSpec, source: str | Path | None) -> Path:
     """The local folder or file of a checkpoint; a hub id (or None: the official one) is downloaded into the hub's cache.
 
     Raises CheckpointError: nothing there, or the download failed.
     """
     if source is None:
-        return download_checkpoint(system, system.checkpoint.hub_repository)
+        return download_checkpoint(checkpoint, checkpoint.hub_repository)
     path = Path(source).expanduser()
-    a_file = path.suffix in {Path(name).suffix for name in system.checkpoint.files}  # a mistyped path is no hub id
+    a_file = path.suffix in {Path(name).suffix for name in checkpoint.files}  # a mistyped path is no hub id
     if path.exists() or isinstance(source, Path) or a_file or not _HUB_ID.fullmatch(source):
         return path
-    return download_checkpoint(system, source)
+    return download_checkpoint(checkpoint, source)
 
 
-def download_checkpoint(system: System, repository: str) -> Path:
-    """Fetch a system's checkpoint files with huggingface_hub, which keeps them in its cache. Raises CheckpointError."""
+def find_files(checkpoint: CheckpointSpec, source: Path) -> dict[str, Path]:
+    """Where each of a checkpoint's files is, by official name. `source`: their folder, or the file where there is only one.
+
+    In the folder a file has its official path, or lies right inside under the last part of that. Raises CheckpointError.
+    """
+    names = checkpoint.files
+    if source.is_file() and len(names) == 1:
+        return {names[0]: source}
+    if not source.is_dir():
+        what = "is a file" if source.is_file() else "does not exist"
+        raise CheckpointError(f"{source} {what}; expected a folder with {', '.join(names)} ({checkpoint.url})")
+    found = {name: place for name in names for place in (source / Path(name).name, source / name) if place.is_file()}
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise CheckpointError(f"{source} lacks {', '.join(missing)}; download from {checkpoint.url}")
+    return found
+
+
+def download_checkpoint(checkpoint: CheckpointSpec, repository: str, cache: str | Path | None = None) -> Path:
+    """Fetch a checkpoint's files with huggingface_hub, which keeps them in its cache, or in the folder `cache`. Raises CheckpointError."""
     try:
         from huggingface_hub import snapshot_download
         from huggingface_hub.errors import HfHubHTTPError
@@ -37,7 +55,7 @@ def download_checkpoint(system: System, repository: str) -> Path:
     # What the HTTP library raises for a lost connection is no OSError; which library it is depends on the hub's version.
     http_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(system.checkpoint.files)))
+        return Path(snapshot_download(repository, allow_patterns=list(checkpoint.files), cache_dir=cache))
     except (http_error, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{repository} can't be downloaded ({reason}); download it by hand and give its folder") from error

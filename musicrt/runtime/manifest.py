@@ -41,7 +41,7 @@ class Probe(_Entry):
 
 
 class GraphEntry(_Entry):
-    """One ONNX graph of a stage. `error`: relative L2 distance from the torch network, measured at export."""
+    """One ONNX graph of a stage. `error`: distance from the torch network, measured at export; see `verify.relative_error`."""
 
     file: FileEntry
     opset: int

@@ -9,7 +9,7 @@ from typing import Any, Literal, Self
 
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BackendError
-from musicrt.runtime.registry import build_spec, find_system, system_module
+from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
 from musicrt.runtime.session import Session
 from musicrt.runtime.spec import ModelSpec
@@ -52,13 +52,18 @@ class Model:
 
     @classmethod
     def open_checkpoint(cls, system: str, source: Path, config: Mapping[str, Any], *, device: Literal["cpu", "cuda"] = "cpu") -> Model:
-        """Run an official checkpoint in PyTorch, without a bundle. Raises CheckpointError, ConfigError, BackendError."""
+        """Run an official checkpoint in PyTorch, without a bundle. `config`: official hyper-parameters, such as those of a variant.
+
+        Raises CheckpointError, ConfigError, BackendError.
+        """
         backend, choice = select_backend(f"torch-{device}")
         from musicrt.runtime.backends.torch import TorchSession
         from musicrt.runtime.checkpoint import read_checkpoint
 
-        spec = build_spec(system, config, "checkpoint")
-        stages = system_module(system, "stages").load_stages(read_checkpoint(find_system(system), source), spec.config)
+        asked = build_spec(system, config, "checkpoint")
+        files = read_checkpoint(asked.checkpoint, source)
+        spec = fit_spec(asked, files)
+        stages = system_module(system, "stages").load_stages(files, spec.config)
         return cls(spec, lambda stage: TorchSession(spec.stage(stage), stages[stage], backend.device), choice, device=device)
 
     def session(self, stage: str) -> Session:

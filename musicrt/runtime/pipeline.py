@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -11,13 +13,13 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.audio import probe_audio
 from musicrt.runtime.audio_writer import AudioWriter
-from musicrt.runtime.encoded import Encoded, load_encoded, write_encoded
-from musicrt.runtime.errors import EncodedError
+from musicrt.runtime.encoded import Encoded, Kind, load_encoded, write_encoded
+from musicrt.runtime.errors import Cancelled, EncodedError, InputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.model import Model
 from musicrt.runtime.select import Choice
+from musicrt.runtime.source import AudioSource
 
 Progress = Callable[[int, int], None]
 """Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
@@ -27,11 +29,18 @@ def ignore_progress(_done: int, _total: int) -> None:
     """The default `on_progress`."""
 
 
+def options_of(method: Callable[..., Any]) -> list[str]:
+    """Names of the options that a system's method has: its keyword-only parameters but `on_progress`, which each of them has."""
+    parameters = inspect.signature(method).parameters.values()
+    return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "on_progress"]
+
+
 class Codec(ABC):
     """A codec on an opened model. Subclasses write `encode_source` and `decode_stream`; files are handled here.
 
-    The command line and the benchmarks also call `encode` and `decode`, with the options `chunking`, `extract_features`, `steps`,
-    `seed` and `on_progress` where a system has them, and `axis_sizes`. A codec serves one thread at a time.
+    The keyword-only parameters of the two are the system's options: the command line offers those of all systems, and one that
+    the system has not is refused here by name. `musicrt bench` calls `encode`, `decode` (with `steps` and `seed` where
+    `decode_stream` has them) and `axis_sizes`. A codec serves one thread at a time.
     """
 
     def __init__(self, model: Model) -> None:
@@ -57,7 +66,8 @@ class Codec(ABC):
         """A method (values, **options): decode in bounded memory, in blocks of float32 [channels, samples]."""
 
     def encode_file(self, audio: str | Path, target: str | Path, **options: Any) -> Encoded:
-        """Encode an audio file into a file of encoded audio. Raises AudioError, OutputError, BackendError."""
+        """Encode an audio file into a file of encoded audio. Raises AudioError, InputError, OutputError, BackendError."""
+        self._check_encoding(options)
         with new_file(Path(target)) as temporary:  # before the work, so that a bad target fails at once
             encoded = self.encode_source(audio, **options)
             write_encoded(temporary, encoded)
@@ -66,30 +76,25 @@ class Codec(ABC):
     def decode_file(self, source: str | Path, target: str | Path, **options: Any) -> int:
         """Decode a file of encoded audio into an audio file; the number of samples written.
 
-        Raises EncodedError for a damaged file or one of another bundle, OutputError, BackendError.
+        Raises EncodedError for a damaged file or one of another bundle, InputError, OutputError, BackendError.
         """
         return self.decode_encoded(load_encoded(source), target, **options)
 
     def decode_encoded(self, encoded: Encoded, target: str | Path, **options: Any) -> int:
         """Decode into an audio file of the original length; the number of samples written."""
         self.check_encoded(encoded)
-        with AudioWriter(target, self.sample_rate, encoded.values.shape[0]) as writer:
-            return self._write(encoded, writer, options)
+        self.check_options(self.decode_stream, options)
+        return self._write(encoded, target, options)
 
     def roundtrip_file(
         self, audio: str | Path, target: str | Path, encode_options: Mapping[str, Any], decode_options: Mapping[str, Any]
     ) -> int:
         """Encode an audio file and decode it into another; the number of samples written. Errors as of the two ways."""
-        with AudioWriter(target, self.sample_rate, probe_audio(audio).channels) as writer:
-            return self._write(self.encode_source(audio, **encode_options), writer, decode_options)
-
-    def _write(self, encoded: Encoded, writer: AudioWriter, options: Mapping[str, Any]) -> int:
-        written = 0
-        for block in self.decode_stream(encoded.values, **options):
-            block = block[:, : max(encoded.samples - written, 0)]
-            writer.write(block)
-            written += block.shape[1]
-        return written
+        self._check_encoding(encode_options)
+        self.check_options(self.decode_stream, decode_options)
+        with contextlib.suppress(Cancelled), AudioWriter(target, self.sample_rate, 1):
+            raise Cancelled("a bad target fails before the work; how many channels there will be is known after it")
+        return self._write(self.encode_source(audio, **encode_options), target, decode_options)
 
     def check_encoded(self, encoded: Encoded) -> None:
         """Raises EncodedError unless `encoded` was made with the weights and configuration of this codec."""
@@ -106,6 +111,13 @@ class Codec(ABC):
                 f"{(self.model.identity or 'none')[:12]}, variant {spec.variant}; load the bundle it was made with"
             )
 
+    def check_options(self, method: Callable[..., Any], options: Iterable[str]) -> None:
+        """Raises InputError if a method of this system has not all these options, with those that it has."""
+        known = options_of(method)
+        unknown = [name for name in options if name not in (*known, "on_progress")]
+        if unknown:
+            raise InputError(f"{self.model.spec.system} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
+
     def close(self) -> None:
         """Release the sessions."""
         self.model.close()
@@ -115,3 +127,42 @@ class Codec(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
+
+    def _write(self, encoded: Encoded, target: str | Path, options: Mapping[str, Any]) -> int:
+        written = 0
+        with AudioWriter(target, self.sample_rate, encoded.values.shape[0]) as writer:
+            for block in self.decode_stream(encoded.values, **options):
+                block = block[:, : max(encoded.samples - written, 0)]
+                writer.write(block)
+                written += block.shape[1]
+        return written
+
+    def _describe(
+        self, values: NDArray[Any], kind: Kind, source: AudioSource, samples: int | None = None, bits: tuple[int, ...] = ()
+    ) -> Encoded:
+        """What `encode_source` gives: the values of a source with what it takes to decode them. Raises InputError.
+
+        samples: where decoding stops, at the end of the source by default. bits: of a code of each codebook, for tokens.
+        """
+        spec = self.model.spec
+        return Encoded(
+            values=values,
+            system=spec.system,
+            variant=spec.variant,
+            kind=kind,
+            identity=self._identity(),
+            sample_rate=spec.sample_rate,
+            source_rate=source.source_rate,
+            samples=source.samples if samples is None else samples,
+            bits=bits,
+        )
+
+    def _identity(self) -> str:
+        """What encoded audio is tied to. Raises InputError for a model that comes from no bundle."""
+        if self.model.identity is None:
+            raise InputError("encoded audio is tied to a bundle, and this model comes from none; export the checkpoint, or use `encode`")
+        return self.model.identity
+
+    def _check_encoding(self, options: Iterable[str]) -> None:
+        self._identity()
+        self.check_options(self.encode_source, options)

@@ -1,7 +1,7 @@
 """Finds systems by their folder under `musicrt/runtime/models/`: nothing else lists them.
 
 A system folder holds `spec.py` (`SYSTEM: System`, `build_spec(config, variant) -> ModelSpec`), `pipeline.py` (`Pipeline`)
-and `stages.py` (torch: `build_stages(config)`, `load_stages(files, config)`).
+and `stages.py` (torch: `fit_config(files, config)`, `build_stages(config)`, `load_stages(files, config)`).
 """
 
 from __future__ import annotations
@@ -39,3 +39,18 @@ def build_spec(system: str, config: Mapping[str, Any], variant: str) -> ModelSpe
     """The spec of a system for given hyper-parameters (official names). Raises ConfigError."""
     spec: ModelSpec = system_module(system, "spec").build_spec(config, variant)
     return spec
+
+
+def fit_spec(spec: ModelSpec, files: Mapping[str, Mapping[str, Any]]) -> ModelSpec:
+    """The spec with the hyper-parameters that only the checkpoint's files tell, such as the rows of a codebook (needs torch).
+
+    `files`: what `read_checkpoint` gives. Raises CheckpointError, ConfigError.
+    """
+    fitted: Mapping[str, Any] = system_module(spec.system, "stages").fit_config(files, spec.config)
+    return build_spec(spec.system, fitted, spec.variant)
+
+
+def bit_rates(system: str) -> dict[str, float]:
+    """Nominal bits per second of a system's variants, by name; empty where it has none. Raises ConfigError."""
+    specs = (build_spec(system, values, variant) for variant, values in find_system(system).variants.items())
+    return {spec.variant: spec.bit_rate for spec in specs if spec.bit_rate is not None}

@@ -50,14 +50,16 @@ class Dim:
 class TensorSpec:
     """Name, dtype and shape of an input or output. A shape holds ints, axes and multiples of axes.
 
-    `values`: what test values look like: normal with deviation `scale`, or the exponential of that.
+    `values`: what test values look like: normal with deviation `scale`, the exponential of that ("positive"), or whole numbers
+    from 0 to `codes` - 1 ("codes", for int64).
     """
 
     name: str
     dtype: DType
     shape: tuple[int | Axis | Dim, ...]
-    values: Literal["normal", "positive"] = "normal"
+    values: Literal["normal", "positive", "codes"] = "normal"
     scale: float = 1.0
+    codes: int = 0
 
     @property
     def dims(self) -> tuple[int | Dim, ...]:
@@ -75,7 +77,7 @@ class TensorSpec:
 
 @dataclass(frozen=True)
 class Tolerance:
-    """Largest accepted relative L2 distance between two FP32 implementations of a stage."""
+    """Largest accepted distance between two FP32 implementations of a stage: relative L2; of integers, the share that differs."""
 
     rel_l2: float
 
@@ -109,22 +111,29 @@ class Licences:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """Where the official weights lie: file names of the official layout, and the hub repository that holds them."""
+    """Where the official weights lie: paths of the official layout, no two with the same last part, and their hub repository."""
 
     files: tuple[str, ...]
     hub_repository: str
 
+    @property
+    def url(self) -> str:
+        """The repository's page."""
+        return f"https://huggingface.co/{self.hub_repository}"
+
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One system in one configuration."""
+    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats."""
 
     system: str
     variant: str
     sample_rate: int
     stages: tuple[StageSpec, ...]
+    checkpoint: CheckpointSpec
     config: Mapping[str, Any] = field(repr=False)
     defaults: Mapping[str, Any] = field(repr=False)
+    bit_rate: float | None = None
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`; KeyError if the system has none."""
@@ -133,12 +142,11 @@ class ModelSpec:
 
 @dataclass(frozen=True)
 class System:
-    """What the registry knows of a system before a configuration is chosen. `variants`: hyper-parameters by name."""
+    """What the registry knows of a system before a configuration is chosen. `variants`: hyper-parameters by name, the default first."""
 
     name: str
     title: str
     task: str
     paper: str
     licences: Licences
-    checkpoint: CheckpointSpec
     variants: Mapping[str, Mapping[str, Any]] = field(repr=False)

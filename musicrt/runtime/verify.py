@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from musicrt.runtime.backends.torch import TorchCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import OutputProbe, Probe
-from musicrt.runtime.noise import normal_columns
+from musicrt.runtime.noise import normal_columns, philox
 from musicrt.runtime.select import select_backend
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import StageSpec
@@ -23,7 +24,7 @@ _PROBED = 64  # values kept of each output
 
 @dataclass(frozen=True)
 class StageCheck:
-    """How far a stage is from its reference: relative L2 over all values of its worst output."""
+    """How far a stage is from its reference: the `relative_error` of its worst output."""
 
     stage: str
     backend: str
@@ -69,10 +70,21 @@ def probe_inputs(stage: StageSpec, sizes: Mapping[str, int], seed: int) -> dict[
     for index, tensor in enumerate(stage.inputs):
         shape = tensor.resolve(sizes)
         count = math.prod(shape)
+        if tensor.values == "codes":
+            feeds[tensor.name] = _draw_codes(seed, count, tensor.codes, index).reshape(shape)
+            continue
         values = normal_columns(seed, -(-count // 4) * 4, range(1), channel=index, draw=0).reshape(-1)[:count].reshape(shape)
         values *= np.float32(tensor.scale)
         feeds[tensor.name] = np.exp(values) if tensor.values == "positive" else values
     return feeds
+
+
+def _draw_codes(seed: int, count: int, codes: int, channel: int) -> NDArray[np.int64]:
+    """Whole numbers from 0 to `codes` - 1: [count]."""
+    quads = np.arange(-(-count // 4), dtype=np.uint32)
+    rest = np.zeros_like(quads)
+    words = np.stack(philox((quads, rest, rest + np.uint32(channel), rest), seed), axis=-1)
+    return words.reshape(-1)[:count].astype(np.int64) % codes
 
 
 def record_probe(sizes: Mapping[str, int], seed: int, outputs: Mapping[str, Array]) -> Probe:
@@ -99,15 +111,17 @@ def _fits(probe: Probe, stage: StageSpec) -> bool:
 
 
 def probe_error(probe: Probe, outputs: Mapping[str, Array]) -> float:
-    """Relative L2 distance of the worst output from the recorded values."""
+    """`relative_error` of the worst output against the recorded values."""
     produced = {name: outputs[name].reshape(-1)[:: recorded.stride] for name, recorded in probe.outputs.items()}
     return relative_error(produced, {name: np.array(recorded.values) for name, recorded in probe.outputs.items()})
 
 
 def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:
-    """Relative L2 distance of the worst output; NaN if any value is not finite."""
-    errors: Sequence[float] = [
-        float(np.linalg.norm(outputs[name].astype(np.float64) - want) / max(float(np.linalg.norm(want.astype(np.float64))), 1e-30))
-        for name, want in expected.items()
-    ]
-    return float(np.max(errors))
+    """Distance of the worst output: relative L2, NaN if any value is not finite; of integers the share that differs."""
+    return float(np.max([_distance(outputs[name], want.astype(np.float64)) for name, want in expected.items()]))
+
+
+def _distance(value: Array, want: NDArray[np.float64]) -> float:
+    if np.issubdtype(value.dtype, np.integer):
+        return float(np.mean(value != want))
+    return float(np.linalg.norm(value.astype(np.float64) - want) / max(float(np.linalg.norm(want)), 1e-30))

@@ -20,6 +20,7 @@ import pytest
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import Cancelled, CheckpointError, ConfigError, MusicRTError, OutputError, VerificationError
 from musicrt.runtime.registry import build_spec, find_system
+from musicrt.runtime.spec import CheckpointSpec, ModelSpec
 from tests.conftest import refused, tiny_layout
 
 torch = pytest.importorskip("torch")
@@ -31,8 +32,11 @@ from musicrt.export import bundle as export_module  # noqa: E402 - needs what wa
 from musicrt.export.bundle import export_bundle  # noqa: E402
 from musicrt.export.checkpoints import hash_tensors  # noqa: E402
 from musicrt.export.graphs import write_weights  # noqa: E402
-from musicrt.runtime.checkpoint import read_checkpoint, read_tensors  # noqa: E402
+from musicrt.runtime.checkpoint import read_array, read_checkpoint, read_tensors  # noqa: E402
+from musicrt.runtime.model import Model  # noqa: E402
+from musicrt.runtime.models.music2latent import stages as stages_module  # noqa: E402
 from musicrt.runtime.models.music2latent.network import UNet  # noqa: E402
+from musicrt.runtime.models.music2latent.spec import CHECKPOINT  # noqa: E402
 from musicrt.runtime.models.music2latent.stages import is_dead_key, load_network  # noqa: E402
 
 FILE = "music2latent.pt"
@@ -200,15 +204,89 @@ def test_legacy_format_is_read(tmp_path: Path, weights: State) -> None:
 
 
 def test_missing_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
-    system = find_system("music2latent")
-    with refused(CheckpointError, tmp_path / "missing", FILE, system.licences.weights_url):
-        read_checkpoint(system, tmp_path / "missing")
-    with refused(CheckpointError, tmp_path, FILE, system.licences.weights_url):
-        read_checkpoint(system, tmp_path)
+    with refused(CheckpointError, tmp_path / "missing", FILE, CHECKPOINT.url):
+        read_checkpoint(CHECKPOINT, tmp_path / "missing")
+    with refused(CheckpointError, tmp_path, FILE, CHECKPOINT.url):
+        read_checkpoint(CHECKPOINT, tmp_path)
     (tmp_path / FILE).mkdir()
     with refused(CheckpointError, tmp_path, FILE):
-        read_checkpoint(system, tmp_path)
-    assert list(read_checkpoint(system, tiny_checkpoint / FILE)) == list(read_checkpoint(system, tiny_checkpoint)) == [FILE]
+        read_checkpoint(CHECKPOINT, tmp_path)
+    assert list(read_checkpoint(CHECKPOINT, tiny_checkpoint / FILE)) == list(read_checkpoint(CHECKPOINT, tiny_checkpoint)) == [FILE]
+
+
+# Arrays
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int64"])
+@pytest.mark.parametrize("order", ["C", "F"])
+def test_array_files_are_read_beside_torch_files(tmp_path: Path, dtype: str, order: Any) -> None:
+    array = np.arange(12).reshape(3, 4).astype(dtype, order=order)
+    np.save(tmp_path / "codes.npy", array)
+    torch.save({"w": torch.ones(2)}, tmp_path / "net.ckpt")
+    contents = read_checkpoint(CheckpointSpec(("net/net.ckpt", "codebooks/codes.npy"), "a/b"), tmp_path)
+    assert list(contents) == ["net/net.ckpt", "codebooks/codes.npy"]
+    assert torch.equal(contents["net/net.ckpt"]["w"], torch.ones(2))
+    assert list(contents["codebooks/codes.npy"]) == ["array"]
+    read = contents["codebooks/codes.npy"]["array"]
+    assert str(read.dtype) == f"torch.{dtype}"
+    np.testing.assert_array_equal(read.numpy(), array)
+    read.zero_()
+    np.testing.assert_array_equal(np.load(tmp_path / "codes.npy"), array)  # the file is as it was
+
+
+def array_file(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array, allow_pickle=True)
+    return stream.getvalue()
+
+
+def with_header(header: str) -> bytes:
+    """An .npy file of 140 bytes of data."""
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header.encode() + bytes(140)
+
+
+HEADER = "{'descr': '<f4', 'fortran_order': False, 'shape': (5, 7), }\n"
+WHOLE = with_header(HEADER)
+DAMAGED_ARRAYS: dict[str, bytes] = {
+    "empty": b"",
+    "text": b"This is no array.\n",
+    "pickle": pickle.dumps({"a": 1}),
+    "archive": damaged_files(b"")["zip"],
+    "strings": array_file(np.array(["a", "b"])),
+    "records": array_file(np.zeros(2, [("a", "f4")])),
+    "times": array_file(np.zeros(2, "M8[s]")),
+    "other byte order": array_file(np.zeros(2, ">f4")),
+    "cut by a byte": WHOLE[:-1],
+    "cut in the header": WHOLE[:50],
+    "header of a list": with_header("[1, 2]\n"),
+    "open bracket": with_header(HEADER.replace(")", "(")),
+    "nested header": with_header("(" * 5000),
+    "huge shape": with_header(HEADER.replace("5, 7", f"{1 << 40}, {1 << 40}")),
+    "negative shape": with_header(HEADER.replace("5, 7", "5, -7")),
+    "call in the header": with_header(HEADER.replace("5, 7", "int(5), 7")),
+    "unknown version": WHOLE.replace(b"\x01\x00", b"\x09\x00", 1),
+}
+
+
+@pytest.mark.parametrize("kind", DAMAGED_ARRAYS)
+def test_damaged_array_is_refused(tmp_path: Path, kind: str) -> None:
+    (tmp_path / "a.npy").write_bytes(DAMAGED_ARRAYS[kind])
+    with refused(CheckpointError, tmp_path / "a.npy", "an array of numbers", "download it again"):
+        read_array(tmp_path / "a.npy")
+
+
+def test_undamaged_array_of_the_same_kind_is_read(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(WHOLE)
+    assert torch.equal(read_array(tmp_path / "a.npy"), torch.zeros(5, 7))
+
+
+def test_objects_in_an_array_are_never_made(tmp_path: Path) -> None:
+    (tmp_path / "a.npy").write_bytes(array_file(np.array([Trap(tmp_path / "sprung")])))
+    with refused(CheckpointError, tmp_path / "a.npy", "objects"):
+        read_array(tmp_path / "a.npy")
+    assert not (tmp_path / "sprung").exists()
+    np.load(tmp_path / "a.npy", allow_pickle=True)  # the trap works
+    assert (tmp_path / "sprung").exists()
 
 
 # Hyper-parameters
@@ -245,6 +323,75 @@ def test_checkpoint_of_another_configuration_is_refused(tiny_checkpoint: Path, t
     (tmp_path / "config.json").write_text("{}")  # the full network's
     with refused(CheckpointError, "does not fit the network", "of another shape", "check the variant or configuration"):
         export_bundle("music2latent", tiny_checkpoint, tmp_path / "out", config=tmp_path / "config.json")
+
+
+@pytest.fixture
+def chosen(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Stops every export when the files are read, and keeps the spec of that moment. The system gets three variants."""
+    seen: dict[str, Any] = {}
+    found = find_system("music2latent")
+    variants = {"small": {**CONFIG, "rho": 6.0}, "tiny": CONFIG, "full": {}}
+    monkeypatch.setattr(export_module, "find_system", lambda _: dataclasses.replace(found, variants=variants))
+
+    def stop(spec: ModelSpec, _files: object) -> ModelSpec:
+        seen["spec"] = spec
+        raise Cancelled("enough")
+
+    monkeypatch.setattr(export_module, "fit_spec", stop)
+    return seen
+
+
+@pytest.mark.parametrize(
+    ("variant", "config", "name", "rho"),
+    [(None, None, "small", 6.0), ("tiny", None, "tiny", 7.0), (None, CONFIG, "tiny", 7.0), (None, {**CONFIG, "rho": 5.0}, "custom", 5.0)],
+)
+@pytest.mark.parametrize("given", [False, True], ids=["beside the checkpoint", "as an argument"])
+def test_hyperparameters_are_those_of_the_variant_or_file(
+    tiny_checkpoint: Path, tmp_path: Path, chosen: dict[str, Any], variant: str | None, config: object, name: str, rho: float, given: bool
+) -> None:
+    """By default the first variant; a file that says what a variant says is taken for that."""
+    (tmp_path / FILE).symlink_to(tiny_checkpoint / FILE)
+    file = None if config is None else tmp_path / ("given.json" if given else "config.json")
+    if file:
+        file.write_text(json.dumps(config))
+    with refused(Cancelled, "enough"):
+        export_bundle("music2latent", tmp_path, tmp_path / "out", variant=variant, config=file if given else None)
+    assert (chosen["spec"].variant, chosen["spec"].config["rho"]) == (name, rho)
+
+
+def test_hyperparameters_that_only_the_files_tell_are_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By export as when a checkpoint is run as it is."""
+
+    def fit_config(files: State, config: State) -> State:
+        return {**config, "rho": float(len(files[FILE]["gen_state_dict"]))}
+
+    monkeypatch.setattr(stages_module, "fit_config", fit_config)
+    expected = float(len(read_checkpoint(CHECKPOINT, tiny_checkpoint)[FILE]["gen_state_dict"]))
+    with Model.open_checkpoint("music2latent", tiny_checkpoint, CONFIG) as model:
+        assert (model.spec.variant, model.spec.config["rho"]) == ("checkpoint", expected)
+    seen: list[ModelSpec] = []
+    monkeypatch.setattr(export_module, "new_folder", raise_it(Cancelled("enough")))
+    monkeypatch.setattr(stages_module, "load_stages", lambda _files, config: seen.append(build_spec("music2latent", config, "x")))
+    with refused(Cancelled, "enough"):
+        export_bundle("music2latent", tiny_checkpoint, tiny_checkpoint.parent / "out")
+    assert [spec.config["rho"] for spec in seen] == [expected]
+
+
+def test_files_are_hashed_where_they_were_found(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    checkpoint = CheckpointSpec((f"weights/{FILE}", "codebooks/extra.npy"), "a/b")
+    spec = dataclasses.replace(build_spec("music2latent", CONFIG, "tiny"), checkpoint=checkpoint)
+    monkeypatch.setattr(export_module, "build_spec", lambda *_: spec)
+    monkeypatch.setattr(export_module, "fit_spec", lambda given, _: given)
+    monkeypatch.setattr(stages_module, "load_stages", lambda *_: {})
+    hashed: list[Path] = []
+    monkeypatch.setattr(export_module, "new_folder", raise_it(Cancelled("enough")))
+    monkeypatch.setattr(export_module, "sha256_of", hashed.append)
+    (tmp_path / FILE).symlink_to(tiny_checkpoint / FILE)
+    (tmp_path / "codebooks").mkdir()
+    np.save(tmp_path / "codebooks" / "extra.npy", np.arange(3))
+    with refused(Cancelled, "enough"):
+        export_bundle("music2latent", tmp_path, tmp_path / "out")
+    assert hashed == [tmp_path / FILE, tmp_path / "codebooks" / "extra.npy"]
 
 
 def test_unknown_names_are_refused_with_the_known_ones(tiny_checkpoint: Path, tmp_path: Path) -> None:
@@ -350,7 +497,7 @@ def test_graph_that_differs_from_torch_is_refused(tiny_checkpoint: Path, tmp_pat
     spec = build_spec("music2latent", CONFIG, "tiny")
     strict = dataclasses.replace(spec.stage("frontend").tolerance, rel_l2=1e-12)
     stage = dataclasses.replace(spec.stage("frontend"), tolerance=strict)
-    monkeypatch.setattr(export_module, "build_spec", lambda *_: dataclasses.replace(spec, stages=(stage,)))
+    monkeypatch.setattr(export_module, "fit_spec", lambda *_: dataclasses.replace(spec, stages=(stage,)))
     with refused(VerificationError, "frontend", "1e-12"):
         export_bundle("music2latent", tiny_checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

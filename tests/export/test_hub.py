@@ -15,6 +15,12 @@ from pathlib import Path
 
 import pytest
 
+from musicrt.runtime.errors import CheckpointError
+from musicrt.runtime.hub import find_files
+from musicrt.runtime.models.music2latent.spec import CHECKPOINT
+from musicrt.runtime.spec import CheckpointSpec
+from tests.conftest import refused
+
 pytest.importorskip("huggingface_hub")
 
 CONTENT = b"what the repository holds" * 1000
@@ -23,9 +29,9 @@ ASK = """
 import sys
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.hub import locate_checkpoint
-from musicrt.runtime.registry import find_system
+from musicrt.runtime.models.music2latent.spec import CHECKPOINT
 try:
-    print(locate_checkpoint(find_system("music2latent"), sys.argv[1] or None))
+    print(locate_checkpoint(CHECKPOINT, sys.argv[1] or None))
 except CheckpointError as error:
     print("refused:", error)
 """
@@ -135,11 +141,37 @@ def test_repository_without_the_files_gives_a_folder_that_lacks_them(hub: dict[s
     assert not (folder / "music2latent.pt").exists()
     pytest.importorskip("torch")
     from musicrt.runtime.checkpoint import read_checkpoint
-    from musicrt.runtime.errors import CheckpointError
-    from musicrt.runtime.registry import find_system
 
     with pytest.raises(CheckpointError, match=r"music2latent\.pt"):
-        read_checkpoint(find_system("music2latent"), folder)
+        read_checkpoint(CHECKPOINT, folder)
+
+
+FILES = CheckpointSpec(("rate50/encoder.ckpt", "codebooks/big/a.npy"), "someone/codec")
+
+
+def test_files_are_found_by_their_official_path_or_its_last_part(tmp_path: Path) -> None:
+    (tmp_path / "codebooks" / "big").mkdir(parents=True)
+    for name in ("encoder.ckpt", "codebooks/big/a.npy", "a.npy", "other.ckpt"):
+        (tmp_path / name).touch()
+    found = {"rate50/encoder.ckpt": tmp_path / "encoder.ckpt", "codebooks/big/a.npy": tmp_path / "codebooks" / "big" / "a.npy"}
+    assert find_files(FILES, tmp_path) == found
+    assert list(find_files(FILES, tmp_path)) == list(FILES.files)
+
+
+def test_file_itself_is_found_where_there_is_only_one(tmp_path: Path) -> None:
+    (tmp_path / "renamed.pt").touch()
+    assert find_files(CHECKPOINT, tmp_path / "renamed.pt") == {"music2latent.pt": tmp_path / "renamed.pt"}
+    with refused(CheckpointError, "renamed.pt is a file", "expected a folder with", *FILES.files, "https://huggingface.co/someone/codec"):
+        find_files(FILES, tmp_path / "renamed.pt")
+
+
+def test_missing_files_are_named(tmp_path: Path) -> None:
+    (tmp_path / "encoder.ckpt").mkdir()
+    (tmp_path / "a.npy").touch()
+    with refused(CheckpointError, f"{tmp_path} lacks rate50/encoder.ckpt;", "https://huggingface.co/someone/codec"):
+        find_files(FILES, tmp_path)
+    with refused(CheckpointError, "missing does not exist", *FILES.files):
+        find_files(FILES, tmp_path / "missing")
 
 
 def test_local_paths_are_not_looked_up(hub: dict[str, str], asked: list[str], tmp_path: Path) -> None:

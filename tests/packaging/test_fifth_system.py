@@ -16,7 +16,7 @@ import pytest
 
 from musicrt.runtime.audio import read_audio
 from musicrt.runtime.audio_writer import write_audio
-from musicrt.runtime.errors import VerificationError
+from musicrt.runtime.errors import InputError, VerificationError
 
 PACKAGE = Path(__file__).parents[2] / "musicrt"
 DUMMY = Path(__file__).parent / "dummy"
@@ -138,6 +138,22 @@ def test_command_line_round_trips_a_file(extended: Extended) -> None:
     decoded, rate = read_audio(extended.folder / "out.wav")
     assert rate == RATE
     np.testing.assert_allclose(decoded, noise(1, 9999), rtol=0, atol=1e-5)
+
+
+def test_options_of_other_systems_are_refused(extended: Extended) -> None:
+    write_audio(extended.folder / "in.wav", noise(1, 999), RATE)
+    for command, option in (("encode", ("--chunking", "official")), ("roundtrip", ("--steps", "2"))):
+        done = extended.run("-m", "musicrt.cli", command, "bundle", "in.wav", f"{command}.wav", *option, status=InputError.exit_code)
+        assert done.stderr.splitlines()[-1] == f"error: dummy has no option {option[0][2:]!r}; it has none"
+        assert not (extended.folder / f"{command}.wav").exists()
+
+
+def test_bench_takes_the_defaults_of_the_system(extended: Extended) -> None:
+    bench = ("-m", "musicrt.cli", "bench", "bundle", "--backend", "torch-cpu", "--seconds", "0.1", "--repeats", "1")
+    rows = json.loads(extended.run(*bench, "--json").stdout)["rows"]
+    assert [row["name"] for row in rows] == ["encode", "decode", "encoder", "decoder"]
+    done = extended.run(*bench, "--steps", "2", status=InputError.exit_code)
+    assert done.stderr == "error: dummy has no option 'steps'; it has none\n"
 
 
 def test_contracts_of_imports_hold_for_it_too(extended: Extended) -> None:

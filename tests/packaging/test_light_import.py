@@ -13,7 +13,13 @@ from typing import Any
 import pytest
 
 HEAVY = ["torch", "onnxruntime", "tensorrt", "scipy.signal", "pydantic", "soundfile", "numpy", "rich", "typer"]
-NEED_TORCH = ["musicrt.runtime.checkpoint", "musicrt.runtime.models.*.network", "musicrt.runtime.models.*.stages"]
+NEED_TORCH = [
+    "musicrt.runtime.checkpoint",
+    "musicrt.runtime.layers",
+    "musicrt.runtime.models.*.network",
+    "musicrt.runtime.models.*.network.*",
+    "musicrt.runtime.models.*.stages",
+]
 
 
 def run_fresh(code: str, *, blocked: Sequence[str] = ()) -> Any:
@@ -59,13 +65,13 @@ def test_modules_load_only_what_they_need(module: str, absent: list[str]) -> Non
 def test_only_checkpoints_and_networks_need_torch() -> None:
     code = """
 import importlib, pkgutil, musicrt.runtime
-names = [module.name for module in pkgutil.walk_packages(musicrt.runtime.__path__, "musicrt.runtime.")]
+names = [module.name for module in pkgutil.walk_packages(musicrt.runtime.__path__, "musicrt.runtime.") if not module.ispkg]
 failed = {}
 for name in names:
     try:
         importlib.import_module(name)
     except ModuleNotFoundError as error:
-        failed[name] = error.name
+        failed[name] = error.name.partition(".")[0]
 result = [names, failed]
 """
     names, failed = run_fresh(code, blocked=["torch", "onnxruntime", "tensorrt"])

@@ -16,8 +16,10 @@ from musicrt.runtime.backends.torch import TorchCpu
 from musicrt.runtime.bundle import MANIFEST, Bundle, identity_of
 from musicrt.runtime.errors import BackendError, BundleError
 from musicrt.runtime.files import sha256_of
+from musicrt.runtime.manifest import Probe
 from musicrt.runtime.model import Model
-from musicrt.runtime.verify import verify_bundle
+from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.verify import probe_error, probe_inputs, record_probe, relative_error, verify_bundle
 from tests.conftest import refused
 
 Manifest = dict[str, Any]
@@ -275,6 +277,45 @@ def test_verification_finds_weights_that_were_changed_with_their_hash(copy_bundl
     checks = {check.stage: check for check in verify_bundle(copy_bundle, backend=backend, threads=1)}
     assert checks["encoder"].error > 10 * checks["encoder"].tolerance
     assert [stage for stage, check in checks.items() if not check.ok] == ["encoder"]
+
+
+BATCH = Axis("batch", 1, 1, 8)
+CODES = TensorSpec("codes", "int64", (BATCH, 500), values="codes", codes=300)
+LOOKUP = StageSpec("lookup", "", (TensorSpec("x", "float32", (BATCH, 4)), CODES), (CODES,), Tolerance(1e-2))
+
+
+def test_probe_inputs_of_codes_cover_the_codebook() -> None:
+    feeds = probe_inputs(LOOKUP, {"batch": 8}, seed=3)
+    codes = feeds["codes"]
+    assert codes.dtype == np.int64
+    assert codes.shape == (8, 500)
+    assert (codes.min(), codes.max()) == (0, 299)
+    assert np.bincount(codes.reshape(-1)).max() < 40, "13 each on average"
+    assert codes[0, :6].tolist() == [49, 175, 23, 265, 52, 263], "for ever: bundles are verified with them"
+    np.testing.assert_array_equal(probe_inputs(LOOKUP, {"batch": 3}, seed=3)["codes"], codes[:3])
+    assert not np.array_equal(probe_inputs(LOOKUP, {"batch": 8}, seed=4)["codes"], codes)
+
+
+def test_error_of_codes_is_the_share_that_differs() -> None:
+    codes = probe_inputs(LOOKUP, {"batch": 2}, seed=3)["codes"]
+    other = codes.copy()
+    other[0, :5] += 1000
+    floats = np.ones(3, np.float32)
+    assert relative_error({"codes": codes, "x": floats}, {"codes": codes.copy(), "x": floats}) == 0.0
+    assert relative_error({"codes": other, "x": floats}, {"codes": codes, "x": floats}) == 5 / 1000
+    assert relative_error({"codes": codes, "x": floats * 2}, {"codes": other, "x": floats}) == 1.0
+
+
+def test_recorded_codes_are_compared_exactly() -> None:
+    codes = probe_inputs(LOOKUP, {"batch": 2}, seed=3)["codes"]
+    probe = Probe.model_validate_json(record_probe({"batch": 2}, 3, {"codes": codes}).model_dump_json())
+    assert probe.outputs["codes"].stride == 15
+    assert probe_error(probe, {"codes": codes}) == 0.0
+    other = codes.copy()
+    other[0, 0] += 1
+    assert probe_error(probe, {"codes": other}) == 1 / 67
+    damaged = probe.model_copy(update={"outputs": {"codes": probe.outputs["codes"].model_copy(update={"values": [np.nan] * 67})}})
+    assert probe_error(damaged, {"codes": codes}) == 1.0
 
 
 PROBES: dict[str, Callable[[dict[str, Any]], object]] = {

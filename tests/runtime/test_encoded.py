@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 from safetensors import safe_open
 from safetensors.numpy import save_file
 
-from musicrt.runtime.encoded import FORMAT, Encoded, load_encoded, save_encoded
+from musicrt.runtime.encoded import FORMAT, TOKENS_FORMAT, Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import AudioError, Cancelled, EncodedError, InputError, OutputError
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
+from musicrt.runtime.packing import pack_codes
 from tests.conftest import refused
 from tests.reference import signals
 
@@ -34,6 +35,8 @@ HEADER = {
     "samples": "4000",
 }
 VALUES = np.arange(48, dtype=np.float32).reshape(2, 8, 3)
+TOKENS = np.arange(2 * 7 * 2).reshape(2, 7, 2) * 300
+TOKENS_HEADER = {**HEADER, "format": TOKENS_FORMAT, "kind": "tokens", "shape": "2,7,2", "bits": "14,13"}
 
 
 def make_encoded(**changes: Any) -> Encoded:
@@ -48,6 +51,10 @@ def make_encoded(**changes: Any) -> Encoded:
         samples=4000,
     )
     return dataclasses.replace(encoded, **changes)
+
+
+def make_tokens(**changes: Any) -> Encoded:
+    return make_encoded(**{"values": TOKENS, "kind": "tokens", "bits": (14, 13), **changes})
 
 
 def music(samples: int, channels: int = 1) -> NDArray[np.float32]:
@@ -127,6 +134,13 @@ def test_undamaged_file_of_the_same_kind_loads(tmp_path: Path) -> None:
     assert load_encoded(tmp_path / "a.m2l").values.shape == (1, 8, 1)
 
 
+@pytest.mark.parametrize("shape", [(8, 3), (1, 2, 8, 3), (0, 8, 3), (2, 8, 0)])
+def test_values_that_no_file_holds_are_not_written(tmp_path: Path, shape: tuple[int, ...]) -> None:
+    with refused(InputError, list(shape), "three axes"):
+        save_encoded(tmp_path / "a.m2l", make_encoded(values=np.zeros(shape, np.float32)))
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("change", ["drop", "-1", "1.5", "x", "", "two\nlines", "9" * 5000])
 @pytest.mark.parametrize("key", ["format", "kind", "sample_rate", "source_rate", "samples"])
 def test_damaged_header_is_refused(tmp_path: Path, key: str, change: str) -> None:
@@ -143,6 +157,14 @@ def test_incomplete_header_is_refused(tmp_path: Path, key: str) -> None:
         load_encoded(tmp_path / "a.m2l")
 
 
+@pytest.mark.parametrize("key", ["system", "variant", "identity"])
+@pytest.mark.parametrize("text", ["two\nlines", "\x1b[31mred"])
+def test_names_that_a_terminal_would_obey_are_refused(tmp_path: Path, key: str, text: str) -> None:
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, key: text})
+    with refused(EncodedError, tmp_path / "a.m2l", repr(text)):
+        load_encoded(tmp_path / "a.m2l")
+
+
 def test_other_containers_are_refused(tmp_path: Path) -> None:
     np.savez(tmp_path / "a.npz", values=VALUES)
     (tmp_path / "a.npz").rename(tmp_path / "npz")
@@ -154,6 +176,95 @@ def test_other_containers_are_refused(tmp_path: Path) -> None:
     for name in ("npz", "a.npy", "no header", "other name", "two tensors", "folder", "missing", "x" * 300):
         with refused(EncodedError, tmp_path / name):
             load_encoded(tmp_path / name)
+
+
+# Tokens
+
+
+def test_tokens_survive_a_file(tmp_path: Path) -> None:
+    save_encoded(tmp_path / "a.tok", make_tokens())
+    loaded = load_encoded(tmp_path / "a.tok")
+    assert loaded.values.dtype == np.int64
+    np.testing.assert_array_equal(loaded.values, TOKENS)
+    assert (loaded.kind, loaded.bits, loaded.samples, loaded.name) == ("tokens", (14, 13), 4000, "a.tok")
+
+
+def test_tokens_are_packed_under_a_readable_header(tmp_path: Path) -> None:
+    save_encoded(tmp_path / "a.tok", make_tokens())
+    with safe_open(tmp_path / "a.tok", "np") as file:
+        assert file.metadata() == TOKENS_HEADER
+        payload = file.get_tensor("values")
+    assert payload.nbytes == 48, "14 pairs of 27 bits"
+    np.testing.assert_array_equal(payload, pack_codes(TOKENS, (14, 13)))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"values": TOKENS * 40}, ("in codebook 0", "expected 0 to 16383")),
+        ({"values": TOKENS - 1}, ("from -1", "in codebook 0")),
+        ({"values": TOKENS.astype(np.int32)}, ("int32",)),
+        ({"values": TOKENS.astype(np.float32)}, ("float32",)),
+        ({"bits": ()}, ("bits=[]",)),
+        ({"bits": (14, 13, 12)}, ("[2, 7, 2]", "bits=[14, 13, 12]")),
+        ({"values": TOKENS[0]}, ("[7, 2]", "three axes")),
+    ],
+)
+def test_tokens_that_do_not_fit_are_not_written(tmp_path: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with refused(InputError, *words):
+        save_encoded(tmp_path / "a.tok", make_tokens(**changes))
+    assert not list(tmp_path.iterdir())
+
+
+PAYLOAD = pack_codes(TOKENS, (14, 13))
+WRONG_TOKENS: dict[str, tuple[dict[str, str], NDArray[Any]]] = {
+    "of floats' format": ({"format": FORMAT}, PAYLOAD),
+    "floats": ({}, VALUES),
+    "floats of tokens' format": ({"kind": "latents"}, VALUES),
+    "unpacked": ({}, TOKENS),
+    "a byte too few": ({}, PAYLOAD[:-1]),
+    "a byte too many": ({}, np.append(PAYLOAD, np.uint8(0))),
+    "surplus bits": ({}, PAYLOAD | np.uint8(1)),
+    "two axes": ({}, PAYLOAD[None]),
+    "shape of two": ({"shape": "14,2"}, PAYLOAD),
+    "shape of four": ({"shape": "1,2,7,2"}, PAYLOAD),
+    "another shape": ({"shape": "2,8,2"}, PAYLOAD),
+    "negative shape": ({"shape": "-2,-7,2"}, PAYLOAD),
+    "empty shape": ({"shape": ""}, PAYLOAD),
+    "shape of nothing": ({"shape": "0,7,2"}, PAYLOAD),
+    "huge shape": ({"shape": f"{1 << 40},{1 << 40},2"}, PAYLOAD),
+    "text as shape": ({"shape": "2,x,2"}, PAYLOAD),
+    "one codebook": ({"bits": "27"}, PAYLOAD),
+    "three codebooks": ({"bits": "14,7,6"}, PAYLOAD),
+    "other bits": ({"bits": "14,14"}, PAYLOAD),
+    "no bits": ({"bits": "0,27"}, PAYLOAD),
+    "negative bits": ({"bits": "-14,13"}, PAYLOAD),
+    "many bits": ({"bits": f"{1 << 40},13"}, PAYLOAD),
+    "text as bits": ({"bits": "14;13"}, PAYLOAD),
+    "digits": ({"bits": "9" * 5000 + ",13"}, PAYLOAD),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_TOKENS)
+def test_damaged_tokens_are_refused(tmp_path: Path, name: str) -> None:
+    changes, values = WRONG_TOKENS[name]
+    save_file({"values": values}, tmp_path / "a.tok", metadata={**TOKENS_HEADER, **changes})
+    with refused(EncodedError, tmp_path / "a.tok", "encode the audio again"):
+        load_encoded(tmp_path / "a.tok")
+
+
+@pytest.mark.parametrize("key", ["format", "kind", "shape", "bits", "samples", "identity"])
+def test_tokens_with_an_incomplete_header_are_refused(tmp_path: Path, key: str) -> None:
+    save_file({"values": PAYLOAD}, tmp_path / "a.tok", metadata={name: value for name, value in TOKENS_HEADER.items() if name != key})
+    with refused(EncodedError, tmp_path / "a.tok", key):
+        load_encoded(tmp_path / "a.tok")
+
+
+def test_seconds_and_bit_rate_are_those_of_the_source() -> None:
+    assert make_tokens(sample_rate=16_000).seconds == 0.25
+    assert make_tokens(sample_rate=16_000).bit_rate == 14 * 27 / 0.25
+    assert make_encoded(samples=88_200).bit_rate == 48 * 32 / 2
+    assert make_encoded(samples=0).seconds == make_encoded(samples=0).bit_rate == 0.0
 
 
 # Through the codec
@@ -298,6 +409,68 @@ def test_unusable_target_fails_before_the_work(codec: Pipeline, tmp_path: Path) 
         codec.encode_file(tmp_path / "a.wav", tmp_path / "missing" / "a.m2l", on_progress=work)
     with refused(OutputError, tmp_path / "missing"):
         codec.decode_file(tmp_path / "a.m2l", tmp_path / "missing" / "b.wav", on_progress=work)
+
+
+def test_roundtrip_is_encode_and_decode(codec: Pipeline, tmp_path: Path) -> None:
+    save_wave(tmp_path / "a.wav", music(3000, 2))
+    codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l", tail="crop")
+    samples = codec.decode_file(tmp_path / "a.m2l", tmp_path / "b.flac", seed=1)
+    assert codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "c.flac", {"tail": "crop"}, {"seed": 1}) == samples == 2752
+    assert (tmp_path / "c.flac").read_bytes() == (tmp_path / "b.flac").read_bytes()
+
+
+class FirstChannel(Pipeline):
+    """A system that drops all channels but the first."""
+
+    def encode_source(self, audio: str | Path, **options: Any) -> Encoded:
+        encoded = super().encode_source(audio, **options)
+        return dataclasses.replace(encoded, values=encoded.values[:1])
+
+
+def test_roundtrip_writes_as_many_channels_as_were_encoded(codec: Pipeline, tmp_path: Path) -> None:
+    save_wave(tmp_path / "a.wav", music(3000, 6))
+    assert FirstChannel(codec.model).roundtrip_file(tmp_path / "a.wav", tmp_path / "b.mp3", {}, {"seed": 1}) == 3000
+    assert soundfile.info(tmp_path / "b.mp3").channels == 1
+    with refused(AudioError, "b.mp3", "6 channels", "1 to 2"):
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.mp3", {}, {"seed": 1})
+
+
+def test_unusable_target_of_a_roundtrip_fails_before_the_work(codec: Pipeline, tmp_path: Path) -> None:
+    def work(_done: int, _total: int) -> None:
+        pytest.fail("must not get this far")
+
+    save_wave(tmp_path / "a.wav", music(3000))
+    options = {"on_progress": work}
+    with refused(OutputError, tmp_path / "missing"):
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "missing" / "b.wav", options, options)
+    with refused(AudioError, "'.xyz'"):
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.xyz", options, options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_unknown_options_are_refused_by_name_before_the_work(codec: Pipeline, tmp_path: Path) -> None:
+    """Before the files are looked at, which are not there."""
+    encoding = "music2latent has no option 'guidance'; it has chunking, extract_features, tail, window, overlap"
+    decoding = "music2latent has no option 'guidance'; it has steps, seed, chunking, window, overlap"
+    with refused(InputError, encoding):
+        codec.encode_file(tmp_path / "a.wav", tmp_path / "a.m2l", tail="crop", guidance=2.0)
+    with refused(InputError, encoding):
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.wav", {"guidance": 2.0}, {})
+    with refused(InputError, decoding):
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.wav", {}, {"steps": 1, "guidance": 2.0})
+    save_wave(tmp_path / "a.wav", music(3000))
+    with refused(InputError, decoding):
+        codec.decode_encoded(codec.encode_source(tmp_path / "a.wav"), tmp_path / "b.wav", guidance=2.0)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_windows_of_the_stream_are_an_option(codec: Pipeline, tmp_path: Path) -> None:
+    save_wave(tmp_path / "a.wav", music(9000))
+    options: dict[str, Any] = {"window": 0.1, "overlap": 0.02}
+    encoded = codec.encode_source(tmp_path / "a.wav", **options)
+    expected = np.concatenate(list(codec.encode_stream(tmp_path / "a.wav", tail="pad", **options)), axis=-1)
+    np.testing.assert_array_equal(encoded.values, expected)
+    assert np.abs(encoded.values - codec.encode_source(tmp_path / "a.wav").values).max() > 1e-3
 
 
 @pytest.mark.parametrize("chunking", ["sideways", None])

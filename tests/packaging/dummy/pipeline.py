@@ -10,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.encoded import Encoded
-from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import Model
 from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
 from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
@@ -34,45 +33,17 @@ class Pipeline(Codec):
         """
         return np.concatenate(list(self._encode_blocks(open_source(audio, self.sample_rate, sample_rate), ignore_progress)), axis=-1)
 
-    def encode_source(
-        self,
-        audio: str | Path,
-        *,
-        chunking: str = "seamless",
-        extract_features: bool = False,
-        on_progress: Progress = ignore_progress,
-    ) -> Encoded:
-        """Encode a file, with what it takes to decode it. `chunking` changes nothing here: frames are independent."""
-        del chunking
-        if extract_features:
-            raise InputError("dummy has no features; encode without them")
+    def encode_source(self, audio: str | Path, *, on_progress: Progress = ignore_progress) -> Encoded:
+        """Encode a file, with what it takes to decode it. Its other keyword-only parameters, of which there are none, are the options."""
         source = open_source(audio, self.sample_rate)
-        return Encoded(
-            values=np.concatenate(list(self._encode_blocks(source, on_progress)), axis=-1),
-            system=self.model.spec.system,
-            variant=self.model.spec.variant,
-            kind="latents",
-            identity=self.model.identity or "",
-            sample_rate=self.sample_rate,
-            source_rate=source.source_rate,
-            samples=source.samples,
-        )
+        return self._describe(np.concatenate(list(self._encode_blocks(source, on_progress)), axis=-1), "latents", source)
 
-    def decode(self, values: NDArray[Any], *, steps: int = 1, seed: int | None = None) -> Float:
-        """Decode to float32 [channels, 32 L]. `steps` and `seed` change nothing here. Raises InputError, BackendError."""
-        return np.concatenate(list(self.decode_stream(values, steps=steps, seed=seed)), axis=-1)
+    def decode(self, values: NDArray[Any]) -> Float:
+        """Decode to float32 [channels, 32 L]. Raises InputError, BackendError."""
+        return np.concatenate(list(self.decode_stream(values)), axis=-1)
 
-    def decode_stream(
-        self,
-        values: NDArray[Any],
-        *,
-        steps: int = 1,
-        seed: int | None = None,
-        chunking: str = "seamless",
-        on_progress: Progress = ignore_progress,
-    ) -> Iterator[Float]:
+    def decode_stream(self, values: NDArray[Any], *, on_progress: Progress = ignore_progress) -> Iterator[Float]:
         """Decode in bounded memory: blocks of float32 [channels, samples]. Raises InputError, BackendError."""
-        del steps, seed, chunking
         total = values.shape[-1]
         for start in range(0, total, _WINDOW):
             block = np.ascontiguousarray(values[..., start : start + _WINDOW], np.float32)
@@ -80,8 +51,8 @@ class Pipeline(Codec):
             on_progress(min(start + _WINDOW, total), total)
             yield frames.transpose(0, 2, 1).reshape(len(frames), -1)
 
-    def axis_sizes(self, seconds: float, steps: int = 1) -> dict[str, int]:
-        """Sizes of the stages' axes for one channel of so many seconds."""
+    def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
+        """Sizes of the stages' axes for one channel of so many seconds. There are no steps here."""
         del steps
         return {"batch": 1, "frames": max(round(seconds * self.sample_rate) // self.hop, 1)}
 

@@ -14,9 +14,10 @@ SYSTEM = System(
     task="audio codec: 8 kHz audio <-> as many values, by one matrix; shows what a system needs",
     paper="arXiv:0000.00000",
     licences=Licences(code="MIT", weights="CC0 1.0 (made by the test)", weights_url="https://example.org/dummy"),
-    checkpoint=CheckpointSpec(files=("dummy.pt",), hub_repository="example/dummy"),
-    variants={"full": {}},
+    variants={"full": {}},  # hyper-parameters by name; export takes the first unless told otherwise
 )
+
+CHECKPOINT = CheckpointSpec(files=("dummy.pt",), hub_repository="example/dummy")
 
 DEFAULTS: Mapping[str, int] = {"sample_rate": 8000, "hop": 32, "width": 32}
 """Hyper-parameters of the released network: samples in a frame, values for each frame."""
@@ -48,6 +49,7 @@ def build_spec(config: Mapping[str, Any], variant: str) -> ModelSpec:
             StageSpec("encoder", "frames of samples -> values", (samples,), (values,), Tolerance(1e-5)),
             StageSpec("decoder", "values -> frames of samples", (values,), (samples,), Tolerance(1e-5)),
         ),
+        checkpoint=CHECKPOINT,
         config=full,
-        defaults={"steps": 1},
+        defaults={},
     )

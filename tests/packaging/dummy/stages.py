@@ -12,6 +12,12 @@ from musicrt.runtime.checkpoint import load_weights
 from .spec import read_config
 
 
+def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The hyper-parameters with those that only the checkpoint's files tell, such as the rows of a codebook; here there are none."""
+    del files
+    return config
+
+
 def build_stages(config: Mapping[str, Any]) -> dict[str, nn.Module]:
     """Stages for given hyper-parameters with untrained weights. Each takes and gives the tensors of its spec, in that order."""
     full = read_config(config)

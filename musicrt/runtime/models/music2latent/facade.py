@@ -18,7 +18,7 @@ from musicrt.runtime.hub import locate_checkpoint
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.noise import Place
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
-from musicrt.runtime.models.music2latent.spec import SYSTEM
+from musicrt.runtime.models.music2latent.spec import CHECKPOINT, SYSTEM
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -55,7 +55,7 @@ class EncoderDecoder:
         path = self.load_path_inference
         if path is not None and (Path(path) / MANIFEST).is_file():
             return Pipeline(Model.open(path, device=self.device))
-        source = locate_checkpoint(SYSTEM, path)
+        source = locate_checkpoint(CHECKPOINT, path)
         return Pipeline(Model.open_checkpoint(SYSTEM.name, source, {}, device=self.device))
 
     def encode(

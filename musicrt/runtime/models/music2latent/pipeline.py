@@ -116,30 +116,23 @@ class Pipeline(Codec):
         chunking: Literal["seamless", "official"] = "seamless",
         extract_features: bool = False,
         tail: Tail = "pad",
+        window: float = WINDOW,
+        overlap: float = OVERLAP,
         on_progress: Progress = ignore_progress,
-        **options: Any,
     ) -> Encoded:
-        """Encode a file, with what it takes to decode it. `options`: those of `encode_stream`, or of `encode` for "official"."""
+        """Encode a file, with what it takes to decode it: "seamless" as `encode_stream` does, "official" as `encode`.
+
+        Arguments as theirs; `window` and `overlap` are of "seamless" only. Raises AudioError, InputError, BackendError.
+        """
         official = _is_official(chunking)
-        spec = self.model.spec
-        if self.model.identity is None:
-            raise InputError("encoded audio is tied to a bundle, and this model comes from none; export the checkpoint, or use `encode`")
         source = open_source(audio, self.sample_rate)
         common: dict[str, Any] = {"extract_features": extract_features, "tail": tail, "on_progress": on_progress}
         if official:
-            values = self.encode(source, **common, **options)
+            values = self.encode(source, **common)
         else:
-            values = np.concatenate(list(self.encode_stream(source, **common, **options)), axis=-1)
-        return Encoded(
-            values=values,
-            system=spec.system,
-            variant=spec.variant,
-            kind="features" if extract_features else "latents",
-            identity=self.model.identity,
-            sample_rate=self.sample_rate,
-            source_rate=source.source_rate,
-            samples=source.samples if tail == "pad" else min(source.samples, self.decoded_length(values.shape[-1])),
-        )
+            values = np.concatenate(list(self.encode_stream(source, window=window, overlap=overlap, **common)), axis=-1)
+        samples = source.samples if tail == "pad" else min(source.samples, self.decoded_length(values.shape[-1]))
+        return self._describe(values, "features" if extract_features else "latents", source, samples=samples)
 
     def decode(self, latents: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
         """Decode one signal in chunks as the official code does (SPEC section 10): float32 [channels, 4096 L + 1536].
@@ -224,10 +217,10 @@ class Pipeline(Codec):
         """Samples that so many latents decode to."""
         return latents * self.config.samples_per_latent + 3 * self.config.hop
 
-    def axis_sizes(self, seconds: float, steps: int = 1) -> dict[str, int]:
-        """Sizes of the stages' axes where one channel of so many seconds is encoded, or decoded in `steps`. Raises InputError."""
+    def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
+        """Sizes of the stages' axes where one channel of so many seconds is encoded, or decoded in `steps` (1). Raises InputError."""
         latents = self.latent_length(round(seconds * self.sample_rate), "crop", f"audio of {seconds} s")
-        return {"batch": 1, "latents": latents, "frames": latents * self.config.frames_per_latent, "steps": steps}
+        return {"batch": 1, "latents": latents, "frames": latents * self.config.frames_per_latent, "steps": 1 if steps is None else steps}
 
     def _chunk_latents(self, samples: int | None, default: int) -> int:
         """Latents in an official chunk. Raises InputError where not even one fits."""

@@ -18,9 +18,10 @@ SYSTEM = System(
         weights="CC BY-NC 4.0 (non-commercial)",
         weights_url="https://huggingface.co/SonyCSLParis/music2latent",
     ),
-    checkpoint=CheckpointSpec(files=("music2latent.pt",), hub_repository="SonyCSLParis/music2latent"),
     variants={"full": {}},
 )
+
+CHECKPOINT = CheckpointSpec(files=("music2latent.pt",), hub_repository="SonyCSLParis/music2latent")
 
 BATCH = Axis("batch", 1, 1, 64)
 LATENTS = Axis("latents", 1, 54, 1 << 20)
@@ -101,6 +102,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
         variant=variant,
         sample_rate=config.sample_rate,
         stages=stages,
+        checkpoint=CHECKPOINT,
         config=config.to_mapping(),
         defaults={"denoising_steps": 1, "max_waveform_length": config.max_waveform_length_decode, "max_batch_size": 1},
     )

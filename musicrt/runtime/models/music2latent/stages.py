@@ -22,52 +22,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musicrt.runtime.checkpoint import load_weights
+from musicrt.runtime.layers import PhaseUpsample, bias_of
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.network import Downsample, Encoder, LatentDecoder, ResBlock, SelfAttention, UNet, Upsample
 from musicrt.runtime.models.music2latent.spectrum import fourier_basis
-
-
-class PhaseUpsample(nn.Module):
-    """Nearest-neighbour upsampling + convolution as one two-tap convolution per output phase.
-
-    Output position r*i + a sees the inputs floor((r*i + a + u) / r) for every tap u: two different ones at most, so taps
-    that meet the same input are added up beforehand (9 products -> 4, or 5 -> 2).
-    """
-
-    def __init__(self, layer: Upsample) -> None:
-        super().__init__()
-        weight = layer.c.weight.data
-        self.frequency_rate, self.time_rate = layer.scale
-        self.bias = nn.Parameter(_bias(layer.c))
-        self.weights = nn.ParameterList()
-        self.padding: list[tuple[int, int, int, int]] = []
-        for a in range(self.frequency_rate):
-            rows, row_padding = _fold_taps(weight, 2, a, self.frequency_rate)
-            for b in range(self.time_rate):
-                taps, column_padding = _fold_taps(rows, 3, b, self.time_rate)
-                self.weights.append(nn.Parameter(taps))
-                self.padding.append((*column_padding, *row_padding))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [B, C, f, t] -> [B, C', f * frequency_rate, t * time_rate]."""
-        phases = [F.conv2d(F.pad(x, pad), weight, self.bias) for weight, pad in zip(self.weights, self.padding, strict=True)]
-        if self.time_rate == self.frequency_rate:
-            return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), self.time_rate)
-        return torch.stack(phases, 3).flatten(2, 3)
-
-
-def _fold_taps(weight: Tensor, axis: int, phase: int, rate: int) -> tuple[Tensor, tuple[int, int]]:
-    """Add up the taps of one axis that fall on the same input; the zero padding (before, after) that goes with them."""
-    size = weight.shape[axis]
-    if rate == 1:
-        return weight, (size // 2, size // 2)
-    offsets = [(phase + tap - size // 2) // rate for tap in range(size)]
-    first, last = offsets[0], offsets[-1]
-    sums = [
-        weight.index_select(axis, torch.tensor([tap for tap in range(size) if offsets[tap] == offset], device=weight.device)).sum(axis)
-        for offset in range(first, last + 1)
-    ]
-    return torch.stack(sums, axis), (-first, last)
 
 
 class ChannelAttention(nn.Module):
@@ -189,7 +147,7 @@ class Pyramid(nn.Module):
             if isinstance(layer, ResBlock):
                 _fold_block(layer)
             elif isinstance(layer, Upsample):
-                decoder.up_layers[index] = PhaseUpsample(layer)
+                decoder.up_layers[index] = PhaseUpsample(layer.c, layer.scale)
         self.decoder = decoder
         self.levels = [level for level, _ in taps]
         self.taps = nn.ModuleList([tap for _, tap in taps])
@@ -234,7 +192,7 @@ class Denoiser(nn.Module):
             elif isinstance(layer, Upsample):
                 _scale(layer.c, skip_gains[-1] / gain, skip_gains[-1])
                 gain = skip_gains[-1]
-                self.up_layers[index] = PhaseUpsample(layer)
+                self.up_layers[index] = PhaseUpsample(layer.c, layer.scale)
         self.tap_gains.append(gain)
         self.norm_out.eps *= 2.0 * gain**2
 
@@ -323,16 +281,10 @@ def _taps(layers: nn.ModuleList, *, descending: bool = False) -> list[tuple[int,
     return found
 
 
-def _bias(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
-    if layer.bias is None:
-        raise TypeError("every convolution of this network has a bias")
-    return layer.bias.data
-
-
 def _scale(layer: nn.Conv1d | nn.Conv2d, factor: float, bias_factor: float) -> None:
     """Multiply the weight and bias of a convolution in place."""
     layer.weight.data *= factor
-    _bias(layer).mul_(bias_factor)
+    bias_of(layer).mul_(bias_factor)
 
 
 def _fold_block(block: ResBlock, gain: float = 1.0) -> None:
@@ -343,6 +295,12 @@ def _fold_block(block: ResBlock, gain: float = 1.0) -> None:
         _scale(block.res_conv, 1.0, gain)
     if hasattr(block, "att"):
         block.att = ChannelAttention(block.att, gain)  # type: ignore[assignment]
+
+
+def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """The hyper-parameters as they are: the checkpoint's files tell no others."""
+    del files
+    return config
 
 
 def build_stages(config: Mapping[str, Any]) -> dict[str, nn.Module]:

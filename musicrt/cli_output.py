@@ -1,0 +1,98 @@
+"""What the commands print: facts and tables for people, JSON for programs."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.encoded import load_encoded
+from musicrt.runtime.registry import bit_rates, system_names
+
+console, errors = Console(), Console(stderr=True)
+
+
+def print_bundle(bundle: Bundle, as_json: bool = False) -> None:
+    """What a bundle holds; with nominal bit rates where its system has tokens. The JSON is the manifest, and these."""
+    manifest, rate = bundle.manifest, bundle.spec.bit_rate
+    rates = {} if rate is None else bit_rates(manifest.system)
+    if as_json:
+        more = {} if rate is None else {"bit_rate": rate, "nominal_bit_rates": rates}
+        print_json({**manifest.model_dump(mode="json"), **more})
+        return
+    facts = {
+        "bundle": str(bundle.path),
+        "system": f"{manifest.system}, variant {manifest.variant}, {manifest.sample_rate} Hz",
+        "weights": manifest.source.description or ", ".join(manifest.source.files),
+        "licence of the weights": " ".join([manifest.licences.weights, manifest.licences.weights_url]).strip(),
+        "licence of the code": manifest.licences.code,
+        "identity": manifest.identity,
+        "size": f"{sum(file.bytes for file in bundle.files) / 1e6:.1f} MB",
+        "made with": ", ".join(f"{name} {version}" for name, version in manifest.tools.items()),
+    }
+    print_facts(facts if rate is None else {**facts, "nominal bit rate": _kbps(rate)})
+    table = Table("stage", "flavour", "precision", "error", "what it does")
+    for stage in bundle.spec.stages:
+        for flavour, graph in manifest.stages[stage.name].graphs.items():
+            table.add_row(stage.name, flavour, graph.precision, f"{graph.error:.1e}", stage.summary)
+    console.print(table)
+    _print_bit_rates(rates, manifest.variant)
+
+
+def print_encoded(path: Path, as_json: bool = False) -> None:
+    """What a file of encoded audio holds, and the bits it takes for each second of the audio. Raises EncodedError."""
+    encoded = load_encoded(path)
+    rates = bit_rates(encoded.system) if encoded.system in system_names() else {}
+    file_rate = 8 * path.stat().st_size / encoded.seconds if encoded.samples else 0.0
+    if as_json:
+        keys = ("system", "variant", "kind", "identity", "sample_rate", "source_rate", "samples", "seconds", "bits", "bit_rate")
+        more = {"shape": encoded.values.shape, "file_bit_rate": file_rate, "nominal_bit_rates": rates}
+        print_json({key: getattr(encoded, key) for key in keys} | more)
+        return
+    facts = {
+        "file": str(path),
+        "system": f"{encoded.system}, variant {encoded.variant}, {encoded.sample_rate} Hz",
+        "values": f"{encoded.kind} {list(encoded.values.shape)}",
+        "bits per code": ", ".join(map(str, encoded.bits)) or "none, 32 of each float",
+        "audio": f"{encoded.seconds:.2f} s, {encoded.source_rate} Hz before it was encoded",
+        "bit rate": f"{_kbps(encoded.bit_rate)}, with the header {_kbps(file_rate)}",
+        "identity": encoded.identity,
+    }
+    print_facts(facts)
+    _print_bit_rates(rates, encoded.variant)
+
+
+def print_facts(facts: Mapping[str, str]) -> None:
+    """One line for each."""
+    for name, fact in facts.items():
+        say(f"{name}: {fact}")
+
+
+def print_json(value: Any) -> None:
+    """On stdout, and nothing else."""
+    sys.stdout.write(json.dumps(value, indent=1) + "\n")
+
+
+def say(line: str) -> None:
+    """Print one line as it is, however narrow the terminal."""
+    console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+def _print_bit_rates(rates: Mapping[str, float], this: str) -> None:
+    """What a channel takes with each variant, `this` marked; nothing where there is none."""
+    table = Table("variant", "nominal bit rate", "")
+    for variant, rate in rates.items():
+        table.add_row(variant, _kbps(rate), "this one" if variant == this else "")
+    if rates:
+        console.print(table)
+
+
+def _kbps(rate: float) -> str:
+    return f"{rate / 1000:.4g} kbps"

@@ -1,0 +1,123 @@
+"""Layers in the form in which they are exported, for any system (needs torch)."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class PhaseUpsample(nn.Module):
+    """Nearest-neighbour upsampling + convolution as one small convolution per output phase.
+
+    Output position r*i + a sees the inputs floor((r*i + a + u) / r) for every tap u: two different ones at most, so taps
+    that meet the same input are added up beforehand (9 products -> 4, or 5 -> 2).
+    """
+
+    def __init__(self, convolution: nn.Conv2d, rates: tuple[int, int]) -> None:
+        """`convolution`: the one that follows the upsampling by `rates` (of the last two axes), padded to keep the size."""
+        super().__init__()
+        self.rates = rates
+        self.bias = nn.Parameter(bias_of(convolution))
+        self.weights = nn.ParameterList()
+        self.padding: list[tuple[int, int, int, int]] = []
+        for a in range(rates[0]):
+            rows, row_padding = _fold_taps(convolution.weight.data, 2, a, rates[0])
+            for b in range(rates[1]):
+                taps, column_padding = _fold_taps(rows, 3, b, rates[1])
+                self.weights.append(nn.Parameter(taps))
+                self.padding.append((*column_padding, *row_padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [B, C, f, t] -> [B, C', f * rates[0], t * rates[1]]."""
+        phases = [F.conv2d(F.pad(x, pad), weight, self.bias) for weight, pad in zip(self.weights, self.padding, strict=True)]
+        if self.rates[0] == self.rates[1]:
+            return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), self.rates[0])
+        return torch.stack(phases, 3).flatten(2, 3)
+
+
+def _fold_taps(weight: Tensor, axis: int, phase: int, rate: int) -> tuple[Tensor, tuple[int, int]]:
+    """Add up the taps of one axis that fall on the same input; the zero padding (before, after) that goes with them."""
+    size = weight.shape[axis]
+    if rate == 1:
+        return weight, (size // 2, size // 2)
+    offsets = [(phase + tap - size // 2) // rate for tap in range(size)]
+    first, last = offsets[0], offsets[-1]
+    sums = [
+        weight.index_select(axis, torch.tensor([tap for tap in range(size) if offsets[tap] == offset], device=weight.device)).sum(axis)
+        for offset in range(first, last + 1)
+    ]
+    return torch.stack(sums, axis), (-first, last)
+
+
+def bias_of(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
+    """The bias of a layer that has one."""
+    if layer.bias is None:
+        raise TypeError(f"{layer} has no bias")
+    return layer.bias.data
+
+
+class Lstm(nn.Module):
+    """One bidirectional LSTM layer with zero initial state, its weights in ONNX's order (gates i, o, f, c; forward, backward).
+
+    input_weight [2, 4H, I], recurrent_weight [2, 4H, H], bias [2, 8H]: that of the input, then that of the state.
+    """
+
+    def __init__(self, inputs: int, hidden: int) -> None:
+        super().__init__()
+        self.input_weight = nn.Parameter(torch.empty(2, 4 * hidden, inputs))
+        self.recurrent_weight = nn.Parameter(torch.empty(2, 4 * hidden, hidden))
+        self.bias = nn.Parameter(torch.empty(2, 8 * hidden))
+
+    @classmethod
+    def from_torch(cls, layer: nn.LSTM, index: int) -> Lstm:
+        """Layer `index` of a bidirectional `nn.LSTM`."""
+        names = [f"l{index}{direction}" for direction in ("", "_reverse")]
+
+        def gather(name: str) -> list[Tensor]:
+            return [_reorder_gates(getattr(layer, f"{name}_{suffix}").data) for suffix in names]
+
+        with torch.device("meta"):
+            made = cls(layer.weight_ih_l0.shape[1], layer.hidden_size)
+        made.input_weight = nn.Parameter(torch.stack(gather("weight_ih")))
+        made.recurrent_weight = nn.Parameter(torch.stack(gather("weight_hh")))
+        made.bias = nn.Parameter(torch.cat([torch.stack(gather("bias_ih")), torch.stack(gather("bias_hh"))], dim=1))
+        return made
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [B, T, I] -> [B, T, 2H], forward states first."""
+        y: Tensor = torch.ops.musicrt.lstm(x, self.input_weight, self.recurrent_weight, self.bias)
+        return y
+
+
+def _reorder_gates(weight: Tensor) -> Tensor:
+    """Torch's order i, f, g, o -> ONNX's i, o, f, c."""
+    i, f, g, o = weight.chunk(4)
+    return torch.cat([i, o, f, g])
+
+
+@torch.library.custom_op("musicrt::lstm", mutates_args=())
+def _lstm(x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, bias: Tensor) -> Tensor:
+    """An operator of its own, because torch's LSTM would be exported with code that reorders gigabytes of weights at each start.
+
+    A step of a large layer is one product with the recurrent weights, which come from memory; the loop around it costs nothing.
+    """
+    hidden = recurrent_weight.shape[2]
+    result = x.new_empty(x.shape[0], x.shape[1], 2 * hidden)
+    for direction in range(2):
+        total = F.linear(x, input_weight[direction], bias[direction].view(2, -1).sum(0)).transpose(0, 1).contiguous()
+        recurrent = recurrent_weight[direction].t()
+        h = c = x.new_zeros(x.shape[0], hidden)
+        steps = range(x.shape[1])
+        for step in reversed(steps) if direction else steps:
+            i, o, f, candidate = torch.addmm(total[step], h, recurrent).chunk(4, dim=1)
+            c = f.sigmoid() * c + i.sigmoid() * candidate.tanh()
+            h = o.sigmoid() * c.tanh()
+            result[:, step, direction * hidden : (direction + 1) * hidden] = h
+    return result
+
+
+@_lstm.register_fake
+def _(x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, bias: Tensor) -> Tensor:
+    del input_weight, bias
+    return x.new_empty(x.shape[0], x.shape[1], 2 * recurrent_weight.shape[2])
