@@ -1,0 +1,1 @@
+"""SemantiCodec's networks in torch, under the official checkpoints' keys; one file per network."""

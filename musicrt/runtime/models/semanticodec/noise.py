@@ -1,0 +1,65 @@
+"""Where the noise of a decode comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
+from musicrt.runtime.noise import check_seed, normal_columns
+
+Float = NDArray[np.float32]
+_HOP = LATENT_SHAPE[1] * 15 // 16  # latent frames between the starts of two windows (SPEC section 3.1)
+
+
+class Noise(Protocol):
+    """Gives the noise of one row of one window, in the order of the windows."""
+
+    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
+        """A call k -> draw k, float32 [8, 256, 16], for k below `draws`: 0 the initial noise, k that of step k of the loop."""
+        ...
+
+
+class SeededNoise:
+    """Noise by position (`musicrt.runtime.noise`): a seed gives one result whatever the batches, and windows agree where they overlap."""
+
+    def __init__(self, seed: int | None = None) -> None:
+        """`seed`: None takes a fresh one from the operating system. Raises InputError."""
+        self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else check_seed(seed)
+
+    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
+        """See `Noise`."""
+        del draws
+        channels, frames, bins = LATENT_SHAPE
+        start = window * _HOP
+
+        def draw(index: int) -> Float:
+            columns = normal_columns(self.seed, channels * bins, range(start, start + frames), channel=row, draw=index)
+            return np.ascontiguousarray(columns.reshape(channels, bins, frames).transpose(0, 2, 1))
+
+        return draw
+
+
+class InjectedNoise:
+    """Given arrays float32 [rows, 8, 256, 16] in the official order: for each window the initial noise, then one for every step."""
+
+    def __init__(self, arrays: Sequence[NDArray[np.floating]]) -> None:
+        self._arrays = arrays
+
+    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
+        """See `Noise`. Raises InputError when the arrays do not reach so far, or have another shape."""
+        first = window * draws
+        if len(self._arrays) < first + draws:
+            raise InputError(f"got {len(self._arrays)} noise arrays, expected {draws} for each window, which {window + 1} windows need")
+        for array in self._arrays[first : first + draws]:
+            if np.ndim(array) != 4 or np.shape(array)[1:] != LATENT_SHAPE or np.shape(array)[0] <= row:
+                raise InputError(
+                    f"got noise of shape {list(np.shape(array))}, expected [rows, 8, 256, 16] with a row for each of the tokens"
+                )
+            if not np.isfinite(array).all():
+                raise InputError(f"got noise with NaN or infinite values for window {window}")
+        return lambda index: np.asarray(self._arrays[first + index][row], np.float32)

@@ -1,0 +1,102 @@
+"""From the feature of windows to their latents: the sampling loops on the sessions of a model (SPEC section 3.3)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property, partial
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops import ddim, dpmsolver
+from musicrt.runtime.loops.ddim import DdimSchedule
+from musicrt.runtime.loops.diffusion import Draw, Evaluate, OnStep, alphas_cumprod, branches
+from musicrt.runtime.loops.dpmsolver import DpmSolverSchedule
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.semanticodec.config import Config
+from musicrt.runtime.models.semanticodec.options import SamplerName
+
+Float = NDArray[np.float32]
+Loop = Callable[[Evaluate, Draw, OnStep, float], Float]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prepared sampler. `run(feature [B, T, 2D], draw, on_step)` gives latents [B, 8, 256, 16] after `steps` calls of `on_step`.
+
+    `draws`: how many arrays `draw` is asked for, the initial noise included.
+    """
+
+    run: Callable[[Float, Draw, OnStep], Float]
+    steps: int
+    draws: int
+
+
+class Sampler:
+    """Runs schedules; what depends on timesteps only is computed once for each schedule, what depends on tokens once for each window."""
+
+    def __init__(self, model: Model, config: Config) -> None:
+        self.model, self.config = model, config
+        self._shifts: dict[bytes, Float] = {}
+
+    @cached_property
+    def alphas(self) -> Float:
+        """The noise schedule the network was trained with, float32 [1000]."""
+        decoder = self.config.decoder
+        return alphas_cumprod(decoder.linear_start, decoder.linear_end, decoder.timesteps)
+
+    def prepare(self, name: SamplerName, steps: int, guidance: float, eta: float) -> Sample:
+        """Choose a sampler. guidance 1.0 evaluates the conditional row only, any other both rows as one batch.
+
+        Raises InputError, BackendError.
+        """
+        timesteps, loop, draws = self._schedule(name, steps, eta)
+        rows, shifts = branches(guidance), self._shifts_of(timesteps)
+
+        def run(feature: Float, draw: Draw, on_step: OnStep) -> Float:
+            batch = len(feature)
+            context = self.contexts(feature, rows)
+            shift = np.empty((batch, shifts.shape[1]), np.float32)
+            call: Callable[[], None] | None = None
+
+            def evaluate(index: int, x: Float, out: Float) -> None:
+                nonlocal call
+                shift[:] = shifts[index]
+                call = call or self.model.session("denoiser").bind({**context, "x": x, "shift": shift}, {"v": out})
+                call()
+
+            return loop(evaluate, draw, on_step, guidance)
+
+        return Sample(run, len(timesteps), draws)
+
+    def _schedule(self, name: SamplerName, steps: int, eta: float) -> tuple[NDArray[np.int64], Loop, int]:
+        """Timesteps, loop, and how many arrays of noise the loop draws."""
+        match name:
+            case "ddim":
+                schedule = DdimSchedule.build(steps, eta, self.alphas)
+                return schedule.timesteps, partial(ddim.sample, schedule), schedule.steps + 1
+            case "dpm-solver++":
+                solver = DpmSolverSchedule.build(steps, self.alphas)
+                return solver.timesteps, partial(dpmsolver.sample, solver), 1
+            case _:
+                raise InputError(f"got sampler {name!r}, expected 'ddim' or 'dpm-solver++'")
+
+    def _shifts_of(self, timesteps: NDArray[np.int64]) -> Float:
+        key = timesteps.tobytes()
+        if key not in self._shifts:
+            self._shifts[key] = self.model.session("timesteps").run({"timestep": timesteps})["shift"]
+        return self._shifts[key]
+
+    def contexts(self, feature: Float, rows: int) -> dict[str, Float]:
+        """Keys and values [rows, B, ...] of every context attention; row 1 knows of no tokens (SPEC section 3.2)."""
+        known = self.model.session("conditioning").run({"feature": feature})
+        if rows == 1:
+            return {name: value[None] for name, value in known.items()}
+        return {name: np.stack([value, np.broadcast_to(self._unconditional[name], value.shape)]) for name, value in known.items()}
+
+    @cached_property
+    def _unconditional(self) -> dict[str, Float]:
+        nothing = np.zeros((1, self.config.tokens, 2 * self.config.feature_dim), np.float32)
+        return self.model.session("conditioning").run({"feature": nothing})

@@ -1,0 +1,230 @@
+"""Runs the recorded cases of SemantiCodec: stages through sessions, whole calls through the pipeline and the drop-in class."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from musicrt.export.bundle import export_bundle
+from musicrt.runtime.loops import ddim
+from musicrt.runtime.loops.ddim import DdimSchedule, uniform_timesteps
+from musicrt.runtime.loops.diffusion import alphas_cumprod, guide
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE, POSITION_CHANNELS, SAMPLE_RATE, Config
+from musicrt.runtime.models.semanticodec.fbank import FilterBank
+from musicrt.runtime.models.semanticodec.lengths import (
+    SEGMENT,
+    decoded_samples,
+    padding_cut,
+    segment_count,
+    target_token_len,
+    token_count,
+    token_windows,
+)
+from musicrt.runtime.models.semanticodec.noise import InjectedNoise
+from musicrt.runtime.models.semanticodec.pipeline import FADE, WINDOW_HOP, WINDOW_SAMPLES, Pipeline
+from musicrt.runtime.source import SampleReader, open_source
+from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
+from tests.reference.case import Case
+from tests.reference.fill import Layout
+from tests.reference.runner import UnknownStageError
+from tests.reference.signals import Array
+
+Outputs = dict[str, Array]
+
+
+class Runner:
+    """See `tests.reference.runner.SystemRunner`. torch-cpu loads the checkpoint itself; other backends run its bundle."""
+
+    def __init__(self, checkpoint: Path, layout: Layout, backend: str, workspace: Path) -> None:
+        self.checkpoint, self.backend, self.workspace = checkpoint, backend, workspace
+        self.values: dict[str, Any] = layout.get("config", {})
+        self.config = Config.from_mapping(self.values)
+        self.alphas = alphas_cumprod(self.config.decoder.linear_start, self.config.decoder.linear_end, self.config.decoder.timesteps)
+        self.stages: dict[str, Callable[[Case], Outputs]] = {
+            "token-count": self.token_count,
+            "load-audio": self.load_audio,
+            "encode-segment": self.encode_segment,
+            "encode": self.encode,
+            "token-windows": self.token_windows,
+            "token-feature": self.token_feature,
+            "positional": self.positional,
+            "timestep-embedding": self.timestep_embedding,
+            "ddim-step-counts": self.step_counts,
+            "ddim-schedule": self.schedule,
+            "unet": self.unet,
+            "ddim-step": self.ddim_step,
+            "vae-decode": self.vae_decode,
+            "vocoder": self.vocoder,
+            "generate": self.generate,
+            "overlap-add": self.overlap_add,
+            "trim": self.trim,
+            "decode": self.decode,
+            "round-trip": self.round_trip,
+        }
+
+    @cached_property
+    def codec(self) -> Pipeline:
+        """The model under test; made when the first case needs weights."""
+        if self.backend == "torch-cpu":
+            return Pipeline(Model.open_checkpoint("semanticodec", self.checkpoint, self.values))
+        config = self.workspace / "config.json"
+        config.write_text(json.dumps(self.values))
+        bundle = export_bundle("semanticodec", self.checkpoint, self.workspace / "bundle", config=config)
+        return Pipeline(Model.open(bundle.path, backend=self.backend))
+
+    def run(self, case: Case) -> Outputs:
+        if case.stage not in self.stages:
+            raise UnknownStageError(case.stage)
+        return self.stages[case.stage](case)
+
+    def close(self) -> None:
+        if "codec" in self.__dict__:
+            self.codec.close()
+
+    def _stage(self, name: str, **feeds: Array) -> Outputs:
+        return self.codec.model.session(name).run(feeds)
+
+    def token_count(self, case: Case) -> Outputs:
+        samples = case.inputs["samples"].tolist()
+        counts = [[token_count(count, 100 // rate) for rate in case.info["options"]["token_rate"]] for count in samples]
+        return {"token_count": np.array(counts), "segments": np.array([segment_count(count) for count in samples])}
+
+    def load_audio(self, case: Case) -> Outputs:
+        source = open_source(self._file(case), SAMPLE_RATE, kernel="sinc")
+        reader, segments = SampleReader(source), segment_count(source.samples)
+        samples = reader.read(0, segments * SEGMENT)[:1]
+        bank, edge = FilterBank(), 240
+        mel = [bank.analyse_segment(samples[:, i * SEGMENT : (i + 1) * SEGMENT + edge]) for i in range(segments)]
+        stacks = [100 // rate for rate in case.info["options"]["token_rate"]]
+        return {
+            "mel": np.concatenate(mel, axis=1),
+            "trace/resampled": samples[:, : source.samples],
+            "target_token_len": np.array([target_token_len(source.samples, stack) for stack in stacks]),
+            "token_count": np.array([token_count(source.samples, stack) for stack in stacks]),
+        }
+
+    def encode_segment(self, case: Case) -> Outputs:
+        mel = case.inputs["mel"]
+        representation = self._stage("audiomae", mel=mel)["representation"]
+        semantic = self._stage("semantic", representation=representation)
+        cuts = np.array([padding_cut(one) for one in mel], np.float32)
+        mask = (np.arange(self.config.tokens) < np.ceil(self.config.tokens * cuts)[:, None]).astype(np.float32)
+        residual = self._stage("residual", representation=representation, centroids=semantic["centroids"], mask=mask)["residual"]
+        acoustic = self._stage("acoustic", residual=residual)["acoustic"]
+        return {
+            "tokens": np.stack([semantic["semantic"], acoustic], axis=-1),
+            "trace/padding_cut": cuts,
+            "trace/representation": representation,
+            "trace/residual": residual,
+        }
+
+    def encode(self, case: Case) -> Outputs:
+        return {"tokens": self.codec.encode(self._file(case))}
+
+    def token_windows(self, case: Case) -> Outputs:
+        queries = zip(case.inputs["token_rate"].tolist(), case.inputs["token_count"].tolist(), strict=True)
+        rows = [
+            [row, start, stop - start] for row, (rate, count) in enumerate(queries) for start, stop in token_windows(count, 100 // rate)
+        ]
+        return {"windows": np.array(rows)}
+
+    def token_feature(self, case: Case) -> Outputs:
+        semantic, acoustic = np.ascontiguousarray(np.moveaxis(case.inputs["tokens"], -1, 0))
+        return self._stage("embedding", semantic=semantic, acoustic=acoustic)
+
+    def positional(self, case: Case) -> Outputs:
+        from musicrt.runtime.models.semanticodec.stages import position_code
+
+        assert case.info["options"]["embedding_dim"] == POSITION_CHANNELS
+        return {"pe": position_code(case.info["options"]["seq_length"]).numpy()[None]}
+
+    def timestep_embedding(self, case: Case) -> Outputs:
+        import torch
+
+        from musicrt.runtime.models.semanticodec.network.unet import embed_timestep
+
+        return {"t_emb": embed_timestep(torch.from_numpy(case.inputs["t"]), case.info["options"]["dim"]).numpy()}
+
+    def step_counts(self, case: Case) -> Outputs:
+        """-1 where the official code fails; ours clamps the timestep there."""
+        total = len(self.alphas)
+        asked = [uniform_timesteps(steps, total) for steps in case.inputs["ddim_num_steps"].tolist()]
+        return {"steps": np.array([-1 if timesteps[-1] >= total else len(timesteps) for timesteps in asked])}
+
+    def schedule(self, case: Case) -> Outputs:
+        schedule = DdimSchedule.build(case.info["options"]["ddim_num_steps"], case.info["options"]["ddim_eta"], self.alphas)
+        names = {"timesteps": "timesteps", "a_t": "a_t", "a_prev": "a_prev", "sigma": "sigma", "sqrt_one_minus_a_t": "sqrt_one_minus_a_t"}
+        return {name: getattr(schedule, field) for name, field in names.items()}
+
+    def unet(self, case: Case) -> Outputs:
+        v = self._evaluate(case.inputs["feature"], case.inputs["x"], case.inputs["t"])
+        alone = self._evaluate(case.inputs["feature"], case.inputs["x"], case.inputs["t"], rows=1)
+        if not np.linalg.norm(alone[0] - v[0]) < 1e-5 * np.linalg.norm(v[0]):
+            raise ArithmeticError("one row of guidance differs from the first of two")
+        return {"cond": v[0], "uncond": v[1]}
+
+    def ddim_step(self, case: Case) -> Outputs:
+        options = case.info["options"]
+        scale, index = options["unconditional_guidance_scale"], options["index"]
+        schedule = DdimSchedule.build(options["ddim_num_steps"], options["ddim_eta"], self.alphas)
+        x = case.inputs["x"]
+        t = np.full(len(x), schedule.timesteps[index])
+        v = guide(self._evaluate(case.inputs["feature"], x, t, rows=1 if scale == 1 else 2), scale)
+        clean = ddim.step(schedule, index, x, v, case.noise[0])
+        return {"x_prev": x, "pred_x0": clean}
+
+    def _evaluate(self, feature: Array, x: Array, t: Array, rows: int = 2) -> Array:
+        context = self.codec.sampler.contexts(feature, rows)
+        return self._stage("denoiser", **context, x=x, shift=self._stage("timesteps", timestep=t)["shift"])["v"]
+
+    def vae_decode(self, case: Case) -> Outputs:
+        return {"mel": self._stage("vae", latent=case.inputs["latent"])["mel"][:, None]}
+
+    def vocoder(self, case: Case) -> Outputs:
+        return {"waveform": self._stage("vocoder", mel=case.inputs["mel"][:, 0])["waveform"][:, None]}
+
+    def generate(self, case: Case) -> Outputs:
+        options = case.info["options"]
+        guidance, eta = options["unconditional_guidance_scale"], options["ddim_eta"]
+        sample = self.codec.sampler.prepare("ddim", options["ddim_steps"], guidance, eta)
+        latent = sample.run(case.inputs["feature"], case.noise.__getitem__, lambda: None)
+        mel = self._stage("vae", latent=latent)["mel"]
+        return {"trace/latent": latent, "trace/mel": mel[:, None], "waveform": self._stage("vocoder", mel=mel)["waveform"][:, None]}
+
+    def overlap_add(self, case: Case) -> Outputs:
+        windows = case.inputs["windows"][:, 0, 0]
+        assert case.info["options"]["overlap_duration"] == FADE / SAMPLE_RATE
+        starts = [i * WINDOW_HOP for i in range(len(windows))]
+        plan = [Window(start, start + WINDOW_SAMPLES, fade=FADE if start else 0) for start in starts]
+        joined = join_windows(zip(plan, windows[:, None], strict=True), plan[-1].stop, ramp=inclusive_ramp)
+        return {"waveform": np.concatenate(list(joined), axis=-1)[None]}
+
+    def trim(self, case: Case) -> Outputs:
+        counts, rates = case.inputs["token_count"].tolist(), case.info["options"]["token_rate"]
+        return {"samples": np.array([[decoded_samples(count, 100 // rate) for rate in rates] for count in counts])}
+
+    def decode(self, case: Case) -> Outputs:
+        return {"waveform": self._decode(case.inputs["tokens"], case)}
+
+    def round_trip(self, case: Case) -> Outputs:
+        tokens = self.codec.encode(self._file(case))
+        return {"tokens": tokens, "waveform": self._decode(tokens, case)}
+
+    def _decode(self, tokens: Array, case: Case) -> Array:
+        options = case.info["options"]
+        noise = InjectedNoise([one.reshape(1, *LATENT_SHAPE) for one in case.noise])
+        return self.codec.decode(tokens, steps=options["ddim_sample_step"], guidance=options["cfg_scale"], noise=noise)
+
+    def _file(self, case: Case) -> Path:
+        """The input as a file, as the official call got it."""
+        import soundfile
+
+        path = self.workspace / f"{case.path.stem}.wav"
+        soundfile.write(path, case.inputs["audio"].T, case.info["options"]["sample_rate"], subtype=case.info["options"]["subtype"])
+        return path
