@@ -2,22 +2,44 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
+import onnx
 import onnx_ir as ir
 import torch
 from onnxscript import opset20
+from onnxscript.values import Op, Opset
 
 import musicrt.runtime.layers  # noqa: F401 - registers its operators
 
 op: Any = opset20  # its methods are typed for onnxscript's own values, which a translation does not see
+_LONGEST_ROW = 8192
+
+
+def _define_fused_attention() -> Any:
+    """ONNX Runtime's MultiHeadAttention, as far as it is used here; onnxscript knows the operators of the standard only."""
+    kinds = onnx.defs.OpSchema
+    schema = kinds(
+        name="MultiHeadAttention",
+        domain="com.microsoft",
+        since_version=1,
+        inputs=[kinds.FormalParameter(name, "T") for name in ("query", "key", "value")],
+        outputs=[kinds.FormalParameter("output", "T")],
+        type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "")],
+        attributes=[kinds.Attribute("num_heads", kinds.AttrType.INT, "")],
+    )
+    return Op(Opset("com.microsoft", 1), "MultiHeadAttention", schema)
+
+
+fused_attention = _define_fused_attention()
 
 
 def group_norm(
     x: ir.Value, groups: int, weight: ir.Value | None = None, bias: ir.Value | None = None, eps: float = 1e-5, cudnn: bool = True
 ) -> Any:
-    """Group norm with its sums taken in two stages: along the last axis, then over the rest of the group.
+    """Group norm with its sums taken in two stages: along rows, then over the rest of the group.
 
     The exporter makes an InstanceNormalization of it, whose CPU kernel adds up a whole group in one float32 sum: at the
     millions of values in a group of a few seconds of audio that costs 4 decimal places, and it gets worse with the length.
@@ -25,21 +47,55 @@ def group_norm(
     del cudnn
     if x.shape is None or not isinstance(channels := x.shape[1], int):
         raise TypeError("group_norm needs the rank and the channels of its input")
-    per_channel = [0, channels, *[1] * (len(x.shape) - 2)]
+    plane = list(x.shape[2:])
+    rows = op.Reshape(x, [0, channels, math.prod(plane)]) if (joined := _is_short(plane)) else x
+    per_channel = [0, channels, *[1] * (1 if joined else len(plane))]
 
-    def over_group(rows: Any) -> Any:
-        """Mean over a group of what was reduced along the last axis: [B, C, ..., 1] -> [B, C, 1, ...]."""
-        mean = op.ReduceMean(op.Reshape(rows, [0, groups, -1]), [2], keepdims=1)
+    def over_group(sums: Any) -> Any:
+        """Mean over a group of what was reduced along rows: [B, C, ..., 1] -> [B, C, 1, ...]."""
+        mean = op.ReduceMean(op.Reshape(sums, [0, groups, -1]), [2], keepdims=1)
         return op.Reshape(op.Expand(mean, [1, 1, channels // groups]), per_channel)
 
-    centred = op.Sub(x, over_group(op.ReduceMean(x, [-1], keepdims=1)))
-    length = op.Cast(op.Shape(x, start=-1), to=1)
-    variance = over_group(op.Div(op.ReduceSumSquare(centred, [-1], keepdims=1), length))
+    centred = op.Sub(rows, over_group(op.ReduceMean(rows, [-1], keepdims=1)))
+    length = op.Cast(op.Shape(rows, start=-1), to=1)
+    variance = op.Div(over_group(op.ReduceSumSquare(centred, [-1], keepdims=1)), length)
     factor = op.Reciprocal(op.Sqrt(op.Add(variance, eps)))
     if weight is not None:
         factor = op.Mul(factor, op.Reshape(weight, per_channel[1:]))
     y = op.Mul(centred, factor)
-    return y if bias is None else op.Add(y, op.Reshape(bias, per_channel[1:]))
+    y = y if bias is None else op.Add(y, op.Reshape(bias, per_channel[1:]))
+    return op.Reshape(y, [0, channels, *plane]) if joined else y
+
+
+def _is_short(plane: list[Any]) -> bool:
+    """Whether a channel's values can be summed up as one row: of known size, and few enough for float32."""
+    return len(plane) > 1 and all(isinstance(size, int) for size in plane) and math.prod(plane) <= _LONGEST_ROW
+
+
+def attention(
+    query: ir.Value,
+    key: ir.Value,
+    value: ir.Value,
+    attn_mask: ir.Value | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
+) -> Any:
+    """Attention of [B, heads, n, d] by the fused operator, which keeps no matrix of scores.
+
+    It wants heads side by side, [B, n, heads * d], as a projection gives them: ONNX Runtime removes the transpositions there and here.
+    """
+    if attn_mask is not None or dropout_p or is_causal or scale is not None or enable_gqa:
+        raise NotImplementedError("only plain attention is exported")
+    if query.shape is None or not isinstance(heads := query.shape[1], int) or not isinstance(width := query.shape[3], int):
+        raise TypeError("attention needs the number and the width of the heads")
+
+    def join(x: Any) -> Any:
+        return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), [0, 0, heads * width])
+
+    y = fused_attention(join(query), join(key), join(value), num_heads=heads)
+    return op.Transpose(op.Reshape(y, [0, 0, heads, width]), perm=[0, 2, 1, 3])
 
 
 def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> Any:
@@ -68,6 +124,7 @@ def lstm(x: ir.Value, input_weight: ir.Value, recurrent_weight: ir.Value, bias: 
 ORT_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.group_norm.default: group_norm,
     torch.ops.aten.linear.default: linear,
+    torch.ops.aten.scaled_dot_product_attention.default: attention,
     torch.ops.musicrt.lstm.default: lstm,
 }
 """Translations for the `ort` flavour."""

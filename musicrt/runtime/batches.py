@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.windows import Window
 
-
 Array = NDArray[Any]
 
 

@@ -78,7 +78,7 @@ class Lstm(nn.Module):
             return [_reorder_gates(getattr(layer, f"{name}_{suffix}").data) for suffix in names]
 
         with torch.device("meta"):
-            made = cls(layer.weight_ih_l0.shape[1], layer.hidden_size)
+            made = cls(layer.input_size, layer.hidden_size)
         made.input_weight = nn.Parameter(torch.stack(gather("weight_ih")))
         made.recurrent_weight = nn.Parameter(torch.stack(gather("weight_hh")))
         made.bias = nn.Parameter(torch.cat([torch.stack(gather("bias_ih")), torch.stack(gather("bias_hh"))], dim=1))

@@ -13,6 +13,8 @@ from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
 from musicrt.runtime.noise import check_seed, normal_columns
 
 Float = NDArray[np.float32]
+Arrays = Sequence[NDArray[np.floating]] | NDArray[np.floating]
+"""Noise float32 [rows, 8, 256, 16] in the official order: for each window the initial one, then one for every step."""
 _HOP = LATENT_SHAPE[1] * 15 // 16  # latent frames between the starts of two windows (SPEC section 3.1)
 
 
@@ -45,9 +47,9 @@ class SeededNoise:
 
 
 class InjectedNoise:
-    """Given arrays float32 [rows, 8, 256, 16] in the official order: for each window the initial noise, then one for every step."""
+    """Given arrays."""
 
-    def __init__(self, arrays: Sequence[NDArray[np.floating]]) -> None:
+    def __init__(self, arrays: Arrays) -> None:
         self._arrays = arrays
 
     def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Literal, TypedDict
 
-import numpy as np
-from numpy.typing import NDArray
-
-from musicrt.runtime.models.semanticodec.noise import Noise
+from musicrt.runtime.models.semanticodec.noise import Arrays, Noise
 from musicrt.runtime.pipeline import Progress
 
 Channels = Literal["first", "each"]
@@ -32,6 +28,6 @@ class DecodeOptions(TypedDict, total=False):
     eta: float
     sampler: SamplerName
     seed: int | None
-    noise: Noise | Sequence[NDArray[np.float32]] | None
+    noise: Noise | Arrays | None
     max_batch_size: int
     on_progress: Progress

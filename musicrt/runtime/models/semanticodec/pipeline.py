@@ -19,7 +19,7 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import HOP, SEGMENT_FRAMES, Config
 from musicrt.runtime.models.semanticodec.fbank import FRAME, FilterBank
 from musicrt.runtime.models.semanticodec.lengths import SEGMENT, decoded_samples, encoded_tokens, padding_cut, segment_count, token_windows
-from musicrt.runtime.models.semanticodec.noise import InjectedNoise, Noise, SeededNoise
+from musicrt.runtime.models.semanticodec.noise import Arrays, InjectedNoise, Noise, SeededNoise
 from musicrt.runtime.models.semanticodec.options import Channels, DecodeOptions, EncodeOptions, SamplerName
 from musicrt.runtime.models.semanticodec.sampler import Sampler
 from musicrt.runtime.models.semanticodec.spec import BATCH
@@ -138,7 +138,7 @@ class Pipeline(Codec):
         eta: float = 1.0,
         sampler: SamplerName = "ddim",
         seed: int | None = None,
-        noise: Noise | Sequence[NDArray[np.floating]] | None = None,
+        noise: Noise | Arrays | None = None,
         max_batch_size: int = WINDOWS,
         on_progress: Progress = ignore_progress,
     ) -> Iterator[Float]:
@@ -313,9 +313,9 @@ def _check_batch(size: int) -> int:
     return int(size)
 
 
-def _make_noise(seed: int | None, noise: Noise | Sequence[NDArray[np.floating]] | None) -> Noise:
+def _make_noise(seed: int | None, noise: Noise | Arrays | None) -> Noise:
     if noise is None:
         return SeededNoise(seed)
     if seed is not None:
         raise InputError("got a seed and noise, expected one of the two")
-    return InjectedNoise(noise) if isinstance(noise, Sequence) else noise
+    return InjectedNoise(noise) if isinstance(noise, Sequence | np.ndarray) else noise

@@ -58,8 +58,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
 
     def context(kind: str, *rows: Axis) -> list[TensorSpec]:
         """Keys or values of the token context: what every context attention attends to."""
-        head = config.unet_config.num_head_channels
-        return [floats(f"{kind}{i}", *rows, channels // head, count, head) for i, channels in enumerate(context_channels(config))]
+        return [floats(f"{kind}{i}", *rows, count, channels) for i, channels in enumerate(context_channels(config))]
 
     stages = (
         StageSpec(

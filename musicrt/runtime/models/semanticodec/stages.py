@@ -117,7 +117,7 @@ class Conditioning(nn.Module):
         self.positions = nn.Parameter(position_code(unet.config.tokens))
 
     def forward(self, feature: Tensor) -> tuple[Tensor, ...]:
-        """feature: float32 [B, T, 2D] -> all keys, then all values [B, heads, T, 32]."""
+        """feature: float32 [B, T, 2D] -> all keys, then all values [B, T, C]."""
         context = torch.cat([feature, self.positions.expand(feature.shape[0], -1, -1)], dim=2)
         keys, values = zip(*self.unet.project(context), strict=True)
         return (*keys, *values)
@@ -202,8 +202,13 @@ def load_stages(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any
 
 def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with the size of the semantic codebook, which only its file tells. Raises CheckpointError: another than given."""
-    given, (_, _, array) = Config.from_mapping(config), _contents(files)
-    found, expected = int(array["array"].shape[0]), given.semantic_codebook_rows
+    given, (_, _, codebook) = Config.from_mapping(config), _contents(files)
+    array, expected = codebook["array"], given.semantic_codebook_rows
+    if array.ndim != 2 or array.shape[1] != given.feature_dim or not len(array):
+        raise CheckpointError(
+            f"the semantic codebook has shape {list(array.shape)}, expected [rows, {given.feature_dim}]; use the codebook of that setting"
+        )
+    found = len(array)
     if expected not in (None, found):
         raise CheckpointError(
             f"the semantic codebook has {found} rows, the configuration says {expected}; use the codebook of that setting"
@@ -239,7 +244,8 @@ def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, A
 
 def _contents(files: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
     """What is in encoder.ckpt, decoder.ckpt and the codebook."""
-    return (files[name] for name in sorted(files, key=lambda name: ("encoder" not in name, "decoder" not in name)))
+    names = sorted(files, key=lambda name: ("encoder" not in name, "decoder" not in name))
+    return ({str(key): value for key, value in files[name].items()} for name in names)
 
 
 _DEAD = (

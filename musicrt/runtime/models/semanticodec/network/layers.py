@@ -46,12 +46,12 @@ class CrossAttention(nn.Module):
         self.to_out = nn.Sequential(nn.Linear(channels, channels))
 
     def project(self, context: Tensor) -> tuple[Tensor, Tensor]:
-        """context: float32 [B, T, C] -> key, value [B, heads, T, 32]."""
-        return self._split(self.to_k(context)), self._split(self.to_v(context))
+        """context: float32 [B, T, C'] -> key, value [B, T, C]."""
+        return self.to_k(context), self.to_v(context)
 
     def attend(self, x: Tensor, key: Tensor, value: Tensor) -> Tensor:
         """x: float32 [B, n, C]; key, value as `project` gives them -> [B, n, C]."""
-        y = F.scaled_dot_product_attention(self._split(self.to_q(x)), key, value)
+        y = F.scaled_dot_product_attention(self._split(self.to_q(x)), self._split(key), self._split(value))
         return self.to_out(y.transpose(1, 2).flatten(2))
 
     def _split(self, x: Tensor) -> Tensor:

@@ -114,14 +114,14 @@ class UNet(nn.Module):
         return torch.cat([layer.emb_layers(embedding) for layer in self.layers if isinstance(layer, ResBlock)], dim=1)
 
     def project(self, context: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """context: float32 [B, T, 2D + 192] -> key and value [B, heads, T, 32] of every context attention, in execution order."""
+        """context: float32 [B, T, 2D + 192] -> key and value [B, T, C] of every context attention, in execution order."""
         return [attention.project(context) for attention in self.context_attentions]
 
     def denoise(self, x: Tensor, shifts: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]) -> Tensor:
         """One evaluation for G rows of guidance that see the same x; what comes before the first context is done once.
 
         x: float32 [B, 8, 256, 16]; shifts: as from `shifts`; keys, values: those of `project`,
-        float32 [G, B, heads, T, 32] -> v [G, B, 8, 256, 16].
+        float32 [G, B, T, C] -> v [G, B, 8, 256, 16].
         """
         walk = _Walk([layer.channels for layer in self.layers if isinstance(layer, ResBlock)], shifts, keys, values)
         h = x
