@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     )
     from musicrt.runtime.model import load
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
+    from musicrt.runtime.models.semanticodec.facade import SemantiCodec
     from musicrt.runtime.session import FakeSession
 
 __version__ = "0.1.0"
@@ -39,6 +40,7 @@ _HOMES = {
     "load": "model",
     "FakeSession": "session",
     "EncoderDecoder": "models.music2latent.facade",
+    "SemantiCodec": "models.semanticodec.facade",
     **dict.fromkeys(
         (
             "AudioError",
@@ -73,6 +75,7 @@ __all__ = [
     "InputError",
     "MusicRTError",
     "OutputError",
+    "SemantiCodec",
     "VerificationError",
     "__version__",
     "load",

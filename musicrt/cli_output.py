@@ -86,8 +86,8 @@ def say(line: str) -> None:
 
 
 def _print_bit_rates(rates: Mapping[str, float], this: str) -> None:
-    """What a channel takes with each variant, `this` marked; nothing where there is none."""
-    table = Table("variant", "nominal bit rate", "")
+    """What each variant takes, `this` marked; nothing where there is none."""
+    table = Table("variant", "nominal, one channel", "")
     for variant, rate in rates.items():
         table.add_row(variant, _kbps(rate), "this one" if variant == this else "")
     if rates:

@@ -147,7 +147,7 @@ def test_inspect_of_a_bundle_with_a_bit_rate(tokens: Path) -> None:
         cli_output.print_bundle(bundle, as_json=True)
     text, _, content = printed.getvalue().partition("\n{")
     assert "nominal bit rate: 1.4 kbps\n" in text
-    assert [line for line in text.splitlines() if "this one" in line] == ["│ large   │ 1.4 kbps         │ this one │"]
+    assert [line for line in text.splitlines() if "this one" in line] == ["│ large   │ 1.4 kbps             │ this one │"]
     assert json.loads("{" + content) == {**bundle.manifest.model_dump(mode="json"), "bit_rate": 1400.0, "nominal_bit_rates": RATES}
 
 

@@ -10,6 +10,7 @@ import musicrt
 from musicrt.runtime import errors
 from musicrt.runtime.model import load
 from musicrt.runtime.models.music2latent.facade import EncoderDecoder
+from musicrt.runtime.models.semanticodec.facade import SemantiCodec
 
 NAMES = [
     "EMBEDDED",
@@ -27,6 +28,7 @@ NAMES = [
     "InputError",
     "MusicRTError",
     "OutputError",
+    "SemantiCodec",
     "VerificationError",
     "__version__",
     "load",
@@ -52,6 +54,7 @@ def test_every_name_leads_to_a_thing_of_that_name(name: str) -> None:
 def test_names_are_the_things_themselves() -> None:
     assert musicrt.load is load
     assert musicrt.EncoderDecoder is EncoderDecoder
+    assert musicrt.SemantiCodec is SemantiCodec
     assert (musicrt.EMBEDDED / "manifest.json").is_file()
     assert musicrt.__version__.count(".") == 2
 

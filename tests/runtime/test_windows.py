@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import pytest
@@ -12,14 +12,15 @@ from numpy.typing import NDArray
 from musicrt.runtime.batches import Job, run_batches, stack_channels
 from musicrt.runtime.errors import AudioError, InputError
 from musicrt.runtime.source import AudioSource, SampleReader, open_source
-from musicrt.runtime.windows import Window, chunk_windows, join_windows, overlapping_windows
+from musicrt.runtime.windows import Window, centred_ramp, chunk_windows, inclusive_ramp, join_windows, overlapping_windows
 from tests.conftest import refused
 
 Float = NDArray[np.float32]
+Ramp = Callable[[int], Float]
 
 
-def joined(windows: list[tuple[Window, Float]], length: int, scale: int = 1, guard: int = 0) -> Float:
-    return np.concatenate(list(join_windows(windows, length, scale=scale, guard=guard)), axis=-1)
+def joined(windows: list[tuple[Window, Float]], length: int, scale: int = 1, guard: int = 0, ramp: Ramp = centred_ramp) -> Float:
+    return np.concatenate(list(join_windows(windows, length, scale=scale, guard=guard, ramp=ramp)), axis=-1)
 
 
 def cut(signal: Float, windows: list[Window], scale: int = 1) -> list[tuple[Window, Float]]:
@@ -70,12 +71,13 @@ def test_overlapping_windows_cover_every_length(size: int, overlap: int) -> None
 @pytest.mark.parametrize("guard", [0, 1, 2, 100])
 @pytest.mark.parametrize("scale", [1, 4])
 @pytest.mark.parametrize(("size", "overlap"), [(8, 0), (8, 1), (8, 3), (8, 4), (20, 5)])
-def test_equal_windows_join_to_the_signal(size: int, overlap: int, scale: int, guard: int) -> None:
+@pytest.mark.parametrize("ramp", [centred_ramp, inclusive_ramp])
+def test_equal_windows_join_to_the_signal(size: int, overlap: int, scale: int, guard: int, ramp: Ramp) -> None:
     """Where both windows agree, the cross-fade changes nothing, and every position is given once."""
     for length in range(1, 70):
         signal = np.arange(1.0, 1.0 + 3 * length * scale, dtype=np.float32).reshape(3, -1)
         windows = cut(signal, overlapping_windows(length, size, overlap), scale)
-        np.testing.assert_allclose(joined(windows, length, scale, guard), signal, rtol=1e-6)
+        np.testing.assert_allclose(joined(windows, length, scale, guard, ramp), signal, rtol=1e-6)
 
 
 def test_windows_fade_into_each_other() -> None:
@@ -93,6 +95,27 @@ def test_guarded_positions_come_from_the_other_window() -> None:
     np.testing.assert_allclose(joined(ones_and_threes, 14, guard=2), expected)
     all_but_one = joined(ones_and_threes, 14, guard=50)  # more than there is: the fade shrinks to its middle
     np.testing.assert_allclose(all_but_one, [1] * 6 + [1.5, 2.5] + [3] * 6)
+
+
+@pytest.mark.parametrize("length", [2, 3, 10, 1000])
+def test_ramps_rise_to_their_ends(length: int) -> None:
+    centred, inclusive = centred_ramp(length), inclusive_ramp(length)
+    for ramp in (centred, inclusive):
+        assert ramp.dtype == np.float32
+        assert ramp.shape == (length,)
+        np.testing.assert_allclose(ramp + ramp[::-1], 1.0, rtol=1e-6)
+        np.testing.assert_allclose(np.diff(ramp), ramp[1] - ramp[0], rtol=1e-3)
+    assert (inclusive[0], inclusive[-1]) == (0.0, 1.0)
+    np.testing.assert_allclose([centred[0], centred[-1]], [0.5 / length, 1 - 0.5 / length], rtol=1e-6)
+    assert inclusive_ramp(1).tolist() == [0.0]
+
+
+def test_ramp_says_how_windows_fade() -> None:
+    windows = [Window(0, 8), Window(3, 11, fade=5)]
+    ones_and_threes = [(windows[0], np.full(8, 1.0, np.float32)), (windows[1], np.full(8, 3.0, np.float32))]
+    np.testing.assert_allclose(joined(ones_and_threes, 11, ramp=inclusive_ramp), [1, 1, 1, 1, 1.5, 2, 2.5, 3, 3, 3, 3])
+    squared = joined(ones_and_threes, 11, ramp=lambda length: inclusive_ramp(length) ** 2)
+    np.testing.assert_allclose(squared[3:8], 1 + 2 * (np.arange(5) / 4) ** 2)
 
 
 def test_windows_are_not_changed_by_joining() -> None:

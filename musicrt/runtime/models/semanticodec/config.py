@@ -40,7 +40,12 @@ class _Group(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _drop_unused(cls, values: Any) -> Any:
-        return {name: value for name, value in values.items() if name not in cls.unused} if isinstance(values, Mapping) else values
+        if not isinstance(values, Mapping):
+            return values
+        unknown = [name for name in values if name not in cls.model_fields and name not in cls.unused]
+        if unknown:
+            raise ValueError(f"there is no hyper-parameter {unknown[0]!r}; known: {', '.join(sorted(cls.model_fields))}")
+        return {name: value for name, value in values.items() if name not in cls.unused}
 
 
 class AudioMaeConfig(_Group):
@@ -179,7 +184,7 @@ class Config(_Group):
     stack_factor_K: Literal[1, 2, 4] | None = None  # noqa: N815 - the official name
     semantic_codebook_rows: Count | None = None
     ddim_sample_step: Count = 50
-    cfg_scale: float = 2.0
+    cfg_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 2.0
     patch_feature_width: Count = 768
     audiomae: AudioMaeConfig = AudioMaeConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -207,8 +212,9 @@ class Config(_Group):
             return cls.model_validate(dict(values))
         except ValidationError as error:
             first = error.errors()[0]
-            where = ".".join(str(part) for part in first["loc"]) or "configuration"
-            raise ConfigError(f"semanticodec: {where}: {first['msg']}, got {str(first['input'])[:80]}") from None
+            where = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
+            got = "" if first["type"] == "value_error" else f", got {str(first['input'])[:80]}"
+            raise ConfigError(f"semanticodec: {where}{first['msg'].removeprefix('Value error, ')}{got}") from None
 
     def to_mapping(self) -> dict[str, Any]:
         """The same as JSON values."""

@@ -1,0 +1,91 @@
+"""Layers in their exported form, held against the torch layers that they stand for."""
+
+from __future__ import annotations
+
+import pytest
+
+torch = pytest.importorskip("torch")
+
+import torch.nn.functional as F  # noqa: E402 - needs what was asked for above
+from torch import Tensor, nn  # noqa: E402
+
+from musicrt.runtime.layers import Lstm, PhaseUpsample, bias_of  # noqa: E402
+
+
+@pytest.fixture(autouse=True)
+def seeded() -> None:
+    torch.manual_seed(0)
+
+
+def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-6) -> None:
+    assert got.shape == expected.shape
+    assert float((got.detach() - expected.detach()).norm()) <= tolerance * float(expected.detach().norm())
+
+
+def make_lstm(inputs: int, hidden: int, layers: int) -> nn.LSTM:
+    """In float64, because its weights are large enough for the gates to open and close, and rounding to grow from step to step."""
+    lstm = nn.LSTM(inputs, hidden, layers, batch_first=True, bidirectional=True, dtype=torch.float64).requires_grad_(False)
+    for weight in lstm.parameters():
+        weight.uniform_(-1.5, 1.5)
+    return lstm
+
+
+@pytest.mark.parametrize("layers", [1, 2, 4])
+@pytest.mark.parametrize(("inputs", "hidden"), [(3, 5), (8, 8), (16, 4), (1, 1)])
+@pytest.mark.parametrize(("batch", "steps"), [(1, 1), (1, 40), (3, 7), (16, 2)])
+def test_lstm_is_that_of_torch(layers: int, inputs: int, hidden: int, batch: int, steps: int) -> None:
+    lstm, x = make_lstm(inputs, hidden, layers), torch.randn(batch, steps, inputs, dtype=torch.float64)
+    expected, _ = lstm(x)
+    for index in range(layers):
+        x = Lstm.from_torch(lstm, index)(x)
+    assert x.dtype == torch.float64
+    assert_close(x, expected, 1e-10)
+
+
+def test_lstm_does_not_mix_its_batch() -> None:
+    layer, x = Lstm.from_torch(make_lstm(6, 5, 1).float(), 0), torch.randn(4, 9, 6)
+    together = layer(x)
+    for item in range(4):
+        assert_close(together[item : item + 1], layer(x[item : item + 1]))
+
+
+def test_weights_of_the_lstm_are_in_the_order_of_onnx() -> None:
+    """Gates i, o, f, c, where torch has i, f, g, o; both directions; the bias of the input before that of the state."""
+    lstm = make_lstm(3, 2, 2)
+    layer, weights = Lstm.from_torch(lstm, 1), dict(lstm.named_parameters())
+    assert layer.input_weight.shape == (2, 8, 4)
+    assert layer.recurrent_weight.shape == (2, 8, 2)
+    assert layer.bias.shape == (2, 16)
+    order = [0, 1, 6, 7, 2, 3, 4, 5]
+    torch.testing.assert_close(layer.recurrent_weight[1].data, weights["weight_hh_l1_reverse"][order], rtol=0, atol=0)
+    torch.testing.assert_close(layer.bias[0, :8].data, weights["bias_ih_l1"][order], rtol=0, atol=0)
+    torch.testing.assert_close(layer.bias[0, 8:].data, weights["bias_hh_l1"][order], rtol=0, atol=0)
+
+
+def test_lstm_is_a_sound_operator() -> None:
+    """What export relies on: its shapes are known without running it, and it changes no input."""
+    layer = Lstm.from_torch(make_lstm(3, 5, 1).float(), 0)
+    weights = [weight.detach() for weight in (layer.input_weight, layer.recurrent_weight, layer.bias)]
+    torch.library.opcheck(torch.ops.musicrt.lstm.default, (torch.randn(2, 4, 3), *weights))
+
+
+@pytest.mark.parametrize("rates", [(2, 2), (4, 1), (3, 3), (2, 1), (1, 1)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (5, 3)])
+@pytest.mark.parametrize("shape", [(1, 3, 4, 6), (2, 5, 1, 1)])
+def test_upsampling_is_that_of_torch(rates: tuple[int, int], kernel: tuple[int, int], shape: tuple[int, ...]) -> None:
+    convolution = nn.Conv2d(shape[1], 7, kernel, padding=(kernel[0] // 2, kernel[1] // 2)).requires_grad_(False)
+    x = torch.randn(shape)
+    expected = convolution(F.interpolate(x, scale_factor=(float(rates[0]), float(rates[1])), mode="nearest"))
+    assert_close(PhaseUpsample(convolution, rates)(x), expected)
+
+
+def test_upsampling_multiplies_less() -> None:
+    """Of nine taps four are left for each output, of three two."""
+    for rates, expected in (((2, 2), [(2, 2)] * 4), ((4, 1), [(2, 3), (1, 3), (1, 3), (2, 3)])):
+        layer = PhaseUpsample(nn.Conv2d(3, 7, 3, padding=1), rates)
+        assert [tuple(weight.shape[2:]) for weight in layer.weights] == expected
+
+
+def test_layer_without_bias_is_refused() -> None:
+    with pytest.raises(TypeError, match="no bias"):
+        bias_of(nn.Conv2d(1, 1, 1, bias=False))
