@@ -105,7 +105,7 @@ def _read_offsets(path: Path) -> dict[str, tuple[int, int]]:
 
 
 def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
-    return str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array)).digest()
+    return str(array.dtype), array.shape, hashlib.sha256(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data).digest()
 
 
 def _name_axes(stage: StageSpec, model: ir.Model) -> None:

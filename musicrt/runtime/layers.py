@@ -15,8 +15,13 @@ class PhaseUpsample(nn.Module):
     """
 
     def __init__(self, convolution: nn.Conv2d, rates: tuple[int, int]) -> None:
-        """`convolution`: the one that follows the upsampling by `rates` (of the last two axes), padded to keep the size."""
+        """`convolution`: the one that follows the upsampling by `rates`, padded to keep the size.
+
+        rates: of the last two axes, two equal ones or the second one 1. Raises ValueError for others.
+        """
         super().__init__()
+        if rates[1] not in (1, rates[0]):
+            raise ValueError(f"got rates {rates}, expected two equal ones or the second one 1")
         self.rates = rates
         self.bias = nn.Parameter(bias_of(convolution))
         self.weights = nn.ParameterList()

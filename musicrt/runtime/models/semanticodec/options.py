@@ -25,7 +25,7 @@ class DecodeOptions(TypedDict, total=False):
 
     steps: int | None
     guidance: float | None
-    eta: float
+    eta: float | None
     sampler: SamplerName
     seed: int | None
     noise: Noise | Arrays | None

@@ -111,8 +111,8 @@ class Pipeline(Codec):
 
         steps: evaluations of the network, 50 by default; DDIM takes some more for most numbers that do not divide 1000.
         guidance: how far the tokens are followed, 2.0 by default; 1.0 costs half.
-        eta: 1.0 adds noise in every step as officially, 0.0 none.
-        sampler: "ddim", or "dpm-solver++", which takes no eta and gets by with 10 to 20 steps.
+        sampler: "ddim", or "dpm-solver++", which adds no noise and gets by with 10 to 20 steps.
+        eta: of "ddim" only; 1.0, the default, adds noise in every step as officially, 0.0 none.
         seed: the same seed gives the same result, whatever the batches. noise: of a single array only, see `decode`.
         max_batch_size: windows that run together. on_progress: called after each evaluation.
         Returns a float32 [batch, 1, samples] for each. Raises InputError, BackendError.
@@ -135,7 +135,7 @@ class Pipeline(Codec):
         *,
         steps: int | None = None,
         guidance: float | None = None,
-        eta: float = 1.0,
+        eta: float | None = None,
         sampler: SamplerName = "ddim",
         seed: int | None = None,
         noise: Noise | Arrays | None = None,
@@ -253,7 +253,7 @@ class Pipeline(Codec):
             options.get("sampler", "ddim"),
             defaults["steps"] if steps is None else steps,
             defaults["guidance"] if guidance is None else guidance,
-            options.get("eta", 1.0),
+            options.get("eta"),
         )
         noise, on_progress = _make_noise(options.get("seed"), options.get("noise")), options.get("on_progress", ignore_progress)
         total = sample.steps * sum(len(signal) * len(plan) for signal, plan in zip(signals, plans, strict=True))

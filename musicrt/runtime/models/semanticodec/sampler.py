@@ -47,7 +47,7 @@ class Sampler:
         decoder = self.config.decoder
         return alphas_cumprod(decoder.linear_start, decoder.linear_end, decoder.timesteps)
 
-    def prepare(self, name: SamplerName, steps: int, guidance: float, eta: float) -> Sample:
+    def prepare(self, name: SamplerName, steps: int, guidance: float, eta: float | None) -> Sample:
         """Choose a sampler. guidance 1.0 evaluates the conditional row only, any other both rows as one batch.
 
         Raises InputError, BackendError.
@@ -71,13 +71,15 @@ class Sampler:
 
         return Sample(run, len(timesteps), draws)
 
-    def _schedule(self, name: SamplerName, steps: int, eta: float) -> tuple[NDArray[np.int64], Loop, int]:
+    def _schedule(self, name: SamplerName, steps: int, eta: float | None) -> tuple[NDArray[np.int64], Loop, int]:
         """Timesteps, loop, and how many arrays of noise the loop draws."""
         match name:
             case "ddim":
-                schedule = DdimSchedule.build(steps, eta, self.alphas)
+                schedule = DdimSchedule.build(steps, self.model.spec.defaults["eta"] if eta is None else eta, self.alphas)
                 return schedule.timesteps, partial(ddim.sample, schedule), schedule.steps + 1
             case "dpm-solver++":
+                if eta is not None:
+                    raise InputError(f"got eta {eta!r} for dpm-solver++, which adds no noise; leave it out, or take sampler='ddim'")
                 solver = DpmSolverSchedule.build(steps, self.alphas)
                 return solver.timesteps, partial(dpmsolver.sample, solver), 1
             case _:
