@@ -1,1 +1,1 @@
-"""Benchmark suites on `musicrt.runtime.measure`; see README.md."""
+"""Benchmark suites on `musicrt.runtime.measure`, a folder for each system; see README.md."""

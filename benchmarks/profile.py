@@ -115,7 +115,7 @@ def count_operators(events: Iterable[Mapping[str, Any]], repeats: int) -> list[O
 
 
 def count_flop(node: Mapping[str, Any]) -> float:
-    """Floating-point operations of a convolution or matrix product, from its shapes; 0 for others.
+    """Floating-point operations of a convolution, a matrix product or the products of an LSTM, from their shapes; 0 for others.
 
     node: `op_name`, and `input_type_shape` and `output_type_shape`, lists of {type: shape}, as in a profile.
     """
@@ -125,6 +125,11 @@ def count_flop(node: Mapping[str, Any]) -> float:
     if node["op_name"] in ("MatMul", "FusedMatMul", "Gemm"):
         a, b, out = (math.prod(shape[-2:]) for shape in (inputs[0], inputs[1], outputs[0]))
         return float(2 * math.prod(outputs[0]) * math.sqrt(a * b / out))  # m k * k n / (m n), whatever is transposed
+    if node["op_name"] == "ConvTranspose":
+        return float(2 * math.prod(inputs[0]) * math.prod(inputs[1][1:]))
+    if node["op_name"] == "LSTM":
+        steps, batch = inputs[0][:2]
+        return float(2 * steps * batch * (math.prod(inputs[1]) + math.prod(inputs[2])))
     return 0.0
 
 

@@ -19,7 +19,7 @@ _LOADED = "one latent"
 
 def main(arguments: Sequence[str]) -> None:
     """Run the suite. Raises MusicRTError."""
-    parser = suite_parser("memory", "Peak memory of streaming decodes by length, and of official chunks by their length.")
+    parser = suite_parser("music2latent.memory", "Peak memory of streaming decodes by length, and of official chunks by their length.")
     parser.add_argument("--backend", default="onnxruntime-cpu", help="default: %(default)s")
     parser.add_argument("--steps", type=int, default=1, help="network evaluations (default: %(default)s)")
     parser.add_argument("--durations", type=float, nargs="+", default=[60.0, 600.0], help="seconds to stream (default: %(default)s)")
@@ -39,7 +39,7 @@ def main(arguments: Sequence[str]) -> None:
     measured = []
     for case in cases:
         say(f"{case['name']} …")
-        measured.append(Measurement.from_json(run_isolated("benchmarks.memory:decode_once", {**common, **case})))
+        measured.append(Measurement.from_json(run_isolated("benchmarks.music2latent.memory:decode_once", {**common, **case})))
     content["measurements"] = [m.to_json() for m in measured]
     write_results(options.out, content, render(measured, [m for m in measured if m.name.startswith("stream")]))
 

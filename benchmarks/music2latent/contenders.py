@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.workload import Contender, Float, Outputs, Workload, crop_audio, official_schedule
+from benchmarks.music2latent.workload import Contender, Float, Outputs, Workload, crop_audio, official_schedule
+from benchmarks.plain import PlainGraphs
+from benchmarks.rounds import BASELINES
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.consistency import combine, scale_input
 from musicrt.runtime.model import load
@@ -17,14 +19,13 @@ from musicrt.runtime.models.music2latent.noise import Place, SeededNoise
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
 from musicrt.runtime.select import BACKENDS
 
-BASELINES = ("eager", "plain-onnx")
 _SEED = 7
 
 
 def open_contender(name: str, *, bundle: str, checkpoint: str, plain: str, config: Mapping[str, Any], threads: int | None) -> Contender:
     """Load a contender: one of BASELINES, or the bundle on a backend. `plain`: folder of the plain export. Raises InputError."""
     if name == "eager":
-        from benchmarks.baselines import Eager
+        from benchmarks.music2latent.baselines import Eager
 
         return Eager(Path(checkpoint), config, threads)
     if name == "plain-onnx":
@@ -93,23 +94,13 @@ class PlainOnnx:
     """
 
     def __init__(self, folder: Path, config: Mapping[str, Any], threads: int | None) -> None:
-        import onnxruntime as ort
-
-        options = ort.SessionOptions()
-        options.log_severity_level = 3
-        if threads:
-            options.intra_op_num_threads = threads
-        self._open: Callable[[str], Any] = lambda part: ort.InferenceSession(
-            str(folder / f"{part}.onnx"), options, providers=["CPUExecutionProvider"]
-        )
-        self._sessions: dict[str, Any] = {}
+        self.graphs = PlainGraphs(folder, threads)
         self.config = Config.from_mapping(config)
         self.spectrum = Spectrum(self.config)
 
     def encode(self, audio: Float) -> Float:
         """Audio float32 [1, n] -> latents [1, 64, L]."""
-        (latents,) = self._run("encoder", {"spectrum": self.spectrum.analyse(crop_audio(self.config, audio))}, ["latents"])
-        return latents / np.float32(self.config.sigma_rescale)
+        return self._encode(self.spectrum.analyse(crop_audio(self.config, audio))) / np.float32(self.config.sigma_rescale)
 
     def decode(self, latents: Float, steps: int, noise: Sequence[Float] | None = None) -> Float:
         """Latents [1, 64, L] -> audio [1, n]; without `noise` numpy's generator."""
@@ -132,7 +123,7 @@ class PlainOnnx:
         maps, generator = self._pyramid(raw), np.random.default_rng()
         return {
             "front-end": lambda: {"spectrum": self.spectrum.analyse(audio)},
-            "encoder": lambda: {"latents": self._run("encoder", {"spectrum": work.spectrum}, ["latents"])[0]},
+            "encoder": lambda: {"latents": self._encode(work.spectrum)},
             "noise": lambda: {"noise": generator.standard_normal(noisy.shape, np.float32)},
             "pyramid": lambda: self._pyramid(raw),
             "step": lambda: {"clean": self._step(maps, noisy, work.config.sigma_max)},
@@ -140,19 +131,11 @@ class PlainOnnx:
             "synthesis": lambda: {"audio": self.spectrum.synthesise(work.spectrum)},
         }
 
+    def _encode(self, spectrum: Float) -> Float:
+        return self.graphs.run("encoder", {"spectrum": spectrum}, ["latents"])["latents"]
+
     def _pyramid(self, raw: Float) -> dict[str, Float]:
-        names = [output.name for output in self._session("pyramid").get_outputs()]
-        return dict(zip(names, self._run("pyramid", {"latents": raw}, names), strict=True))
+        return self.graphs.run("pyramid", {"latents": raw})
 
     def _step(self, maps: Mapping[str, Float], x: Float, sigma: float) -> Float:
-        (clean,) = self._run("step", {**maps, "x": x, "sigma": np.array([sigma], np.float32)}, ["clean"])
-        return clean
-
-    def _run(self, part: str, feeds: Mapping[str, Float], names: list[str]) -> list[Float]:
-        values: list[Float] = self._session(part).run(names, dict(feeds))
-        return values
-
-    def _session(self, part: str) -> Any:
-        if part not in self._sessions:
-            self._sessions[part] = self._open(part)
-        return self._sessions[part]
+        return self.graphs.run("step", {**maps, "x": x, "sigma": np.array([sigma], np.float32)})["clean"]

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,12 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmarks.workload import Float, Outputs, Workload, crop_audio, official_schedule
+from benchmarks.music2latent.workload import Float, Outputs, Workload, crop_audio, official_schedule
+from benchmarks.plain import export_once, export_part
 from musicrt.runtime.checkpoint import read_checkpoint
-from musicrt.runtime.files import new_folder, sha256_of
+from musicrt.runtime.hub import find_files
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.network import ResBlock, UNet
-from musicrt.runtime.models.music2latent.spec import SYSTEM
+from musicrt.runtime.models.music2latent.spec import CHECKPOINT
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
 from musicrt.runtime.models.music2latent.stages import load_network
 
@@ -31,7 +30,7 @@ class Eager:
             torch.set_num_threads(threads)
         self.config = Config.from_mapping(config)
         self.spectrum = Spectrum(self.config)
-        self.network = load_network(read_checkpoint(SYSTEM, checkpoint), config)
+        self.network = load_network(read_checkpoint(CHECKPOINT, checkpoint), config)
 
     def encode(self, audio: Float) -> Float:
         """Audio float32 [1, n] -> latents [1, 64, L]."""
@@ -92,17 +91,12 @@ def without_decoder(network: UNet) -> UNet:
 def export_plain(checkpoint: str, config: Mapping[str, Any], cache: str) -> dict[str, Any]:
     """Export encoder, pyramid and U-Net step with the exporter's defaults into a folder of `cache`, once.
 
-    The folder's name is a hash of checkpoint, configuration and exporter. Returns its path. Raises CheckpointError, OutputError.
+    Returns its path. Raises CheckpointError, OutputError.
     """
     source = Path(checkpoint)
-    file = source if source.is_file() else source / SYSTEM.checkpoint.files[0]
-    network = load_network(read_checkpoint(SYSTEM, source), config).requires_grad_(False)
-    key = hashlib.sha256(json.dumps([sha256_of(file), dict(config), torch.__version__], sort_keys=True).encode()).hexdigest()[:16]
-    target = Path(cache) / key
-    if not target.exists():
-        with new_folder(target) as folder:
-            _export_parts(network, folder)
-    return {"folder": str(target)}
+    network = load_network(read_checkpoint(CHECKPOINT, source), config).requires_grad_(False)
+    files = list(find_files(CHECKPOINT, source).values())
+    return {"folder": str(export_once(Path(cache), files, config, lambda folder: _export_parts(network, folder)))}
 
 
 def _export_parts(network: UNet, folder: Path) -> None:
@@ -124,6 +118,4 @@ def _export_parts(network: UNet, folder: Path) -> None:
         ),
     }
     for name, (module, inputs, dynamic, input_names, output_names) in parts.items():
-        torch.onnx.export(
-            module, inputs, folder / f"{name}.onnx", dynamo=True, dynamic_shapes=dynamic, input_names=input_names, output_names=output_names
-        )
+        export_part(folder / f"{name}.onnx", module, inputs, input_names, output_names, dynamic)

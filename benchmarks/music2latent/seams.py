@@ -51,7 +51,8 @@ class Difference:
 
 def main(arguments: Sequence[str]) -> None:
     """Run the suite. Raises MusicRTError."""
-    parser = suite_parser("seams", "Official chunks and seamless windows against one whole run, near the seams and away from them.")
+    description = "Official chunks and seamless windows against one whole run, near the seams and away from them."
+    parser = suite_parser("music2latent.seams", description)
     parser.add_argument("--backend", default="auto", help="default: %(default)s")
     parser.add_argument("--seconds", type=float, default=24.0, help="length of the signal (default: %(default)s)")
     parser.add_argument("--window", type=float, default=5.0, help="seconds in a window (default: %(default)s)")

@@ -1,4 +1,4 @@
-"""The suites: their arithmetic on made-up numbers, and each of them once on the tiny bundle."""
+"""Music2Latent's suites: their arithmetic on made-up numbers, and each of them once on the tiny bundle."""
 
 from __future__ import annotations
 
@@ -11,68 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from benchmarks import latency, memory, profile, seams
-from benchmarks.contenders import PlainOnnx, open_contender
-from benchmarks.results import describe_run, write_results
-from benchmarks.workload import STAGES, Workload
+from benchmarks.music2latent import latency, memory, seams
+from benchmarks.music2latent.contenders import PlainOnnx, open_contender
+from benchmarks.music2latent.workload import STAGES, Workload
+from benchmarks.rounds import ALL_STAGES
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.errors import InputError, OutputError
+from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import Measurement
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 
 _TINY = Config(hop=64, base_channels=16, bottleneck_channels=8)
-
-
-@pytest.mark.parametrize(("repeats", "rounds", "expected"), [(7, 3, [3, 2, 2]), (4, 1, [4]), (3, 3, [1, 1, 1])])
-def test_repeats_are_spread_over_the_rounds(repeats: int, rounds: int, expected: list[int]) -> None:
-    assert latency.split_repeats(repeats, rounds) == expected
-
-
-@pytest.mark.parametrize(("repeats", "rounds"), [(2, 3), (3, 0)])
-def test_rounds_without_repeats_are_refused(repeats: int, rounds: int) -> None:
-    with pytest.raises(InputError, match=f"{rounds} rounds and {repeats} repeats"):
-        latency.split_repeats(repeats, rounds)
-
-
-def test_the_latency_tables_compare_medians() -> None:
-    def measured(name: str, seconds: float, error: float | None = None) -> Measurement:
-        return Measurement(name, (seconds, 2 * seconds, 9 * seconds), 1.0, (100.0,), (0.5,), error)
-
-    eager = {"encode": measured("encode", 0.2), "conditioning": measured("conditioning", 0.01)}
-    plain = {"encode": measured("encode", 0.1, 1e-6)}
-    lines = latency.render({"eager": eager, "plain-onnx": plain}).splitlines()
-    assert "| encode | 400.0 (1660.0) | 200.0 (830.0) |" in lines
-    assert "| encode | 1.00 | 2.00 |" in lines
-    assert "| encode | 0.50 | 1.00 |" in lines
-    assert "| conditioning | 1.00 | – |" in lines
-    assert "| encode | – | 1.0e-06 |" in lines
-
-
-def test_operations_follow_from_shapes() -> None:
-    def flop(name: str, inputs: list[list[int]], output: list[int]) -> float:
-        shapes = [{"float": shape} for shape in inputs]
-        return profile.count_flop({"op_name": name, "input_type_shape": shapes, "output_type_shape": [{"float": output}]})
-
-    assert flop("Conv", [[1, 8, 10, 10], [16, 8, 3, 3], [16]], [1, 16, 10, 10]) == 2 * 1600 * 72
-    assert flop("MatMul", [[5, 3, 4], [5, 4, 7]], [5, 3, 7]) == 2 * 5 * 3 * 4 * 7
-    assert flop("FusedMatMul", [[5, 4, 3], [5, 4, 7]], [5, 3, 7]) == 2 * 5 * 3 * 4 * 7
-    assert flop("Add", [[5, 5], [5, 5]], [5, 5]) == 0
-
-
-def test_operators_are_means_over_the_runs_after_the_first() -> None:
-    def event(start: int, name: str, microseconds: int, cat: str = "Node") -> dict[str, Any]:
-        shapes = {"input_type_shape": [{"float": [4, 8]}, {"float": [8, 2]}], "output_type_shape": [{"float": [4, 2]}]}
-        return {"cat": cat, "ts": start, "name": f"{name}_kernel_time", "dur": microseconds, "args": {"op_name": name, **shapes}}
-
-    runs = [(9000, 9000), (100, 10), (300, 30)]
-    events = [event(10 * i + j, name, times[j]) for i, times in enumerate(runs) for j, name in enumerate(("MatMul", "Add"))]
-    product, addition = profile.count_operators([event(99, "Session", 1, "Session"), *reversed(events)], 2)
-    assert (product.name, product.nodes, addition.name) == ("MatMul", 1.0, "Add")
-    assert product.seconds == pytest.approx(200e-6)
-    assert addition.seconds == pytest.approx(20e-6)
-    assert product.speed == pytest.approx(2 * 4 * 8 * 2 / 1e9 / 200e-6)
-    assert addition.speed is None
 
 
 def test_near_means_within_one_latent_of_a_seam() -> None:
@@ -128,11 +77,12 @@ def test_the_plain_contender_runs_the_official_loop(tmp_path: Path) -> None:
         seen.append((float(feeds["sigma"][0]), feeds["x"].copy()))
         return [np.full_like(feeds["x"], feeds["maps"].mean())]
 
-    def fake(run: Callable[..., Any]) -> SimpleNamespace:
-        return SimpleNamespace(run=run, get_outputs=lambda: [SimpleNamespace(name="maps")])
+    def fake(name: str, run: Callable[..., Any]) -> SimpleNamespace:
+        return SimpleNamespace(run=run, get_outputs=lambda: [SimpleNamespace(name=name)])
 
     contender = PlainOnnx(tmp_path, _TINY.to_mapping(), None)
-    contender._sessions = {"pyramid": fake(lambda _names, feeds: [feeds["latents"]]), "step": fake(step)}
+    pyramid = fake("maps", lambda _names, feeds: [feeds["latents"]])
+    contender.graphs._sessions = {"pyramid": pyramid, "step": fake("clean", step)}
     work = Workload.build(_TINY, 0.05)
     noise = work.noise(2)
     audio = contender.decode(work.latents, 2, noise)
@@ -147,9 +97,9 @@ def test_eager_and_the_bundle_agree_on_every_row(tiny_bundle: Path, tiny_checkpo
     pytest.importorskip("torch")
     config = dict(Bundle.open(tiny_bundle).spec.config)
     opening: dict[str, Any] = {"bundle": str(tiny_bundle), "checkpoint": str(tiny_checkpoint), "plain": "", "config": config, "threads": 1}
-    reference = str(tmp_path / "eager.npz")
-    assert latency.compare_contender({"name": "eager", **opening}, 0.05, reference) == {}
-    errors = latency.compare_contender({"name": "onnxruntime-cpu", **opening}, 0.05, reference)
+    asked: dict[str, Any] = {"work": {"seconds": 0.05}, "tasks": [*latency.TASKS, ALL_STAGES], "reference": str(tmp_path / "eager.npz")}
+    assert latency.compare_contender({"name": "eager", **opening}, **asked) == {}
+    errors = latency.compare_contender({"name": "onnxruntime-cpu", **opening}, **asked)
     assert list(errors) == ["encode", "decode, 1 step", "decode, 4 steps", *(name for name in STAGES if name != "noise")]
     assert all(error < 5e-5 for error in errors.values())
     assert errors["encoder"] > 0.0
@@ -171,18 +121,6 @@ def test_the_latency_suite_writes_results_side_by_side(tiny_bundle: Path, tmp_pa
     assert out.with_suffix(".md").read_text().startswith("# Latency: music2latent")
 
 
-def test_the_profile_suite_counts_the_operators_of_a_stage(tiny_bundle: Path, tmp_path: Path) -> None:
-    pytest.importorskip("onnx")
-    out = tmp_path / "profile"
-    profile.main(["--bundle", str(tiny_bundle), "--out", str(out), "--seconds", "0.05", "--threads", "1", "--stages", "encoder"])
-    content = json.loads(out.with_suffix(".json").read_text())
-    nodes = {operator["name"]: operator["nodes"] for operator in content["stages"]["encoder"]}
-    assert nodes["Conv"] == int(nodes["Conv"]) > 10
-    assert content["peak_gflops"][0] > 1.0
-    with pytest.raises(InputError, match="unknown stage 'nothing'"):
-        profile.main(["--bundle", str(tiny_bundle), "--out", str(out), "--stages", "nothing"])
-
-
 def test_the_memory_suite_streams_and_decodes_in_chunks(tiny_bundle: Path, tmp_path: Path) -> None:
     out = tmp_path / "memory"
     options = ["--durations", "0.2", "--window", "0.1", "--overlap", "0.02", "--chunks", "0.1", "--chunked", "0.2", "--threads", "1"]
@@ -202,23 +140,3 @@ def test_windows_change_the_result_and_seamless_ones_do_so_less_at_the_seams(cod
     assert found["decode", "official chunks"].kinks is not None
     with pytest.raises(InputError, match="expected a signal of several windows"):
         seams.compare_windows(codec, seconds=0.1, window=0.2, overlap=0.05, steps=1)
-
-
-def test_results_name_no_paths_and_need_a_folder(tiny_bundle: Path, tmp_path: Path) -> None:
-    content = describe_run("memory", tiny_bundle, {"seconds": 1.0}, 2)
-    write_results(tmp_path / "a" / "b", content, "| table |")
-    text = (tmp_path / "a" / "b.md").read_text()
-    assert text.startswith("# Memory: music2latent")
-    assert "seconds 1.0, threads 2" in text
-    assert str(tiny_bundle) not in text + (tmp_path / "a" / "b.json").read_text()
-    (tmp_path / "file").touch()
-    with pytest.raises(OutputError, match="choose another --out"):
-        write_results(tmp_path / "file" / "b", content, "")
-
-
-def test_bars_are_drawn_where_matplotlib_is(tmp_path: Path) -> None:
-    pytest.importorskip("matplotlib")
-    from benchmarks.charts import draw_bars
-
-    draw_bars(tmp_path / "bars.png", ["encode", "decode"], {"eager": [2.0, 3.0], "ours": [1.0, 1.5]})
-    assert (tmp_path / "bars.png").read_bytes().startswith(b"\x89PNG")

@@ -1,0 +1,1 @@
+"""Music2Latent: its contenders and suites."""

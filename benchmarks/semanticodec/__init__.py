@@ -1,0 +1,1 @@
+"""SemantiCodec: its contenders and suites."""
