@@ -17,10 +17,10 @@ from rich.progress import Progress
 from rich.table import Table
 
 import musicrt
-from musicrt.cli_options import DECODING, ENCODING, FEATURES, StepsOption, given_of, with_options
+from musicrt.cli_options import DECODING, ENCODING, FEATURES, OptionsCommand, check_flags, given_of, with_options
 from musicrt.cli_output import console, errors, print_bundle, print_encoded, print_facts, print_json, say
 from musicrt.runtime.bundle import EMBEDDED, Bundle
-from musicrt.runtime.errors import InputError, MusicRTError, VerificationError
+from musicrt.runtime.errors import BundleError, InputError, MusicRTError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
 
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
@@ -39,7 +39,7 @@ def main() -> None:
     except MusicRTError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:
-        _fail("not enough memory; use shorter audio, or --chunking seamless where the system has it", 1)
+        _fail("not enough memory; use shorter audio, or, where the system has them, --chunking seamless or a smaller --max-batch-size", 1)
 
 
 @app.callback(invoke_without_command=True)
@@ -77,9 +77,14 @@ def export(
         str | None, typer.Option(help="Official checkpoint: folder, file or hub id. Default: the official hub id.")
     ] = None,
     variant: Annotated[
-        str | None, typer.Option(help="Hyper-parameters by name, as `musicrt systems` lists them. Default: the first.")
+        str | None,
+        typer.Option(
+            help="Hyper-parameters by name, see `musicrt systems`; a file has to agree. Default: those of a file, else the first."
+        ),
     ] = None,
-    config: Annotated[Path | None, typer.Option(help="Hyper-parameters from a JSON file instead.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(help="Hyper-parameters from a JSON file. Default: config.json beside the checkpoint, if there is one.")
+    ] = None,
     description: Annotated[str, typer.Option(help="Said of the weights by `inspect`.")] = "",
     weights_licence: Annotated[str | None, typer.Option(help="Licence of weights that are not the official ones.")] = None,
 ) -> None:
@@ -102,7 +107,7 @@ def export(
     print_bundle(bundle)
 
 
-@app.command()
+@app.command(cls=OptionsCommand)
 @with_options({**ENCODING, **FEATURES})
 def encode(
     bundle: BundleArgument,
@@ -115,11 +120,12 @@ def encode(
 ) -> None:
     """Encode an audio file."""
     with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
+        check_flags(codec, [codec.encode_source], {**ENCODING, **FEATURES}, options)
         encoded = codec.encode_file(audio, out, on_progress=report, **options)
     say(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {out.stat().st_size} bytes")
 
 
-@app.command()
+@app.command(cls=OptionsCommand)
 @with_options(DECODING)
 def decode(
     bundle: BundleArgument,
@@ -132,11 +138,12 @@ def decode(
 ) -> None:
     """Decode a file of encoded audio."""
     with _open(bundle, backend, threads) as codec, _progress("decoding") as report:
+        check_flags(codec, [codec.decode_stream], DECODING, options)
         samples = codec.decode_file(encoded, out, on_progress=report, **options)
     say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
 
 
-@app.command()
+@app.command(cls=OptionsCommand)
 @with_options({**ENCODING, **DECODING})
 def roundtrip(
     bundle: BundleArgument,
@@ -149,6 +156,7 @@ def roundtrip(
 ) -> None:
     """Encode an audio file and decode it again."""
     with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
+        check_flags(codec, [codec.encode_source, codec.decode_stream], {**ENCODING, **DECODING}, options)
         samples = codec.roundtrip_file(
             audio,
             out,
@@ -185,8 +193,13 @@ def inspect(
     """Show what a bundle holds, where it comes from, and under which licence; or what a file of encoded audio holds."""
     if path.is_file():
         print_encoded(path, as_json)
-    else:
+    elif _path(path).exists():
         print_bundle(Bundle.open(_path(path)), as_json)
+    else:
+        raise BundleError(
+            f"{path} does not exist; expected a bundle folder (make one with: musicrt export) "
+            "or a file of encoded audio (make one with: musicrt encode)"
+        )
 
 
 @app.command()
@@ -211,7 +224,7 @@ def bench(
     bundle: BundleArgument,
     seconds: Annotated[float, typer.Option(help="Length of the audio.")] = 1.5,
     repeats: Annotated[int, typer.Option(help="Timed runs of each measurement.")] = 5,
-    steps: StepsOption = None,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,

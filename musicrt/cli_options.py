@@ -1,46 +1,93 @@
 """The options of encoding and decoding that systems may have, as the command line offers them.
 
 None has a default here: what is not given is not passed on, so that each system's own default holds; and what is given to a system
-that has no such option is refused by `Codec`. Names are those of the parameters of `encode_source` and `decode_stream`.
+that has no such option is refused. Names are those of the parameters of `encode_source` and `decode_stream`.
 """
 
 from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperCommand
+
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.registry import system_module, system_names
 
 Command = Callable[..., None]
-StepsOption = Annotated[int | None, typer.Option(help="Denoising steps.")]
-_ChunkingOption = Annotated[
-    Literal["seamless", "official"] | None,
-    typer.Option(help="seamless: overlapping windows in constant memory; official: the official package's 60 s chunks."),
-]
-
-ENCODING: Mapping[str, Any] = {
-    "chunking": _ChunkingOption,
-    "channels": Annotated[Literal["first", "each"] | None, typer.Option(help="Encode the first channel only, or each by itself.")],
-}
-FEATURES: Mapping[str, Any] = {
-    "extract_features": Annotated[
-        bool | None, typer.Option("--features", help="The encoder's features instead of latents; these can't be decoded.")
-    ],
-}
-DECODING: Mapping[str, Any] = {
-    "steps": StepsOption,
-    "sampler": Annotated[str | None, typer.Option(help="The way of taking them.")],
-    "guidance": Annotated[float | None, typer.Option(help="Strength of classifier-free guidance; 1: none.")],
-    "eta": Annotated[float | None, typer.Option(help="Noise in each step, from 0 (none) to 1.")],
-    "seed": Annotated[int | None, typer.Option(help="The same seed gives the same audio.")],
-    "chunking": _ChunkingOption,
-}
 
 
-def with_options(options: Mapping[str, Any]) -> Callable[[Command], Command]:
-    """Gives a command options (name -> annotation) in the place of its `**options`, which then holds those that were given."""
+@dataclass(frozen=True)
+class Flag:
+    """An option on the command line: what it is called there, the type of its value, and its help."""
+
+    name: str
+    kind: Any
+    help: str
+
+    @property
+    def annotation(self) -> Any:
+        """That of a command's parameter."""
+        return Annotated[self.kind | None, typer.Option(self.name, help=self.help)]
+
+
+_CHUNKING = Flag(
+    "--chunking",
+    Literal["seamless", "official"],
+    "seamless: overlapping windows in constant memory; official: the official package's 60 s chunks.",
+)
+_MAX_BATCH_SIZE = Flag("--max-batch-size", int, "Pieces of audio that run together; fewer take less memory.")
+
+ENCODING: Mapping[str, Flag] = {
+    "chunking": _CHUNKING,
+    "channels": Flag("--channels", Literal["first", "each"], "Encode the first channel only, or each by itself."),
+    "max_batch_size": _MAX_BATCH_SIZE,
+}
+FEATURES: Mapping[str, Flag] = {
+    "extract_features": Flag("--features", bool, "The encoder's features instead of latents; these can't be decoded."),
+}
+DECODING: Mapping[str, Flag] = {
+    "steps": Flag("--steps", int, "Denoising steps."),
+    "sampler": Flag(
+        "--sampler",
+        Literal["ddim", "dpm-solver++"],
+        "How the steps are taken; dpm-solver++ adds no noise and gets by with 10 to 20.",
+    ),
+    "guidance": Flag("--guidance", float, "Strength of classifier-free guidance; 1: none."),
+    "eta": Flag("--eta", float, "Noise in each step of ddim, from 0 (none) to 1."),
+    "seed": Flag("--seed", int, "The same seed gives the same audio."),
+    "chunking": _CHUNKING,
+    "max_batch_size": _MAX_BATCH_SIZE,
+}
+OPTIONS: Mapping[str, Flag] = {**ENCODING, **FEATURES, **DECODING}
+
+
+class OptionsCommand(TyperCommand):
+    """A command whose help says which systems have an option. They are only asked for that help, because to import them takes time."""
+
+    def format_options(self, ctx: Any, formatter: Any) -> None:
+        owners = owners_of_options()
+        for parameter in self.params:
+            if parameter.name in OPTIONS:
+                parameter.help = f"{OPTIONS[parameter.name].help} ({', '.join(owners[parameter.name])})"  # type: ignore[attr-defined]
+        super().format_options(ctx, formatter)
+
+
+def owners_of_options() -> dict[str, list[str]]:
+    """The systems that have each option, for encoding or decoding."""
+    from musicrt.runtime.pipeline import options_of
+
+    codecs = {system: system_module(system, "pipeline").Pipeline for system in system_names()}
+    known = {system: {*options_of(codec.encode_source), *options_of(codec.decode_stream)} for system, codec in codecs.items()}
+    return {name: [system for system, names in known.items() if name in names] for name in OPTIONS}
+
+
+def with_options(options: Mapping[str, Flag]) -> Callable[[Command], Command]:
+    """Gives a command options in the place of its `**options`, which then holds those that were given."""
 
     def decorate(command: Command) -> Command:
         @functools.wraps(command)
@@ -49,7 +96,8 @@ def with_options(options: Mapping[str, Any]) -> Callable[[Command], Command]:
 
         signature = inspect.signature(command, eval_str=True)
         own = [parameter for parameter in signature.parameters.values() if parameter.kind is not parameter.VAR_KEYWORD]
-        added = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=kind) for name, kind in options.items()]
+        keyword = inspect.Parameter.KEYWORD_ONLY
+        added = [inspect.Parameter(name, keyword, default=None, annotation=flag.annotation) for name, flag in options.items()]
         ordered = sorted([*added, *own], key=lambda parameter: parameter.kind)
         call.__signature__ = signature.replace(parameters=ordered)  # type: ignore[attr-defined]
         return call
@@ -57,6 +105,17 @@ def with_options(options: Mapping[str, Any]) -> Callable[[Command], Command]:
     return decorate
 
 
-def given_of(options: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+def given_of(options: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str, Any]:
     """Those of the given values that belong to `options`."""
     return {name: value for name, value in given.items() if name in options}
+
+
+def check_flags(codec: Any, methods: Iterable[Callable[..., Any]], offered: Mapping[str, Flag], given: Iterable[str]) -> None:
+    """Raises InputError, in the words of the command line, for a given option that none of these methods of a codec has."""
+    from musicrt.runtime.pipeline import options_of
+
+    known = {name for method in methods for name in options_of(method)}
+    unknown = [name for name in given if name not in known]
+    if unknown:
+        has = ", ".join(flag.name for name, flag in offered.items() if name in known) or "none"
+        raise InputError(f"{codec.model.spec.system} has no option {offered[unknown[0]].name}; of this command's it has {has}")

@@ -39,7 +39,7 @@ def call(*arguments: str | Path, status: int = 0) -> Outcome:
     lines = err.getvalue().splitlines()
     errors = [line for line in lines if line.startswith("error: ")]
     assert (ended.value.code or 0) == status, err.getvalue()
-    assert len(errors) == (3 <= status <= 9), err.getvalue()
+    assert len(errors) == (status == 1 or 3 <= status <= 9), err.getvalue()
     return Outcome(out.getvalue(), "".join(errors), [line for line in lines if line not in errors])
 
 

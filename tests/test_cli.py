@@ -137,8 +137,8 @@ def test_inspect_of_no_sound(tokens: Path) -> None:
     assert (report["seconds"], report["bit_rate"], report["file_bit_rate"]) == (0.0, 0.0, 0.0)
 
 
-def test_inspect_of_a_bundle_with_a_bit_rate(tokens: Path) -> None:
-    del tokens
+@pytest.mark.usefixtures("tokens")
+def test_inspect_of_a_bundle_with_a_bit_rate() -> None:
     bundle = musicrt.Bundle.open(musicrt.EMBEDDED)
     bundle.manifest = bundle.manifest.model_copy(update={"system": "chatter", "variant": "large"})
     bundle.spec = replace(bundle.spec, bit_rate=1400.0)
@@ -241,6 +241,14 @@ class Spy:
     def __init__(self) -> None:
         self.asked: list[dict[str, Any]] = []
 
+    def encode_source(self, _: Path, *, chunking: str, channels: str, max_batch_size: int, extract_features: bool) -> Encoded:
+        raise NotImplementedError
+
+    def decode_stream(
+        self, _: Any, *, steps: int, sampler: str, guidance: float, eta: float, seed: int, chunking: str, max_batch_size: int
+    ) -> Any:
+        raise NotImplementedError
+
     def __enter__(self) -> Spy:
         return self
 
@@ -261,8 +269,8 @@ class Spy:
         return 0
 
 
-DECODE = ["--steps", "20", "--seed", "7", "--guidance", "1.5", "--sampler", "quick", "--eta", "0.5", "--chunking", "official"]
-DECODED = {"steps": 20, "seed": 7, "guidance": 1.5, "sampler": "quick", "eta": 0.5, "chunking": "official"}
+DECODE = ["--steps", "20", "--seed", "7", "--guidance", "1.5", "--sampler", "ddim", "--eta", "0.5", "--chunking", "official"]
+DECODED = {"steps": 20, "seed": 7, "guidance": 1.5, "sampler": "ddim", "eta": 0.5, "chunking": "official"}
 ENCODE = ["--channels", "each", "--chunking", "seamless"]
 ENCODED = {"channels": "each", "chunking": "seamless"}
 
@@ -277,6 +285,7 @@ ENCODED = {"channels": "each", "chunking": "seamless"}
         ("decode", DECODE, [DECODED]),
         ("roundtrip", [], [{}, {}]),
         ("roundtrip", ["--chunking", "official"], [{"chunking": "official"}] * 2),
+        ("roundtrip", ["--max-batch-size", "3"], [{"max_batch_size": 3}] * 2),
         ("roundtrip", [*ENCODE, *DECODE], [{**ENCODED, "chunking": "official"}, DECODED]),
     ],
 )

@@ -13,6 +13,7 @@ import musicrt
 from musicrt import cli
 from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import load_encoded, save_encoded
+from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.spec import System
 from tests.command import CPU, call, fails, spawn
@@ -110,14 +111,31 @@ def test_encoded_file_of_another_bundle(encoded: Path, tmp_path: Path) -> None:
 
 def test_option_that_the_system_has_not(song: Path, encoded: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.wav"
-    for option in ("--guidance", "--eta"):
-        says = (f"music2latent has no option '{option[2:]}'; it has steps, seed, chunking, window, overlap",)
-        fails(3, "decode", "embedded", encoded, out, option, "0.5", *CPU, says=says)
-        fails(3, "roundtrip", "embedded", song, out, option, "0.5", *CPU, says=says)
-    says = ("music2latent has no option 'channels'; it has chunking, extract_features, tail, window, overlap",)
-    fails(3, "encode", "embedded", song, out, "--channels", "first", *CPU, says=says)
-    fails(3, "roundtrip", "embedded", song, out, "--channels", "first", *CPU, says=says)
+    for option in (("--guidance", "0.5"), ("--eta", "0.5"), ("--max-batch-size", "2")):
+        says = f"music2latent has no option {option[0]}; of this command's it has "
+        fails(3, "decode", "embedded", encoded, out, *option, *CPU, says=(f"{says}--steps, --seed, --chunking",))
+        fails(3, "roundtrip", "embedded", song, out, *option, *CPU, says=(f"{says}--chunking, --steps, --seed",))
+    says = "music2latent has no option --channels; of this command's it has --chunking, --features"
+    fails(3, "encode", "embedded", song, out, "--channels", "first", *CPU, says=(says,))
     assert not list(tmp_path.iterdir())
+
+
+def test_inspect_of_nothing_names_both_kinds(tmp_path: Path) -> None:
+    fails(4, "inspect", tmp_path / "nothere.st", says=("nothere.st does not exist", "musicrt export", "musicrt encode"))
+
+
+def test_wrong_value_is_refused_before_the_work(song: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Pipeline, "encode_source", lambda *_, **__: pytest.fail("must not get this far"))
+    fails(3, "roundtrip", "embedded", song, tmp_path / "a.wav", "--steps", "0", *CPU, says=("0", "steps"))
+    assert not list(tmp_path.iterdir())
+
+
+def test_lack_of_memory_is_said_in_words_that_fit_every_system(monkeypatch: pytest.MonkeyPatch) -> None:
+    def take_too_much() -> list[str]:
+        raise MemoryError
+
+    monkeypatch.setattr(cli, "system_names", take_too_much)
+    fails(1, "systems", says=("shorter audio", "where the system has them", "--chunking seamless", "--max-batch-size"))
 
 
 def test_file_that_is_neither_bundle_nor_encoded_audio(song: Path) -> None:
@@ -152,6 +170,8 @@ def test_full_disk(song: Path, encoded: Path, tmp_path: Path) -> None:
         (["encode", "embedded", "a.wav", "a.enc", "--chunking", "fast"], "'seamless', 'official'"),
         (["decode", "embedded", "a.enc", "a.wav", "--steps", "few"], "'--steps'"),
         (["decode", "embedded", "a.enc", "a.wav", "--channels", "each"], "--channels"),
+        (["decode", "embedded", "a.enc", "a.wav", "--sampler", "foo"], "'ddim', 'dpm-solver++'"),
+        (["decode", "embedded", "a.enc", "a.wav", "--max-batch-size", "few"], "'--max-batch-size'"),
         (["encode", "embedded", "a.wav", "a.enc", "--channels", "second"], "'first', 'each'"),
         (["encode", "embedded", "a.wav", "a.enc", "--seed", "1"], "--seed"),
         (["roundtrip", "embedded", "a.wav", "b.wav", "--features"], "--features"),
@@ -185,4 +205,5 @@ def test_fault_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_error_in_a_process_of_its_own(tmp_path: Path) -> None:
     done = spawn("inspect", tmp_path / "none")
     assert (done.returncode, done.stdout) == (4, "")
-    assert done.stderr == f"error: {tmp_path / 'none'} does not exist; expected a bundle folder (make one with: musicrt export)\n"
+    expected = "expected a bundle folder (make one with: musicrt export) or a file of encoded audio (make one with: musicrt encode)"
+    assert done.stderr == f"error: {tmp_path / 'none'} does not exist; {expected}\n"

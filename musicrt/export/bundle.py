@@ -43,8 +43,9 @@ def export_bundle(
     """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
 
     checkpoint: a folder or file in the official layout, a hub id, or None for the official hub repository.
-    variant: hyper-parameters by name; None: the system's first. config: instead, a JSON file of official hyper-parameters (also
-        taken from config.json beside the checkpoint). description: said of the weights by `musicrt inspect`.
+    config: a JSON file of official hyper-parameters; None: config.json beside the checkpoint, if there is one.
+    variant: hyper-parameters by name; None: those of that file, or without one the system's first. Both have to agree.
+    description: said of the weights by `musicrt inspect`.
     weights_licence: of weights that are not the official ones.
     on_stage(stage, done, total): called before each stage. Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """
@@ -89,13 +90,22 @@ def export_bundle(
 
 
 def _choose_spec(system: System, variant: str | None, config: Path | None) -> ModelSpec:
-    """That of a variant (None: the first) or, instead, of a file of hyper-parameters. Raises ConfigError."""
+    """That of a file of hyper-parameters if there is one, else of a variant (None: the first). Raises ConfigError if they disagree."""
     name = next(iter(system.variants)) if variant is None else variant
     if name not in system.variants:
         raise ConfigError(f"{system.name} has no variant {name!r}; known: {', '.join(system.variants)}")
     if config is None:
         return build_spec(system.name, system.variants[name], name)
     custom = build_spec(system.name, read_config(config), "custom")
+    if variant is not None:
+        asked = build_spec(system.name, system.variants[variant], variant).config
+        differing = [key for key, value in asked.items() if value not in (None, custom.config[key])]  # None: the weights tell
+        if differing:
+            raise ConfigError(
+                f"got variant {variant!r}, but {config} says otherwise of {', '.join(differing)}; "
+                "leave the variant out to take the file, or move the file away"
+            )
+        return build_spec(system.name, custom.config, variant)
     named = (build_spec(system.name, values, known) for known, values in system.variants.items())
     return next((spec for spec in named if spec.config == custom.config), custom)
 

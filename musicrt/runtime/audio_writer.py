@@ -69,6 +69,11 @@ class AudioWriter:
                 raise AudioError(f"can't write {self.path} as {what}: {reason_of(error)}") from error
             self._stack = stack.pop_all()
 
+    @classmethod
+    def check_target(cls, path: str | Path, sample_rate: int, channels: int) -> None:
+        """Open a writer and drop it, so that a bad target fails before the work. Raises AudioError, OutputError."""
+        cls(path, sample_rate, channels).discard()
+
     def write(self, block: npt.ArrayLike) -> None:
         """Append [channels, n] samples; values beyond [-1, 1] are clipped. Raises InputError, AudioError, OutputError."""
         audio = check_audio(block, "block")
@@ -97,17 +102,21 @@ class AudioWriter:
         if self._clipped:
             _LOG.info("%s: %d samples beyond full scale were clipped", self.path.name, self._clipped)
 
+    def discard(self) -> None:
+        """Write no file after all; what `path` held before stays."""
+        with contextlib.suppress(soundfile.LibsndfileError):
+            self._file.close()
+        # Not the caller's own error: new_file would take an OSError for a failed write.
+        self._stack.__exit__(GeneratorExit, GeneratorExit(), None)
+
     def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         if error is None:
             self.close()
-            return
-        with contextlib.suppress(soundfile.LibsndfileError):
-            self._file.close()
-        # Not `error` itself: new_file would take an OSError from the caller's own code for a failed write.
-        self._stack.__exit__(GeneratorExit, GeneratorExit(), None)
+        else:
+            self.discard()
 
     @contextlib.contextmanager
     def _as_output_error(self) -> Iterator[None]:

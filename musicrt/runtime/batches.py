@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from numbers import Integral
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.errors import InputError
 from musicrt.runtime.windows import Window
 
 Array = NDArray[Any]
@@ -22,6 +24,13 @@ class Job:
     channel: int
     window: Window
     data: Array
+
+
+def check_batch(size: object, most: int) -> int:
+    """A `max_batch_size` from 1 to `most`. Raises InputError."""
+    if isinstance(size, bool) or not isinstance(size, Integral) or not 1 <= int(size) <= most:
+        raise InputError(f"got max_batch_size {size!r}, expected a whole number from 1 to {most}")
+    return int(size)
 
 
 def run_batches(

@@ -84,7 +84,8 @@ def bench_bundle(
 ) -> Report:
     """Measure a bundle on `backends`, by default all that are usable here; each in fresh processes.
 
-    seconds: length of the audio. steps: of a decode, the system's default if None. threads: CPU threads inside an operator.
+    seconds: length of the audio. steps: of a decode, the system's default if None; the rows say how many ran.
+    threads: CPU threads inside an operator.
     Raises BundleError, BackendError: unknown, not usable here, or failed; InputError for audio that is too short.
     """
     opened = Bundle.open(bundle)
@@ -128,7 +129,7 @@ def measure_encode(bundle: str, backend: str, seconds: float, repeats: int, thre
 
 
 def measure_decode(
-    bundle: str, backend: str, repeats: int, steps: int | None, threads: int | None, values: str, **_: Any
+    bundle: str, backend: str, seconds: float, repeats: int, steps: int | None, threads: int | None, values: str, **_: Any
 ) -> dict[str, Any]:
     """In a fresh process: `decode` of the file `values` as a whole."""
     encoded = np.load(values)
@@ -144,24 +145,24 @@ def measure_decode(
     if _has_torch_reference(backend):
         reference = load(bundle, backend=TorchCpu.name, threads=threads)
         error = relative_error({"": audio}, {"": reference.decode(encoded, **options)})
-    seconds = audio.shape[-1] / codec.sample_rate
-    name = "decode" if steps is None else f"decode, {steps} step{'s' if steps > 1 else ''}"
-    return {"measurements": [Measurement(name, times, seconds, (peak,), (cold,), error).to_json()]}
+    ran = codec.axis_sizes(seconds, steps).get("steps")
+    name = "decode" if ran is None else f"decode, {ran} step{'s' if ran > 1 else ''}"
+    return {"measurements": [Measurement(name, times, audio.shape[-1] / codec.sample_rate, (peak,), (cold,), error).to_json()]}
 
 
 def measure_stages(
     bundle: str, backend: str, seconds: float, repeats: int, steps: int | None, threads: int | None, **_: Any
 ) -> dict[str, Any]:
-    """In a fresh process: every stage by itself, one item of so many seconds."""
+    """In a fresh process: every stage by itself, one item: so many seconds, or what a window of the system has."""
     codec = load(bundle, backend=backend, threads=threads)
-    sizes = codec.axis_sizes(seconds, steps)
+    sizes, window = codec.axis_sizes(seconds, steps), codec.window_seconds(seconds)
     measurements = []
     for stage in codec.model.spec.stages:
         feeds = probe_inputs(stage, sizes, _SEED)
         session = codec.model.session(stage.name)
         times = measure(partial(session.run, feeds), 1, repeats)
         note = "graph; the pipeline uses an FFT instead" if stage.host else ""
-        measurements.append(Measurement(stage.name, times, seconds, note=note))
+        measurements.append(Measurement(stage.name, times, window, note=note))
     errors = {check.stage: check.error for check in verify_bundle(bundle, backend=backend, threads=threads)}
     return {"measurements": [{**m.to_json(), "error": errors[m.name]} for m in measurements]}
 

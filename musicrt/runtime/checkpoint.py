@@ -15,11 +15,11 @@ import torch
 from torch import Tensor, nn
 
 from musicrt.runtime.errors import CheckpointError
-from musicrt.runtime.hub import find_files
+from musicrt.runtime.hub import Source, find_files
 from musicrt.runtime.spec import CheckpointSpec
 
 
-def read_checkpoint(checkpoint: CheckpointSpec, source: Path) -> dict[str, dict[str, Any]]:
+def read_checkpoint(checkpoint: CheckpointSpec, source: Source) -> dict[str, dict[str, Any]]:
     """Contents of a checkpoint's files by official name; {"array": Tensor} of an .npy file. `source`: as of `find_files`.
 
     Raises CheckpointError: missing, not a checkpoint, or holding objects that would have to be executed to be read.

@@ -31,9 +31,12 @@ from safetensors.numpy import save_file
 from musicrt.runtime.errors import EncodedError, InputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.packing import pack_codes, unpack_codes
+from musicrt.runtime.waveform import HIGHEST_RATE
 
 FORMAT = "musicrt-encoded 1"
 TOKENS_FORMAT = "musicrt-encoded 2"
+_LARGEST = 2**48  # of any number in a header; as samples at 44.1 kHz 200 years
+_PADDING = 1024  # frames that even a single sample may be filled up to
 
 Kind = Literal["latents", "features", "tokens"]
 _FORMATS: dict[Kind, str] = {"latents": FORMAT, "features": FORMAT, "tokens": TOKENS_FORMAT}
@@ -127,8 +130,8 @@ def load_encoded(path: str | Path) -> Encoded:
             variant=_text(header["variant"]),
             kind=kind,
             identity=_text(header["identity"]),
-            sample_rate=_count(header["sample_rate"], 1),
-            source_rate=_count(header["source_rate"], 1),
+            sample_rate=_count(header["sample_rate"], 1, HIGHEST_RATE),
+            source_rate=_count(header["source_rate"], 1, HIGHEST_RATE),
             samples=_count(header["samples"], 0),
             name=path.name,
             bits=bits,
@@ -149,6 +152,9 @@ def _read_tokens(header: Mapping[str, str], stored: NDArray[Any]) -> tuple[NDArr
     shape, bits = (tuple(_count(number, 1) for number in header[key].split(",")) for key in ("shape", "bits"))
     if len(shape) != 3:
         raise InputError(f"got codes of shape {list(shape)}, expected [batch, frames, codebooks]")
+    most = _count(header["samples"], 0) + _PADDING
+    if shape[1] > most:
+        raise InputError(f"got {shape[1]} frames of codes for {header['samples']} samples, expected at most {most}")
     return unpack_codes(stored, shape, bits), bits
 
 
@@ -159,8 +165,7 @@ def _text(text: str) -> str:
     return text
 
 
-def _count(text: str, least: int) -> int:
-    value = int(text)
-    if value < least:
-        raise ValueError(f"{value} is below {least}")
-    return value
+def _count(text: str, least: int, most: int = _LARGEST) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(_LARGEST)) and least <= int(text) <= most):
+        raise ValueError(f"{text[:80]!r} is no whole number from {least} to {most}")
+    return int(text)

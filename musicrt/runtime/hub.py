@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.spec import CheckpointSpec
+
+Source = Path | Mapping[str, Path]
+"""A checkpoint's folder, or the file where there is only one, or the place of each file by official name."""
 
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
@@ -25,12 +29,14 @@ def locate_checkpoint(checkpoint: CheckpointSpec, source: str | Path | None) -> 
     return download_checkpoint(checkpoint, source)
 
 
-def find_files(checkpoint: CheckpointSpec, source: Path) -> dict[str, Path]:
-    """Where each of a checkpoint's files is, by official name. `source`: their folder, or the file where there is only one.
+def find_files(checkpoint: CheckpointSpec, source: Source) -> dict[str, Path]:
+    """Where each of a checkpoint's files is, by official name.
 
-    In the folder a file has its official path, or lies right inside under the last part of that. Raises CheckpointError.
+    In a folder a file has its official path, or lies right inside under the last part of that. Raises CheckpointError.
     """
     names = checkpoint.files
+    if isinstance(source, Mapping):
+        return {name: source[name] for name in names}
     if source.is_file() and len(names) == 1:
         return {names[0]: source}
     if not source.is_dir():

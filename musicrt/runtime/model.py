@@ -9,6 +9,7 @@ from typing import Any, Literal, Self
 
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.hub import Source
 from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
 from musicrt.runtime.session import Session
@@ -51,7 +52,7 @@ class Model:
         )
 
     @classmethod
-    def open_checkpoint(cls, system: str, source: Path, config: Mapping[str, Any], *, device: Literal["cpu", "cuda"] = "cpu") -> Model:
+    def open_checkpoint(cls, system: str, source: Source, config: Mapping[str, Any], *, device: Literal["cpu", "cuda"] = "cpu") -> Model:
         """Run an official checkpoint in PyTorch, without a bundle. `config`: official hyper-parameters, such as those of a variant.
 
         Raises CheckpointError, ConfigError, BackendError.

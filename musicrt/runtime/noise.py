@@ -65,3 +65,8 @@ def check_seed(seed: object) -> int:
     if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or not 0 <= int(seed) < 1 << 64:
         raise InputError(f"got seed {seed!r}, expected a whole number from 0 to 2**64 - 1")
     return int(seed)
+
+
+def choose_seed(seed: object) -> int:
+    """The given seed; for None a fresh one from the operating system. Raises InputError."""
+    return int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else check_seed(seed)

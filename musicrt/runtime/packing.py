@@ -16,6 +16,7 @@ from musicrt.runtime.errors import InputError
 
 MOST_BITS = 32
 """Of one code."""
+_PIECE = 1 << 15  # frames that are unpacked together; a multiple of 8, so that each piece begins with a byte
 
 
 def bits_of(size: int) -> int:
@@ -51,14 +52,17 @@ def unpack_codes(payload: NDArray[np.uint8], shape: Sequence[int], bits: Sequenc
     size = -(-frames * width // 8)  # exact however large, and compared before anything is allocated
     if payload.dtype != np.uint8 or payload.shape != (size,):
         raise InputError(f"got {payload.dtype} {list(payload.shape)}, expected uint8 [{size}] for {list(shape)} with bits={list(bits)}")
-    unpacked = np.unpackbits(payload)
-    if unpacked[frames * width :].any():
+    spare = 8 * size - frames * width
+    if int(payload[-1]) & (1 << spare) - 1:
         raise InputError(f"got bits beyond the {frames * width} of the codes, expected zeros")
-    columns = iter(unpacked[: frames * width].reshape(frames, width).T)
     codes = np.zeros((frames, len(bits)), np.int64)
-    for index, count in enumerate(bits):
-        for _ in range(count):
-            codes[:, index] = codes[:, index] << 1 | next(columns)
+    for start in range(0, frames, _PIECE):
+        piece = codes[start : start + _PIECE]
+        unpacked = np.unpackbits(payload[start * width // 8 :], count=len(piece) * width)
+        columns = iter(unpacked.reshape(len(piece), width).T)
+        for index, count in enumerate(bits):
+            for _ in range(count):
+                piece[:, index] = piece[:, index] << 1 | next(columns)
     return codes.reshape(shape)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -13,13 +12,15 @@ from typing import Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.audio import probe_audio
 from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import Encoded, Kind, load_encoded, write_encoded
-from musicrt.runtime.errors import Cancelled, EncodedError, InputError
+from musicrt.runtime.errors import EncodedError, InputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.model import Model
+from musicrt.runtime.resampling import Resampler
 from musicrt.runtime.select import Choice
-from musicrt.runtime.source import AudioSource
+from musicrt.runtime.source import AudioSource, open_source
 
 Progress = Callable[[int, int], None]
 """Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
@@ -40,7 +41,7 @@ class Codec(ABC):
 
     The keyword-only parameters of the two are the system's options: the command line offers those of all systems, and one that
     the system has not is refused here by name. `musicrt bench` calls `encode`, `decode` (with `steps` and `seed` where
-    `decode_stream` has them) and `axis_sizes`. A codec serves one thread at a time.
+    `decode_stream` has them), `axis_sizes` and `window_seconds`. A codec serves one thread at a time.
     """
 
     def __init__(self, model: Model) -> None:
@@ -64,6 +65,18 @@ class Codec(ABC):
     @abstractmethod
     def decode_stream(self) -> Callable[..., Iterator[NDArray[np.float32]]]:
         """A method (values, **options): decode in bounded memory, in blocks of float32 [channels, samples]."""
+
+    def output_channels(self, channels: int, /, **_options: Any) -> int:
+        """Channels that a file of so many is decoded to when it was encoded with these options; all of them, unless a system says else."""
+        return channels
+
+    def check_decoding(self, **_options: Any) -> None:
+        """Raises InputError for a value that `decode_stream` would refuse; a system that can tell without encoded audio does."""
+        return
+
+    def window_seconds(self, seconds: float) -> float:
+        """Audio behind one item of a stage whose axes are `axis_sizes(seconds)`: all of it, unless a system has fixed windows."""
+        return seconds
 
     def encode_file(self, audio: str | Path, target: str | Path, **options: Any) -> Encoded:
         """Encode an audio file into a file of encoded audio. Raises AudioError, InputError, OutputError, BackendError."""
@@ -92,8 +105,9 @@ class Codec(ABC):
         """Encode an audio file and decode it into another; the number of samples written. Errors as of the two ways."""
         self._check_encoding(encode_options)
         self.check_options(self.decode_stream, decode_options)
-        with contextlib.suppress(Cancelled), AudioWriter(target, self.sample_rate, 1):
-            raise Cancelled("a bad target fails before the work; how many channels there will be is known after it")
+        self.check_decoding(**decode_options)
+        channels = self.output_channels(probe_audio(audio).channels, **encode_options)
+        AudioWriter.check_target(target, self.sample_rate, channels)
         return self._write(self.encode_source(audio, **encode_options), target, decode_options)
 
     def check_encoded(self, encoded: Encoded) -> None:
@@ -136,6 +150,11 @@ class Codec(ABC):
                 writer.write(block)
                 written += block.shape[1]
         return written
+
+    def _open_file(self, audio: str | Path, kernel: Resampler = "soxr") -> AudioSource:
+        """What `encode_source` begins with: a file at the model's rate. Raises AudioError, and InputError for a model from no bundle."""
+        self._identity()
+        return open_source(audio, self.sample_rate, kernel=kernel)
 
     def _describe(
         self, values: NDArray[Any], kind: Kind, source: AudioSource, samples: int | None = None, bits: tuple[int, ...] = ()

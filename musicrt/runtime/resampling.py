@@ -10,7 +10,7 @@ import numpy.typing as npt
 import soxr
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.sinc import resample_sinc
+from musicrt.runtime.sinc import resample_sinc, sinc_length
 from musicrt.runtime.waveform import Audio, check_audio, check_rate
 
 Resampler = Literal["soxr", "sinc"]
@@ -50,9 +50,12 @@ def check_kernel(kernel: Resampler) -> None:
         raise InputError(f"resampling: got {kernel!r}, expected one of {', '.join(get_args(Resampler))}")
 
 
-def resampled_length(samples: int, source_rate: int, target_rate: int) -> int:
-    """How many samples `resample_audio` makes of so many, with either kernel. Raises InputError for a wrong rate."""
-    return -(-samples * check_rate(target_rate) // check_rate(source_rate))
+def resampled_length(samples: int, source_rate: int, target_rate: int, kernel: Resampler = "soxr") -> int:
+    """How many samples `resample_audio` makes of so many. Raises InputError for a wrong rate."""
+    source_rate, target_rate = check_rate(source_rate), check_rate(target_rate)
+    if kernel == "sinc" and source_rate != target_rate:
+        return sinc_length(samples, source_rate, target_rate)
+    return -(-samples * target_rate // source_rate)
 
 
 def _resample_soxr(blocks: Iterable[Audio], channels: int, source_rate: int, target_rate: int) -> Iterator[Audio]:

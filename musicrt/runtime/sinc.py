@@ -2,7 +2,7 @@
 
 With the rates reduced to o and n, every o samples give n: number j of these is the input around j * o / n, weighted by a sinc under a
 Hann window that ends six zero crossings away. The weights are computed in float32, as torchaudio does: at 44.1 kHz that shows at 1e-5.
-One thing differs: the length is exact, where torchaudio's is rounded to float32, and so some samples off beyond eight million.
+So is the length, which makes it a sample shorter than the exact one for a few lengths, and some samples off beyond eight million.
 """
 
 from __future__ import annotations
@@ -67,8 +67,15 @@ class SincFilter:
         return output.reshape(len(audio), -1)
 
 
+def sinc_length(samples: int, source_rate: int, target_rate: int) -> int:
+    """How many samples are kept: ceil(samples * target_rate / source_rate), rounded to float32 first as torchaudio does."""
+    divisor = math.gcd(source_rate, target_rate)
+    source, target = source_rate // divisor, target_rate // divisor
+    return min(math.ceil(np.float32(target * samples / source)), (samples // source + 1) * target)
+
+
 def resample_sinc(blocks: Iterable[Audio], channels: int, source_rate: int, target_rate: int) -> Iterator[Audio]:
-    """Resample float32 [channels, n] blocks to ceil(samples * target_rate / source_rate) samples, bit by bit the same for any blocks.
+    """Resample float32 [channels, n] blocks to `sinc_length` samples, bit by bit the same for any blocks.
 
     Holds a block and, of each channel, up to 2^18 samples, or a second of them where the rates have no common divisor.
     """
@@ -88,8 +95,8 @@ def resample_sinc(blocks: Iterable[Audio], channels: int, source_rate: int, targ
             yield kernel.apply(audio[:, piece * step :], kernel.frames)
         given += pieces * kernel.frames * kernel.target
         held, count = [audio[:, pieces * step :].copy()], count - pieces * step
-    rest = -(-taken * kernel.target // kernel.source) - given
-    if rest:
+    rest = sinc_length(taken, source_rate, target_rate) - given
+    if rest > 0:
         frames = -(-rest // kernel.target)
         held.append(np.zeros((channels, frames * kernel.source + edges - count), np.float32))
         yield np.ascontiguousarray(kernel.apply(np.concatenate(held, axis=1), frames)[:, :rest])

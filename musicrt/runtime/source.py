@@ -49,7 +49,7 @@ def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None, k
         samples = info.samples
         if info.format == "MP3":  # may lack a length header, and then that was a guess
             samples = sum(block.shape[1] for block in stream_audio(audio))
-        length = resampled_length(samples, info.sample_rate, sample_rate)
+        length = resampled_length(samples, info.sample_rate, sample_rate, kernel)
         name = Path(audio).name
         return AudioSource(name, info.channels, length, info.sample_rate, lambda: stream_audio(audio, sample_rate, kernel=kernel))
     source_rate = sample_rate if array_rate is None else array_rate

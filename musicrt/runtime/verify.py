@@ -20,6 +20,7 @@ from musicrt.runtime.session import Array
 from musicrt.runtime.spec import StageSpec
 
 _PROBED = 64  # values kept of each output
+_LARGEST_PROBE = 1 << 26  # elements of all inputs and outputs of a stage; no network of full size has half as many
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,12 @@ def verify_bundle(path: Path | str, *, backend: str = "auto", threads: int | Non
         probe = bundle.manifest.stages[stage.name].probe
         if not _fits(probe, stage):
             raise BundleError(f"{path}: the recorded run of stage {stage.name!r} does not fit its tensors; export the bundle again")
+        size = sum(math.prod(tensor.resolve(probe.sizes)) for tensor in (*stage.inputs, *stage.outputs))
+        if size > _LARGEST_PROBE:
+            raise BundleError(
+                f"{path}: the recorded run of stage {stage.name!r} has {size} values, expected at most {_LARGEST_PROBE}; "
+                "export the bundle again"
+            )
         feeds = probe_inputs(stage, probe.sizes, probe.seed)
         with runner.open_session(bundle, stage.name) as session:
             outputs = session.run(feeds)

@@ -23,6 +23,11 @@ SPECS = {system: build_spec(system, tiny_layout(system)["config"], "tiny") for s
 STAGES = [pytest.param(stage, id=f"{system}-{stage.name}") for system, spec in SPECS.items() for stage in spec.stages]
 
 
+def works_on_codes(stage: StageSpec) -> bool:
+    """Whether a stage looks codes up or gives them, which can be exact; an error of 0 tells of a graph that was held against itself."""
+    return any(tensor.dtype == "int64" for tensor in (*stage.inputs, *stage.outputs))
+
+
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_system_names_its_origin(system: str) -> None:
     found = find_system(system)
@@ -168,7 +173,8 @@ def test_manifest_repeats_the_spec(system: str, tiny_bundles: ForSystem) -> None
         assert entry.inputs == [tensor.describe() for tensor in stage.inputs]
         assert entry.outputs == [tensor.describe() for tensor in stage.outputs]
         for graph in entry.graphs.values():
-            assert 0 <= graph.error <= graph.tolerance == stage.tolerance.rel_l2
+            assert graph.error <= graph.tolerance == stage.tolerance.rel_l2
+            assert graph.error > 0 or (graph.error == 0 and works_on_codes(stage))
     assert bundle.spec.stages == SPECS[system].stages
     assert bundle.manifest.licences.code == find_system(system).licences.code
     assert bundle.manifest.licences.weights

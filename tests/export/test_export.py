@@ -359,6 +359,29 @@ def test_hyperparameters_are_those_of_the_variant_or_file(
     assert (chosen["spec"].variant, chosen["spec"].config["rho"]) == (name, rho)
 
 
+@pytest.mark.parametrize("given", [False, True], ids=["beside the checkpoint", "as an argument"])
+def test_variant_and_file_have_to_agree(tiny_checkpoint: Path, tmp_path: Path, chosen: dict[str, Any], given: bool) -> None:
+    (tmp_path / FILE).symlink_to(tiny_checkpoint / FILE)
+    file = tmp_path / ("given.json" if given else "config.json")
+    file.write_text(json.dumps({**CONFIG, "rho": 5.0}))
+    config = file if given else None
+    with refused(ConfigError, "variant 'tiny'", file, "otherwise of rho;", "leave the variant out"):
+        export_bundle("music2latent", tmp_path, tmp_path / "out", variant="tiny", config=config)
+    assert not chosen
+    file.write_text(json.dumps(CONFIG))
+    with refused(Cancelled, "enough"):
+        export_bundle("music2latent", tmp_path, tmp_path / "out", variant="tiny", config=config)
+    assert (chosen["spec"].variant, chosen["spec"].config["rho"]) == ("tiny", 7.0)
+
+
+def test_file_may_know_what_a_variant_leaves_to_the_weights(tmp_path: Path) -> None:
+    system = find_system("semanticodec")
+    variant = next(iter(system.variants))
+    (tmp_path / "config.json").write_text(json.dumps({**system.variants[variant], "semantic_codebook_rows": 300}))
+    spec = export_module._choose_spec(system, variant, tmp_path / "config.json")
+    assert (spec.variant, spec.config["semantic_codebook_rows"]) == (variant, 300)
+
+
 def test_hyperparameters_that_only_the_files_tell_are_asked_for(tiny_checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """By export as when a checkpoint is run as it is."""
 

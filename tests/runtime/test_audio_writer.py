@@ -163,6 +163,31 @@ def test_error_in_the_with_block_comes_through_and_leaves_nothing(tmp_path: Path
     assert not list(tmp_path.iterdir())
 
 
+def test_good_target_is_left_as_it_is(tmp_path: Path) -> None:
+    write_audio(tmp_path / "a.wav", noise(1, 100), 44100)
+    before = (tmp_path / "a.wav").read_bytes()
+    AudioWriter.check_target(tmp_path / "a.wav", 44100, 2)
+    AudioWriter.check_target(tmp_path / "b.flac", 44100, 2)
+    assert (tmp_path / "a.wav").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+def test_bad_target_is_refused_by_the_check(tmp_path: Path) -> None:
+    with pytest.raises(OutputError, match="No such file"):
+        AudioWriter.check_target(tmp_path / "none" / "a.wav", 44100, 1)
+    with pytest.raises(AudioError, match="got 3 channels"):
+        AudioWriter.check_target(tmp_path / "a.mp3", 44100, 3)
+    assert not list(tmp_path.iterdir())
+
+
+def test_discarded_writer_leaves_nothing_and_can_be_closed(tmp_path: Path) -> None:
+    writer = AudioWriter(tmp_path / "a.wav", 44100, 1)
+    writer.write(noise(1, 100))
+    writer.discard()
+    writer.close()
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("block", "reason"),
     [

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from musicrt.runtime import verify as verify_module
 from musicrt.runtime.backends.torch import TorchCpu
 from musicrt.runtime.bundle import MANIFEST, Bundle, identity_of
 from musicrt.runtime.errors import BackendError, BundleError
@@ -329,6 +331,21 @@ PROBES: dict[str, Callable[[dict[str, Any]], object]] = {
     "size out of range": lambda probe: probe["sizes"].update(batch=0),
     "negative seed": lambda probe: probe.update(seed=-1),
 }
+
+
+def test_probe_that_would_take_gigabytes_is_refused_before_it_is_made(copy_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its sizes are ones that a session would take, and all that was recorded fits them."""
+    stage = Bundle.open(copy_bundle).spec.stage("frontend")
+    sizes = {axis.name: axis.maximum for axis in stage.axes}
+    recorded = {}
+    for tensor in stage.outputs:
+        shape = tensor.resolve(sizes)
+        recorded[tensor.name] = {"shape": shape, "stride": math.prod(shape), "values": [0.0]}
+    probe = {"sizes": sizes, "seed": 1, "outputs": recorded}
+    change_manifest(copy_bundle, lambda manifest: manifest["stages"]["frontend"].update(probe=probe))
+    monkeypatch.setattr(verify_module, "probe_inputs", lambda *_: pytest.fail("must not get this far"))
+    with refused(BundleError, copy_bundle, "'frontend'", "expected at most 67108864", "export the bundle again"):
+        verify_bundle(copy_bundle, backend="onnxruntime-cpu")
 
 
 @pytest.mark.parametrize("name", PROBES)

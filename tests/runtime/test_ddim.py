@@ -113,7 +113,7 @@ def test_no_guidance_needs_one_branch() -> None:
     assert [branches(scale) for scale in (1, 1.0, np.float32(1), 2.0, 0, -1.5)] == [1, 1, 1, 2, 2, 2]
 
 
-@pytest.mark.parametrize("guidance", [math.nan, math.inf, True, "2", None])
+@pytest.mark.parametrize("guidance", [math.nan, math.inf, 1e39, True, "2", None])
 def test_impossible_guidance_is_refused_before_the_network_runs(guidance: Any) -> None:
     with refused(InputError, repr(guidance), "finite number"):
         sample(DdimSchedule.build(2, 1.0, ALPHAS), lambda *_: pytest.fail("ran"), lambda _: pytest.fail("drew"), lambda: None, guidance)

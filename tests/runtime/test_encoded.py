@@ -141,12 +141,21 @@ def test_values_that_no_file_holds_are_not_written(tmp_path: Path, shape: tuple[
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("change", ["drop", "-1", "1.5", "x", "", "two\nlines", "9" * 5000])
+@pytest.mark.parametrize("change", ["drop", "-1", "1.5", "x", "", "two\nlines", "9" * 5000, "9" * 300, "1_000", "+5", " 7", "٤٤١٠٠", "²"])
 @pytest.mark.parametrize("key", ["format", "kind", "sample_rate", "source_rate", "samples"])
 def test_damaged_header_is_refused(tmp_path: Path, key: str, change: str) -> None:
     header = {name: value for name, value in {**HEADER, key: change}.items() if value != "drop"}
     save_file({"values": VALUES}, tmp_path / "a.m2l", metadata=header)
     with refused(EncodedError, tmp_path / "a.m2l"):
+        load_encoded(tmp_path / "a.m2l")
+
+
+@pytest.mark.parametrize(("key", "most"), [("sample_rate", 768_000), ("source_rate", 768_000), ("samples", 1 << 48)])
+def test_numbers_of_the_header_have_bounds(tmp_path: Path, key: str, most: int) -> None:
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, key: str(most)})
+    assert getattr(load_encoded(tmp_path / "a.m2l"), key) == most
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, key: str(most + 1)})
+    with refused(EncodedError, tmp_path / "a.m2l", f"'{most + 1}' is no whole number", f"to {most}"):
         load_encoded(tmp_path / "a.m2l")
 
 
@@ -253,6 +262,16 @@ def test_damaged_tokens_are_refused(tmp_path: Path, name: str) -> None:
         load_encoded(tmp_path / "a.tok")
 
 
+def test_more_frames_than_the_audio_has_samples_are_refused(tmp_path: Path) -> None:
+    """But for what a very short one may be filled up to."""
+    tokens = make_tokens(values=np.zeros((1, 1025, 2), np.int64), samples=1)
+    save_encoded(tmp_path / "a.tok", tokens)
+    assert load_encoded(tmp_path / "a.tok").values.shape == (1, 1025, 2)
+    save_encoded(tmp_path / "a.tok", dataclasses.replace(tokens, samples=0))
+    with refused(EncodedError, tmp_path / "a.tok", "1025 frames of codes for 0 samples", "at most 1024"):
+        load_encoded(tmp_path / "a.tok")
+
+
 @pytest.mark.parametrize("key", ["format", "kind", "shape", "bits", "samples", "identity"])
 def test_tokens_with_an_incomplete_header_are_refused(tmp_path: Path, key: str) -> None:
     save_file({"values": PAYLOAD}, tmp_path / "a.tok", metadata={name: value for name, value in TOKENS_HEADER.items() if name != key})
@@ -290,6 +309,8 @@ def test_audio_without_identity_belongs_to_no_bundle(codec: Pipeline, tmp_path: 
     nameless = Pipeline(Model(codec.model.spec, codec.model.session, codec.backend))
     with refused(InputError, "tied to a bundle"):
         nameless.encode_file(save_wave(tmp_path / "a.wav", music(2000)), tmp_path / "a.m2l")
+    with refused(InputError, "tied to a bundle"):
+        nameless.encode_source(tmp_path / "a.wav", on_progress=lambda *_: pytest.fail("must not get this far"))
     encoded = codec.encode_source(tmp_path / "a.wav")
     for pipeline, identity in ((nameless, encoded.identity), (nameless, ""), (codec, "")):
         with refused(EncodedError, "other weights"):
@@ -422,6 +443,10 @@ def test_roundtrip_is_encode_and_decode(codec: Pipeline, tmp_path: Path) -> None
 class FirstChannel(Pipeline):
     """A system that drops all channels but the first."""
 
+    def output_channels(self, channels: int, /, **options: Any) -> int:
+        del channels, options
+        return 1
+
     def encode_source(self, audio: str | Path, **options: Any) -> Encoded:
         encoded = super().encode_source(audio, **options)
         return dataclasses.replace(encoded, values=encoded.values[:1])
@@ -431,8 +456,9 @@ def test_roundtrip_writes_as_many_channels_as_were_encoded(codec: Pipeline, tmp_
     save_wave(tmp_path / "a.wav", music(3000, 6))
     assert FirstChannel(codec.model).roundtrip_file(tmp_path / "a.wav", tmp_path / "b.mp3", {}, {"seed": 1}) == 3000
     assert soundfile.info(tmp_path / "b.mp3").channels == 1
+    work = {"on_progress": lambda *_: pytest.fail("must not get this far")}
     with refused(AudioError, "b.mp3", "6 channels", "1 to 2"):
-        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.mp3", {}, {"seed": 1})
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.mp3", work, {"seed": 1})
 
 
 def test_unusable_target_of_a_roundtrip_fails_before_the_work(codec: Pipeline, tmp_path: Path) -> None:
@@ -445,6 +471,15 @@ def test_unusable_target_of_a_roundtrip_fails_before_the_work(codec: Pipeline, t
         codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "missing" / "b.wav", options, options)
     with refused(AudioError, "'.xyz'"):
         codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.xyz", options, options)
+    assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
+
+
+@pytest.mark.parametrize("wrong", [{"steps": 0}, {"seed": -1}, {"chunking": "sideways"}, {"window": 0.0}])
+def test_wrong_values_for_the_decoding_of_a_roundtrip_fail_before_the_work(codec: Pipeline, tmp_path: Path, wrong: Any) -> None:
+    save_wave(tmp_path / "a.wav", music(3000))
+    work = {"on_progress": lambda *_: pytest.fail("must not get this far")}
+    with refused(InputError, repr(next(iter(wrong.values())))):
+        codec.roundtrip_file(tmp_path / "a.wav", tmp_path / "b.wav", work, wrong)
     assert [path.name for path in tmp_path.iterdir()] == ["a.wav"]
 
 

@@ -136,6 +136,27 @@ def test_wrong_values_are_refused(official: EncoderDecoder) -> None:
         official.encode("missing.wav")
 
 
+@pytest.mark.parametrize("values", [[[1.0, 2.0], [3.0]], [["a"]], torch.full((1, 9000), float("nan"))], ids=["ragged", "words", "NaN"])
+def test_values_that_are_no_finite_numbers_are_refused(official: EncoderDecoder, values: Any) -> None:
+    with refused(InputError, "audio"):
+        official.encode(values)
+    with refused(InputError, "latents"):
+        official.decode(values)
+
+
+def test_home_is_known(tiny_bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "bundle").symlink_to(tiny_bundle)
+    with EncoderDecoder("~/bundle", device="cpu").codec as codec:
+        assert codec.backend.name == "onnxruntime-cpu"
+
+
+def test_device_is_that_of_the_codec(codec: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(TorchCuda, "obstacle", classmethod(lambda _: None))
+    assert EncoderDecoder(codec=codec).device == "cpu"
+    assert EncoderDecoder(codec=Pipeline(Model(codec.model.spec, codec.model.session, codec.backend, device="cuda"))).device == "cuda"
+
+
 def test_network_can_be_loaded_again(tiny_bundle: Path) -> None:
     made = EncoderDecoder(tiny_bundle, device="cpu")
     assert made.load_path_inference == tiny_bundle

@@ -8,12 +8,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace as Namespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from musicrt.runtime.bench import Report, Row, bench_bundle
+from musicrt.runtime import bench as bench_module
+from musicrt.runtime.bench import Report, Row, bench_bundle, measure_decode, measure_stages
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import AudioError, BackendError, InputError
 from musicrt.runtime.measure import (
@@ -193,6 +195,54 @@ def test_bench_bundle_measures_stages_and_the_whole_way(tiny_bundle: Path) -> No
         assert error is not None
         assert error <= stage.tolerance.rel_l2
     assert str(tiny_bundle) not in report.to_json()
+
+
+class Windowed:
+    """Stands in for a codec of which each stage always sees two seconds, and which takes one step more than it is asked for."""
+
+    sample_rate = 8000
+
+    def __init__(self) -> None:
+        self.model = Namespace(spec=Namespace(stages=[Namespace(name="network", host=False)]), session=lambda _: Namespace(run=len))
+
+    def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
+        assert seconds == 0.5
+        return {"batch": 1, "steps": 1 + (steps or 9)}
+
+    def window_seconds(self, seconds: float) -> float:
+        return 4 * seconds
+
+    def check_options(self, _method: object, _options: object) -> None:
+        return
+
+    def decode_stream(self, values: Any, *, steps: int | None = None) -> Any:
+        raise NotImplementedError
+
+    def decode(self, values: Any, *, steps: int | None = None) -> Any:
+        del steps
+        return values
+
+
+@pytest.fixture
+def windowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
+    """Arguments for measuring that codec."""
+    monkeypatch.setattr(bench_module, "load", lambda *_, **__: Windowed())
+    monkeypatch.setattr(bench_module, "probe_inputs", lambda *_: {})
+    monkeypatch.setattr(bench_module, "verify_bundle", lambda *_, **__: [Namespace(stage="network", error=0.0)])
+    np.save(tmp_path / "values.npy", np.zeros((1, 4000), np.float32))
+    common = {"bundle": "", "backend": "torch-cpu", "seconds": 0.5, "repeats": 1, "threads": 1}
+    return {**common, "values": str(tmp_path / "values.npy")}
+
+
+@pytest.mark.parametrize(("asked", "ran"), [(None, 10), (4, 5)])
+def test_decode_says_how_many_steps_ran(windowed: dict[str, Any], asked: int | None, ran: int) -> None:
+    (row,) = measure_decode(**windowed, steps=asked)["measurements"]
+    assert (row["name"], row["audio_seconds"]) == (f"decode, {ran} steps", 0.5)
+
+
+def test_stages_count_the_audio_of_a_whole_window(windowed: dict[str, Any]) -> None:
+    (row,) = measure_stages(**windowed, steps=None)["measurements"]
+    assert (row["name"], row["audio_seconds"]) == ("network", 2.0)
 
 
 def test_bench_bundle_refuses_what_it_can_not_run(tiny_bundle: Path) -> None:

@@ -163,7 +163,7 @@ def test_features_have_their_own_width(codec: Pipeline) -> None:
     [
         ({"tail": "wrap"}, "'wrap'"),
         ({"max_batch_size": 0}, "max_batch_size 0"),
-        ({"max_batch_size": 65}, "at most 64"),
+        ({"max_batch_size": 65}, "from 1 to 64"),
         ({"max_batch_size": True}, "max_batch_size True"),
         ({"max_batch_size": 1.5}, "max_batch_size 1.5"),
         ({"max_waveform_length": -1}, "max_waveform_length -1"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -67,6 +68,24 @@ def test_code_that_does_not_fit_is_refused(code: int, index: int) -> None:
 def test_other_arrays_are_refused(codes: Any) -> None:
     with refused(InputError, codes.dtype, list(codes.shape), "expected int64 [..., 2]"):
         pack_codes(codes, (4, 3))
+
+
+@pytest.mark.parametrize("frames", [32767, 32768, 32769, 100_003])
+@pytest.mark.parametrize("bits", [(1,), (14, 13)])
+def test_codes_of_several_pieces_come_back(frames: int, bits: tuple[int, ...]) -> None:
+    codes = random_codes(frames, bits=bits)
+    np.testing.assert_array_equal(unpack_codes(pack_codes(codes, bits), codes.shape, bits), codes)
+
+
+def test_unpacking_takes_little_more_memory_than_its_result() -> None:
+    payload = pack_codes(np.zeros((1_000_000, 2), np.int64), (14, 13))
+    tracemalloc.start()
+    try:
+        codes = unpack_codes(payload, (1_000_000, 2), (14, 13))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1.2 * codes.nbytes
 
 
 @pytest.mark.parametrize("bits", [(), (0, 3), (-1, 3), (33, 3)])

@@ -82,9 +82,11 @@ def test_unused_tensors_may_be_of_any_form_or_missing(checkpoint: Path, caplog: 
 
 def test_unknown_tensors_are_ignored_with_a_warning(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     edit(checkpoint, DECODER, add({"clap.weight": torch.zeros(3), "clap.bias": torch.zeros(3), 7: torch.zeros(1)}))
+    inside = ("audiomae.model.rope.freqs", "encoder.foo", "quantizer._codebook.embed_mean")  # of parts that are used
+    edit(checkpoint, ENCODER, add({key: torch.zeros(1) for key in inside}))
     with caplog.at_level(logging.WARNING, "musicrt"):
         open_tiny(checkpoint)
-    assert caplog.messages == ["the checkpoint has 3 tensors that no stage uses, such as clap.weight; they are ignored"]
+    assert caplog.messages == ["the checkpoint has 6 tensors that no stage uses, such as audiomae.model.rope.freqs; they are ignored"]
 
 
 def test_rows_of_the_codebook_are_those_of_its_file(checkpoint: Path) -> None:

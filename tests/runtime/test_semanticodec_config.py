@@ -105,13 +105,13 @@ def test_mapping_gives_the_same_again() -> None:
     ("values", "words"),
     [
         ({"token_rate": 51}, ["token_rate", "25, 50 or 100", 51]),
-        ({"token_rate": "50"}, ["token_rate", "50"]),
+        ({"token_rate": "50"}, ["token_rate", "'50'", "take the values of the checkpoint or of a variant"]),
         ({"semantic_vocab_size": 5000}, ["semantic_vocab_size", 16384, 5000]),
         ({"stack_factor_K": 3}, ["stack_factor_K", 3]),
         ({"stack_factor_K": 1}, ["stack_factor_K=1", "expected 2"]),
         ({"token_rate": 25, "encoder": {"feature_dimension": 1536}}, ["feature_dimension=1536", "expected 3072"]),
         ({"unet_config": {"context_dim": [1728]}}, ["context_dim=(1728,)", "expected (3264,)"]),
-        ({"unet_config": {"channel_mult": [1, 2, 3]}}, ["3 levels", "expected 4"]),
+        ({"unet_config": {"channel_mult": [1, 2, 3]}}, ["channel_mult.3", "required", [1, 2, 3]]),
         ({"unet_config": {"model_channels": 48}}, ["multiples of 32"]),
         ({"patch_feature_width": 32}, ["patch_feature_width=32", "expected 768"]),
         ({"audiomae": {"num_heads": 5}}, ["num_heads=5"]),
@@ -119,7 +119,8 @@ def test_mapping_gives_the_same_again() -> None:
         ({"semantic_codebook_rows": 0}, ["semantic_codebook_rows", 0]),
         ({"encoder": {"codebook_size": 10**12}}, ["codebook_size"]),
         ({"encoder": {"codebook_size": 2.5}}, ["codebook_size", 2.5]),
-        ({"encoder": {"residual_encoder": "transformer"}}, ["residual_encoder", "transformer"]),
+        ({"encoder": {"residual_encoder": "transformer"}}, ["residual_encoder", "'transformer'"]),
+        ({"encoder": {"residual_encoder": "two\nlines"}}, ["residual_encoder", "'two\\nlines'"]),
         ({"decoder": {"parameterization": "eps"}}, ["parameterization", "eps"]),
         ({"vocoder": {"upsample_rates": [8, 4, 2, 2, 2]}}, ["upsample_rates", 8]),
         ({"tokenrate": 50}, ["tokenrate"]),
@@ -129,3 +130,32 @@ def test_mapping_gives_the_same_again() -> None:
 def test_wrong_hyper_parameters_are_refused(values: dict[str, Any], words: list[object]) -> None:
     with refused(ConfigError, "semanticodec", *words):
         build_spec(values, "custom")
+
+
+@pytest.mark.parametrize(
+    ("group", "name"),
+    [
+        ("audiomae", "depth"),
+        ("audiomae", "contextual_depth"),
+        ("audiomae", "mlp_ratio"),
+        ("encoder", "lstm_layer"),
+        ("unet_config", "num_res_blocks"),
+        ("first_stage_config", "ddconfig.num_res_blocks"),
+    ],
+)
+def test_layers_are_not_listed_without_end(group: str, name: str) -> None:
+    """A manifest may come from anywhere: 65 layers are refused before any tensor is described, whatever the other values."""
+    *inner, last = name.split(".")
+    values: dict[str, Any] = {last: 65}
+    for part in reversed(inner):
+        values = {part: values}
+    with refused(ConfigError, f"{group}.{name}", "64", "got 65"):
+        Config.from_mapping({group: values})
+
+
+@pytest.mark.parametrize(
+    "values", [{"unet_config": {"model_channels": 1 << 17}}, {"audiomae": {"embed_dim": 1 << 17}}, {"ddim_sample_step": 1 << 17}]
+)
+def test_widths_and_steps_are_bounded(values: dict[str, Any]) -> None:
+    with refused(ConfigError, "65536", 1 << 17):
+        Config.from_mapping(values)

@@ -216,6 +216,15 @@ def test_steps_are_the_official_ones(light: Watched, steps: int | None, evaluati
     np.testing.assert_array_equal([call["shift"][0] for call in sessions["denoiser"].calls], shifts[::-1])
 
 
+def test_a_few_schedules_are_kept(light: Watched) -> None:
+    """What depends on timesteps only is computed once, but is not kept for every step count that was ever asked for."""
+    codec, sessions = light
+    for steps in (1, 2, 3, 4, 5, 5, 3, 2, 1, 1):
+        codec.sampler.prepare("ddim", steps, 1.0, None)
+    assert [len(call["timestep"]) for call in sessions["timesteps"].calls] == [1, 2, 4, 4, 5, 1]
+    assert len(codec.sampler._shifts) == 4
+
+
 def test_one_step_is_the_formula(light: Watched) -> None:
     """SPEC section 3.3 in float64, at timestep 1, where both shares of the signal's power differ."""
     codec, sessions = light

@@ -202,6 +202,31 @@ def test_windows_can_be_generated_one_by_one(official: SemantiCodec) -> None:
         official.decoder.generate_sample(padded, ddim_steps=2, x_T=start[:1])
 
 
+def test_rows_beyond_a_batch_are_refused(official: SemantiCodec) -> None:
+    with refused(InputError, "65 rows", "at most 64", "several calls"):
+        official.decode(random_tokens(3, batch=65))
+
+
+def test_values_that_are_no_finite_numbers_are_refused(official: SemantiCodec) -> None:
+    mel, feature, start = torch.zeros(1, 1024, 128), torch.zeros(1, 256, 128), torch.zeros(1, 8, 256, 16)
+    for bad in (float("nan"), float("inf")):
+        with refused(InputError, "mel", "1 NaN or infinite"):
+            official.encoder(torch.cat([mel[:, :, 1:].flatten(), torch.zeros(1023), torch.tensor([bad])]).reshape(mel.shape))
+        with refused(InputError, "feature", "NaN or infinite"):
+            official.decoder.generate_sample(feature + bad, ddim_steps=1)
+        with refused(InputError, "x_T", "NaN or infinite"):
+            official.decoder.generate_sample(feature, ddim_steps=1, x_T=start + bad)
+    for wrong in ("mel", ["a", "b"], None):
+        with refused(InputError, "mel", "dtype"):
+            official.encoder(wrong)
+        with refused(InputError, "feature", "dtype"):
+            official.decoder.generate_sample(wrong, ddim_steps=1)
+    ragged = [[[1, 2], [3, 4]], [[5, 6]]]
+    for call in (official.decode, official.encoder, official.encoder.token_to_quantized_feature):
+        with refused(InputError, "make no array"):
+            call(ragged)
+
+
 def test_wrong_tokens_are_refused(official: SemantiCodec) -> None:
     for tokens, word in ((torch.zeros(1, 4, 2), "float32"), (torch.full((1, 4, 2), 600), "0 to 511"), (torch.zeros(4).long(), "[4]")):
         for call in (official.decode, official.encoder.token_to_quantized_feature):

@@ -12,6 +12,7 @@ import soundfile
 
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.errors import BackendError, CheckpointError, ConfigError
+from musicrt.runtime.hub import Source
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.facade import SemantiCodec
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
@@ -20,6 +21,11 @@ from tests.runtime.semanticodec_codecs import music, open_tiny
 
 torch = pytest.importorskip("torch")
 
+FILES = [
+    "semanticodec_tokenrate_50/encoder.ckpt",
+    "semanticodec_tokenrate_50/decoder.ckpt",
+    "codebook_idx/combine_256_audioset_dominate/codebook_8192_0.npy",
+]
 SETTING = {"token_rate": 50, "semantic_vocab_size": 16384}
 
 
@@ -30,48 +36,69 @@ def tiny(tiny_checkpoints: ForSystem) -> Iterator[Pipeline]:
 
 
 @pytest.fixture
-def opened(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Path, Any]]:
-    """What is opened as a checkpoint, with which hyper-parameters; the tiny network takes its place."""
-    calls: list[tuple[Path, Any]] = []
+def opened(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, Any]]:
+    """The files that are opened as a checkpoint, or their folder, with which hyper-parameters; the tiny network takes its place."""
+    calls: list[tuple[Any, Any]] = []
 
-    def open_checkpoint(system: str, source: Path, config: Any, *, device: str) -> Model:
+    def open_checkpoint(system: str, source: Source, config: Any, *, device: str) -> Model:
         assert (system, device) == ("semanticodec", "cpu")
-        calls.append((source.resolve(), config))
+        calls.append((source.resolve() if isinstance(source, Path) else [path.resolve() for path in source.values()], config))
         return tiny.model
 
     monkeypatch.setattr(Model, "open_checkpoint", staticmethod(open_checkpoint))
     return calls
 
 
-def test_given_folder_is_opened(opened: list[tuple[Path, Any]], tmp_path: Path) -> None:
+def test_given_folder_is_opened(opened: list[tuple[Any, Any]], tmp_path: Path) -> None:
     SemantiCodec(checkpoint_path=str(tmp_path), device="cpu")
     SemantiCodec(50, 16384, 50, 2.0, tmp_path, device="cpu")
     assert opened == [(tmp_path.resolve(), SETTING)] * 2
 
 
-def test_files_are_looked_for_in_the_working_directory_then_fetched(
-    opened: list[tuple[Path, Any]], tiny_checkpoints: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_home_is_known(tiny_bundles: ForSystem, opened: list[tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`~` stands for it in the path of a bundle as in that of a checkpoint."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    SemantiCodec(checkpoint_path="~/official", device="cpu")
+    assert opened == [((tmp_path / "official").resolve(), SETTING)]
+    (tmp_path / "bundle").symlink_to(tiny_bundles("semanticodec"))
+    with SemantiCodec(checkpoint_path="~/bundle", device="cpu").codec as codec:
+        assert codec.backend.name == "onnxruntime-cpu"
+    assert len(opened) == 1
+
+
+@pytest.mark.parametrize("here", [(0, 1, 2), (2,), ()], ids=["all", "codebook", "none"])
+def test_files_that_are_not_in_the_working_directory_are_fetched(
+    opened: list[tuple[Any, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: tuple[int, ...]
 ) -> None:
+    """Under their official paths: a decoder.ckpt right inside may be that of another rate."""
     hub = pytest.importorskip("huggingface_hub")
     asked: list[Any] = []
 
     def snapshot_download(repository: str, **options: Any) -> str:
         asked.append((repository, options))
-        return str(tmp_path / "cache")
+        return str(tmp_path / "hub")
 
     monkeypatch.setattr(hub, "snapshot_download", snapshot_download)
-    monkeypatch.chdir(tiny_checkpoints("semanticodec"))
-    SemantiCodec(device="cpu")
-    assert asked == []
+    for file in [tmp_path / "hub" / name for name in FILES] + [tmp_path / FILES[index] for index in here] + [tmp_path / "decoder.ckpt"]:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
     monkeypatch.chdir(tmp_path)
     SemantiCodec(cache_path="elsewhere", device="cpu")
-    files = [
-        "semanticodec_tokenrate_50/encoder.ckpt",
-        "semanticodec_tokenrate_50/decoder.ckpt",
-        "codebook_idx/combine_256_audioset_dominate/codebook_8192_0.npy",
-    ]
-    assert asked == [("haoheliu/SemantiCodec", {"allow_patterns": files, "cache_dir": "elsewhere"})]
-    assert [source for source, _ in opened] == [tiny_checkpoints("semanticodec").resolve(), (tmp_path / "cache").resolve()]
+    missing = [name for index, name in enumerate(FILES) if index not in here]
+    assert asked == ([("haoheliu/SemantiCodec", {"allow_patterns": missing, "cache_dir": "elsewhere"})] if missing else [])
+    ((files, _),) = opened
+    assert sorted(files) == sorted((tmp_path / "hub" / name if name in missing else tmp_path / name).resolve() for name in FILES)
+
+
+def test_files_from_two_places_are_one_checkpoint(tiny_checkpoints: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Read as such, until the size shows that they are not the official ones."""
+    hub = pytest.importorskip("huggingface_hub")
+    monkeypatch.setattr(hub, "snapshot_download", lambda *_, **__: str(tiny_checkpoints("semanticodec")))
+    (tmp_path / FILES[2]).parent.mkdir(parents=True)
+    shutil.copy(tiny_checkpoints("semanticodec") / FILES[2], tmp_path / FILES[2])
+    monkeypatch.chdir(tmp_path)
+    with refused(CheckpointError, "[512, 64]", "[rows, 1536]"):
+        SemantiCodec(device="cpu")
 
 
 def test_bundle_is_opened_as_such(tiny_bundles: ForSystem, tmp_path: Path) -> None:
@@ -118,6 +145,13 @@ def test_device_is_what_works_here(tiny: Pipeline, monkeypatch: pytest.MonkeyPat
     for device in ("cuda", "cuda:0", torch.device("cuda")):
         with refused(BackendError, "no NVIDIA GPU", "device='cpu'"):
             SemantiCodec(codec=tiny, device=device)
+
+
+def test_device_is_that_of_the_codec(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The tensors of a codec on the CPU stay there, on a machine with a GPU too."""
+    monkeypatch.setattr(TorchCuda, "obstacle", classmethod(lambda _: None))
+    assert SemantiCodec(codec=tiny).device == torch.device("cpu")
+    assert SemantiCodec(codec=Pipeline(Model(tiny.model.spec, tiny.model.session, tiny.backend, device="cuda"))).device.type == "cuda"
 
 
 def test_class_says_that_it_needs_torch(tiny: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:

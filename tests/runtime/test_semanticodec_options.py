@@ -70,10 +70,25 @@ def test_options_are_those_of_the_command_line(codec: Pipeline) -> None:
 def test_sizes_for_a_benchmark(codec: Pipeline) -> None:
     expected = {"batch": 1, "frames": 1024, "tokens": 256, "guidance": 2, "steps": 50}
     assert codec.axis_sizes(3.0) == expected
-    assert codec.axis_sizes(60, steps=7) == {**expected, "steps": 7}
+    assert codec.axis_sizes(60, steps=7) == {**expected, "steps": 8}, "as many as DDIM takes"
+    assert codec.window_seconds(3.0) == 10.24  # seconds of a whole segment or window
     for seconds in (0, -1.0, float("inf"), float("nan")):
         with refused(InputError, repr(seconds), "positive"):
             codec.axis_sizes(seconds)
+
+
+def test_decoding_is_checked_before_there_are_tokens(codec: Pipeline) -> None:
+    """Of noise, nothing can be said without them."""
+    codec.check_decoding(steps=2, guidance=1.5, sampler="dpm-solver++", seed=3, max_batch_size=64)
+    codec.check_decoding(steps=1, noise=noise_arrays(0, 2, 3, 1))
+    wrong: list[dict[str, Any]] = [{"sampler": "foo"}, {"steps": 0}, {"guidance": None, "eta": 2.0}, {"seed": -1}, {"max_batch_size": 65}]
+    for options in wrong:
+        with refused(InputError, *list(options.values())[-1:]):
+            codec.check_decoding(**options)
+
+
+def test_channels_that_come_out_are_known_before(codec: Pipeline) -> None:
+    assert [codec.output_channels(3), codec.output_channels(3, channels="first"), codec.output_channels(3, channels="each")] == [1, 1, 3]
 
 
 # What is refused
@@ -165,6 +180,7 @@ def changed(row: int, code: int, value: int) -> Any:
         (np.zeros((1, 0, 2), np.int64), ["[1, 0, 2]"]),
         (np.zeros((0, 4, 2), np.int64), ["[0, 4, 2]"]),
         ([], ["float64"]),
+        ([[[1, 2], [3, 4]], [[5, 6]]], ["several lengths", "decode_batch"]),
     ],
 )
 def test_wrong_tokens_are_refused(codec: Pipeline, tokens: Any, words: list[object]) -> None:
@@ -182,16 +198,22 @@ def test_small_integers_and_lists_are_tokens_too(codec: Pipeline) -> None:
 def test_wrong_noise_is_refused(codec: Pipeline) -> None:
     tokens, arrays = random_tokens(300, 2), noise_arrays(0, batch=2, windows=2, steps=2)
     codec.decode(tokens, steps=2, noise=arrays)
-    with refused(InputError, "5 noise arrays", "3 for each window", "2 windows"):
+    with refused(InputError, "5 noise arrays", "expected 6", "3 for each of 2 windows"):
         codec.decode(tokens, steps=2, noise=arrays[:-1])
-    with refused(InputError, "6 noise arrays", "5 for each window"):  # three steps are four
+    with refused(InputError, "6 noise arrays", "expected 10", "5 for each of 2 windows"):  # three steps are four
         codec.decode(tokens, steps=3, noise=arrays)
     wrong: list[Any] = [arrays[0][:1], arrays[0][0], np.zeros((2, *LATENT_SHAPE[::-1]), np.float32), np.zeros(2, np.float32)]
     for array in wrong:
-        with refused(InputError, list(array.shape), "[rows, 8, 256, 16]"):
+        with refused(InputError, list(array.shape), "[2, 8, 256, 16]"):
             codec.decode(tokens, steps=2, noise=[*arrays[:4], array, arrays[5]])
-    with refused(InputError, "NaN", "window 1"):
+    with refused(InputError, "NaN"):
         codec.decode(tokens, steps=2, noise=[*arrays[:4], arrays[4] * np.float32("inf"), arrays[5]])
+    with refused(InputError, "noise of type int64", "float32"):
+        codec.decode(tokens, steps=2, noise=[np.zeros((2, *LATENT_SHAPE), np.int64)] * 6)
+    others: list[Any] = [3, "abc", ["abc"] * 6, np.float32(1), [[[1.0], [2.0, 3.0]]] * 6]
+    for noise in others:
+        with refused(InputError, "noise"):
+            codec.decode(tokens, steps=2, noise=noise)
     with refused(InputError, "a seed and noise"):
         codec.decode(tokens, steps=2, noise=arrays, seed=0)
     with refused(InputError, "noise for 2 token arrays"):

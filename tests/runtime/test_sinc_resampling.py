@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,8 +50,16 @@ def test_length_is_exact(source: int, target: int, samples: int) -> None:
     expected = (2, -(-samples * target // source))
     assert resample_audio(noise(2, samples), source, target, "sinc").shape == expected
     blocks = list(resample_blocks(cut(noise(2, samples), 777), 2, source, target, "sinc"))
-    assert join_blocks(blocks, 2).shape == (2, resampled_length(samples, source, target)) == expected
+    assert join_blocks(blocks, 2).shape == (2, resampled_length(samples, source, target, "sinc")) == expected
     assert all(block.flags.c_contiguous and block.flags.writeable and block.dtype == np.float32 for block in blocks)
+
+
+@pytest.mark.parametrize(
+    ("samples", "source", "expected"), [(182_020, 44100, 66_039), (182_021, 44100, 66_040), (100_000_000, 44100, 36_281_180)]
+)
+def test_length_is_rounded_to_float32_first(samples: int, source: int, expected: int) -> None:
+    """Exactly they are 66039.0023, 66039.37 and 36281179.14: torchaudio's ceiling sees float32."""
+    assert resampled_length(samples, source, 16000, "sinc") == expected
 
 
 @pytest.mark.parametrize(("source", "target"), [(8000, 16000), (44100, 16000), (48000, 16000), (44099, 16000)])
@@ -76,7 +83,7 @@ def test_memory_is_bounded(source: int, limit: int) -> None:
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
-    assert given == math.ceil(300 * 4096 * 16000 / source)
+    assert given == resampled_length(300 * 4096, source, 16000, "sinc")
     assert peak < limit * 1e6
 
 

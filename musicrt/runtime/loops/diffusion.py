@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.errors import InputError
 
 Float = NDArray[np.float32]
+_MOST_GUIDANCE = 1e6
 Evaluate = Callable[[int, Float, Float], None]
 """`evaluate(index, x, out)`: runs the network at position `index` on the noisy `x` [batch, ...] and writes v [branches, batch, ...] into
 `out`; row 0 is conditional, row 1, if there is one, unconditional. Both are the same two buffers in every step of a run."""
@@ -61,9 +62,9 @@ def check_steps(steps: int, most: int) -> int:
 
 
 def branches(guidance: object) -> int:
-    """How many rows of v a guidance scale needs: one for 1.0, which is no guidance, else two. Raises InputError: not a finite number."""
-    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not math.isfinite(guidance):
-        raise InputError(f"got guidance {guidance!r}, expected a finite number; 1.0 is no guidance")
+    """How many rows of v a guidance scale needs: one for 1.0, which is no guidance, else two. Raises InputError for an absurd one."""
+    if isinstance(guidance, bool) or not isinstance(guidance, Real) or not abs(float(guidance)) < _MOST_GUIDANCE:
+        raise InputError(f"got guidance {guidance!r}, expected a finite number below {_MOST_GUIDANCE:.0e}; 1.0 is no guidance")
     return 1 if guidance == 1 else 2
 
 
@@ -90,7 +91,7 @@ def denoise(
     """Run a sampler from its last position to position 0; the signal after that, float32 [batch, ...].
 
     `advance(index, x, v)` is the sampler's step: `x` becomes the signal of the next position; it may overwrite the guided `v`.
-    Raises InputError for a guidance that is not finite, and what the callables raise.
+    Raises InputError for a guidance that is not finite or absurd, and what the callables raise.
     """
     rows = branches(guidance)
     x = np.array(draw(0), np.float32, order="C")  # a copy: the noise stays the caller's

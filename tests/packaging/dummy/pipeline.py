@@ -35,7 +35,7 @@ class Pipeline(Codec):
 
     def encode_source(self, audio: str | Path, *, on_progress: Progress = ignore_progress) -> Encoded:
         """Encode a file, with what it takes to decode it. Its other keyword-only parameters, of which there are none, are the options."""
-        source = open_source(audio, self.sample_rate)
+        source = self._open_file(audio)
         return self._describe(np.concatenate(list(self._encode_blocks(source, on_progress)), axis=-1), "latents", source)
 
     def decode(self, values: NDArray[Any]) -> Float:

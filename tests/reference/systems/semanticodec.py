@@ -1,4 +1,4 @@
-"""Runs the recorded cases of SemantiCodec: stages through sessions, whole calls through the pipeline and the drop-in class."""
+"""Runs the recorded cases of SemantiCodec: stages through sessions, whole calls through the pipeline."""
 
 from __future__ import annotations
 
@@ -11,14 +11,13 @@ from typing import Any
 import numpy as np
 
 from musicrt.export.bundle import export_bundle
+from musicrt.runtime.errors import BackendError
 from musicrt.runtime.loops import ddim
 from musicrt.runtime.loops.ddim import DdimSchedule, uniform_timesteps
 from musicrt.runtime.loops.diffusion import alphas_cumprod, guide
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE, POSITION_CHANNELS, SAMPLE_RATE, Config
-from musicrt.runtime.models.semanticodec.fbank import FilterBank
 from musicrt.runtime.models.semanticodec.lengths import (
-    SEGMENT,
     decoded_samples,
     padding_cut,
     segment_count,
@@ -28,6 +27,9 @@ from musicrt.runtime.models.semanticodec.lengths import (
 )
 from musicrt.runtime.models.semanticodec.noise import InjectedNoise
 from musicrt.runtime.models.semanticodec.pipeline import FADE, WINDOW_HOP, WINDOW_SAMPLES, Pipeline
+from musicrt.runtime.registry import build_spec
+from musicrt.runtime.select import Choice
+from musicrt.runtime.session import Session
 from musicrt.runtime.source import SampleReader, open_source
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
 from tests.reference.case import Case
@@ -43,7 +45,7 @@ class Runner:
 
     def __init__(self, checkpoint: Path, layout: Layout, backend: str, workspace: Path) -> None:
         self.checkpoint, self.backend, self.workspace = checkpoint, backend, workspace
-        self.values: dict[str, Any] = layout.get("config", {})
+        self.values: dict[str, Any] = {**layout.get("config", {}), **_codebook_of(layout)}
         self.config = Config.from_mapping(self.values)
         self.alphas = alphas_cumprod(self.config.decoder.linear_start, self.config.decoder.linear_end, self.config.decoder.timesteps)
         self.stages: dict[str, Callable[[Case], Outputs]] = {
@@ -78,6 +80,15 @@ class Runner:
         bundle = export_bundle("semanticodec", self.checkpoint, self.workspace / "bundle", config=config)
         return Pipeline(Model.open(bundle.path, backend=self.backend))
 
+    @cached_property
+    def rules(self) -> Pipeline:
+        """A pipeline for what needs no weights."""
+
+        def refuse(stage: str) -> Session:
+            raise BackendError(f"stage {stage} was asked for where no weights are needed")
+
+        return Pipeline(Model(build_spec("semanticodec", self.values, "case"), refuse, Choice("none", "no weights")))
+
     def run(self, case: Case) -> Outputs:
         if case.stage not in self.stages:
             raise UnknownStageError(case.stage)
@@ -97,14 +108,11 @@ class Runner:
 
     def load_audio(self, case: Case) -> Outputs:
         source = open_source(self._file(case), SAMPLE_RATE, kernel="sinc")
-        reader, segments = SampleReader(source), segment_count(source.samples)
-        samples = reader.read(0, segments * SEGMENT)[:1]
-        bank, edge = FilterBank(), 240
-        mel = [bank.analyse_segment(samples[:, i * SEGMENT : (i + 1) * SEGMENT + edge]) for i in range(segments)]
+        mel = self.rules.segments.analyse(source, 1, segment_count(source.samples))
         stacks = [100 // rate for rate in case.info["options"]["token_rate"]]
         return {
-            "mel": np.concatenate(mel, axis=1),
-            "trace/resampled": samples[:, : source.samples],
+            "mel": np.concatenate(list(mel), axis=1),
+            "trace/resampled": SampleReader(source).read(0, source.samples)[:1],
             "target_token_len": np.array([target_token_len(source.samples, stack) for stack in stacks]),
             "token_count": np.array([token_count(source.samples, stack) for stack in stacks]),
         }
@@ -114,11 +122,10 @@ class Runner:
         representation = self._stage("audiomae", mel=mel)["representation"]
         semantic = self._stage("semantic", representation=representation)
         cuts = np.array([padding_cut(one) for one in mel], np.float32)
-        mask = (np.arange(self.config.tokens) < np.ceil(self.config.tokens * cuts)[:, None]).astype(np.float32)
+        mask = np.stack([self.codec.segments.mask(one) for one in mel])
         residual = self._stage("residual", representation=representation, centroids=semantic["centroids"], mask=mask)["residual"]
-        acoustic = self._stage("acoustic", residual=residual)["acoustic"]
         return {
-            "tokens": np.stack([semantic["semantic"], acoustic], axis=-1),
+            "tokens": np.stack(self.codec.segments.encode(list(mel))),
             "trace/padding_cut": cuts,
             "trace/representation": representation,
             "trace/residual": residual,
@@ -195,7 +202,8 @@ class Runner:
         sample = self.codec.sampler.prepare("ddim", options["ddim_steps"], guidance, eta)
         latent = sample.run(case.inputs["feature"], case.noise.__getitem__, lambda: None)
         mel = self._stage("vae", latent=latent)["mel"]
-        return {"trace/latent": latent, "trace/mel": mel[:, None], "waveform": self._stage("vocoder", mel=mel)["waveform"][:, None]}
+        waveform = np.stack([self.codec.synthesise(one) for one in latent])[:, None]
+        return {"trace/latent": latent, "trace/mel": mel[:, None], "waveform": waveform}
 
     def overlap_add(self, case: Case) -> Outputs:
         windows = case.inputs["windows"][:, 0, 0]
@@ -228,3 +236,12 @@ class Runner:
         path = self.workspace / f"{case.path.stem}.wav"
         soundfile.write(path, case.inputs["audio"].T, case.info["options"]["sample_rate"], subtype=case.info["options"]["subtype"])
         return path
+
+
+def _codebook_of(layout: Layout) -> dict[str, Any]:
+    """What the layout's file of the semantic codebook says: its vocabulary, by the name, and its rows (SPEC section 1)."""
+    for name, file in layout.get("files", {}).items():
+        if name.endswith(".npy"):
+            ((rows, _), _dtype) = next(iter(file["tensors"].values()))
+            return {"semantic_vocab_size": 2 * int(Path(name).stem.split("_")[1]), "semantic_codebook_rows": rows}
+    return {}

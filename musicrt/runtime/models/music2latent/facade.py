@@ -5,15 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.audio import probe_audio, read_audio
-from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
-from musicrt.runtime.bundle import MANIFEST
-from musicrt.runtime.errors import BackendError
+from musicrt.runtime.facades import as_array, as_floats, as_tensor, choose_device, draw_normal, open_bundle
 from musicrt.runtime.hub import locate_checkpoint
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.noise import Place
@@ -30,20 +28,13 @@ class EncoderDecoder:
     """The official class, on any backend. Needs torch: its results are tensors, and its noise comes from torch's generator.
 
     load_path_inference: the official `music2latent.pt` (run in PyTorch), a bundle folder (run on the fastest backend), or
-        None: the official checkpoint, downloaded from the hub once. device: "cpu" or "cuda"; None: cuda where it is usable.
-    codec: an opened pipeline instead of the two.
+        None: the official checkpoint, downloaded from the hub once. codec: an opened pipeline instead.
+    device: "cpu" or "cuda"; None: that of `codec`, else cuda where it is usable.
     """
 
     def __init__(self, load_path_inference: str | Path | None = None, device: Any = None, *, codec: Pipeline | None = None) -> None:
         self.load_path_inference = load_path_inference
-        if reason := TorchCpu.obstacle():
-            raise BackendError(f"EncoderDecoder gives torch tensors, and {reason}; musicrt.load needs no torch")
-        chosen = str(device or ("cpu" if TorchCuda.obstacle() else "cuda")).removesuffix(":0")
-        if chosen not in ("cpu", "cuda"):
-            raise BackendError(f"got device {device!r}, expected 'cpu' or 'cuda'")
-        self.device: Literal["cpu", "cuda"] = "cuda" if chosen == "cuda" else "cpu"
-        if self.device == "cuda" and (reason := TorchCuda.obstacle()):
-            raise BackendError(f"got device {device!r}, which can't be used here: {reason}; pass device='cpu'")
+        self.device = choose_device("EncoderDecoder", device, codec)
         self._given = codec
         self.get_models()
 
@@ -52,11 +43,11 @@ class EncoderDecoder:
         self.codec = self._given or self._load()
 
     def _load(self) -> Pipeline:
-        path = self.load_path_inference
-        if path is not None and (Path(path) / MANIFEST).is_file():
-            return Pipeline(Model.open(path, device=self.device))
-        source = locate_checkpoint(CHECKPOINT, path)
-        return Pipeline(Model.open_checkpoint(SYSTEM.name, source, {}, device=self.device))
+        model = open_bundle(self.load_path_inference, self.device)
+        if model is None:
+            source = locate_checkpoint(CHECKPOINT, self.load_path_inference)
+            model = Model.open_checkpoint(SYSTEM.name, source, {}, device=self.device)
+        return Pipeline(model)
 
     def encode(
         self,
@@ -69,22 +60,20 @@ class EncoderDecoder:
 
         As officially: a file's rate is ignored (with a warning), and integers are not scaled to [-1, 1].
         """
-        import torch
-
         if isinstance(path_or_audio, str | Path):
             rate = probe_audio(path_or_audio).sample_rate
             if rate != self.codec.sample_rate:
                 logger.warning("%s: %d Hz is taken for %d Hz, as in the official package", path_or_audio, rate, self.codec.sample_rate)
             audio = read_audio(path_or_audio)[0]
         else:
-            audio = np.asarray(path_or_audio.detach().cpu() if isinstance(path_or_audio, torch.Tensor) else path_or_audio)
+            audio = as_floats(path_or_audio, "audio")
         values = self.codec.encode(
-            audio.astype(np.float32),
+            audio,
             extract_features=extract_features,
             max_waveform_length=max_waveform_length,
             max_batch_size=max_batch_size,
         )
-        return torch.from_numpy(values).to(self.device)
+        return as_tensor(values, self.device)
 
     def decode(
         self,
@@ -94,17 +83,14 @@ class EncoderDecoder:
         max_batch_size: int | None = None,
     ) -> Tensor:
         """Audio [channels, 4096 L + 1536] on the CPU, within [-1, 1]. `torch.manual_seed` gives the official package's noise."""
-        import torch
-
-        array = np.asarray(latent.detach().cpu() if isinstance(latent, torch.Tensor) else latent)
         audio = self.codec.decode(
-            array,
+            as_array(latent, "latents"),
             steps=denoising_steps,
             noise=_TorchNoise(self.device),
             max_waveform_length=max_waveform_length,
             max_batch_size=max_batch_size,
         )
-        return torch.from_numpy(audio)
+        return as_tensor(audio, "cpu")
 
 
 class _TorchNoise:
@@ -116,7 +102,4 @@ class _TorchNoise:
         self.device = device
 
     def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        import torch
-
-        noise: NDArray[np.float32] = torch.randn(len(places), *shape, device=self.device if draw else "cpu").cpu().numpy()
-        return noise
+        return draw_normal((len(places), *shape), self.device if draw else "cpu")

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.noise import check_seed, normal_columns
+from musicrt.runtime.noise import choose_seed, normal_columns
 
 Float = NDArray[np.float32]
 
@@ -42,7 +42,7 @@ class SeededNoise:
 
     def __init__(self, seed: int | None = None) -> None:
         """`seed`: None takes a fresh one from the operating system. Raises InputError."""
-        self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else check_seed(seed)
+        self.seed = choose_seed(seed)
 
     def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> Float:
         """See `Noise`."""

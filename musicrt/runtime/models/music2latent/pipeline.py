@@ -12,7 +12,7 @@ from typing import Any, Literal, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, run_batches, stack_channels
+from musicrt.runtime.batches import Job, check_batch, run_batches, stack_channels
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import Model
@@ -125,7 +125,7 @@ class Pipeline(Codec):
         Arguments as theirs; `window` and `overlap` are of "seamless" only. Raises AudioError, InputError, BackendError.
         """
         official = _is_official(chunking)
-        source = open_source(audio, self.sample_rate)
+        source = self._open_file(audio)
         common: dict[str, Any] = {"extract_features": extract_features, "tail": tail, "on_progress": on_progress}
         if official:
             values = self.encode(source, **common)
@@ -198,6 +198,10 @@ class Pipeline(Codec):
         run = self._decoder(steps, _make_noise(seed, None), _count_jobs([len(signal)], [plan]), on_progress)
         results = ((job.window, value) for job, value in run_batches(_decode_jobs(0, signal, plan), 1, run))
         return self._synthesise(stack_channels(results, signal.shape[0]), signal.shape[-1])
+
+    def check_decoding(self, **options: Any) -> None:
+        """Raises InputError for a value that `decode_stream` would refuse, by a stream of one latent that is never read."""
+        self.decode_stream(np.zeros((1, self.config.bottleneck_channels, 1), np.float32), **options)
 
     def latent_length(self, samples: int, tail: Tail, name: str = "the audio") -> int:
         """L of so many samples (SPEC section 9.2). Raises InputError, calling them `name`, where nothing can be encoded."""
@@ -361,10 +365,7 @@ def _count_jobs(channels: list[int], plans: list[list[Window]]) -> int:
 
 
 def _batch_size(value: int | None, default: int) -> int:
-    size = _positive(value, default, "max_batch_size")
-    if size > BATCH.maximum:
-        raise InputError(f"got max_batch_size {size}, expected at most {BATCH.maximum}")
-    return size
+    return check_batch(default if value is None else value, BATCH.maximum)
 
 
 def _positive(value: int | None, default: int, name: str) -> int:

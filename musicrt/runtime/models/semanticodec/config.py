@@ -26,9 +26,12 @@ POSITION_CHANNELS = 192
 """Channels of the positional code that follows the two code vectors in the context."""
 LSTM_LAYERS = {25: 2, 50: 3, 100: 4}
 
-Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 24)]  # bounded because a manifest may come from anywhere
-Counts = Annotated[tuple[Count, ...], Field(min_length=1, max_length=16)]
+# Bounded because a manifest may come from anywhere, and tensors are listed for every layer.
+Depth = Annotated[int, Field(strict=True, ge=1, le=64)]
+Width = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
+Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 24)]
 Positive = Annotated[float, Field(gt=0, lt=1 << 24)]
+Dilations = tuple[Literal[1], Literal[3], Literal[5]]
 
 
 class _Group(BaseModel):
@@ -55,13 +58,13 @@ class AudioMaeConfig(_Group):
     img_size: tuple[Literal[1024], Literal[128]] = (1024, 128)
     patch_size: Literal[16] = 16
     in_chans: Literal[1] = 1
-    embed_dim: Count = 768
-    depth: Count = 12
-    num_heads: Count = 12
-    mlp_ratio: Count = 4
+    embed_dim: Width = 768
+    depth: Depth = 12
+    num_heads: Width = 12
+    mlp_ratio: Depth = 4
     qkv_bias: Literal[True] = True
     norm_eps: Positive = 1e-6
-    contextual_depth: Count = 8
+    contextual_depth: Depth = 8
 
     @model_validator(mode="after")
     def _check(self) -> AudioMaeConfig:
@@ -87,7 +90,7 @@ class EncoderConfig(_Group):
     codebook_dim: None = None
     use_cosine_sim: Literal[False] = False
     residual_encoder: Literal["lstm"] = "lstm"
-    lstm_layer: Count | None = None
+    lstm_layer: Depth | None = None
     lstm_bidirectional: Literal[True] = True
     rvq_layers: Literal[0] = 0
     use_oracle: Literal[False] = False
@@ -105,7 +108,7 @@ class DecoderConfig(_Group):
     sampling_rate: Literal[16000] = 16000
     linear_start: Positive = 0.0015
     linear_end: Positive = 0.0195
-    timesteps: Count = 1000
+    timesteps: Width = 1000
     parameterization: Literal["v"] = "v"
 
 
@@ -113,10 +116,10 @@ class UNetConfig(_Group):
     """The denoiser (SPEC section 3.4)."""
 
     unused = frozenset({"image_size"})
-    model_channels: Count = 64
-    channel_mult: Counts = (1, 2, 3, 5)
-    num_res_blocks: Count = 2
-    num_head_channels: Count = 32
+    model_channels: Width = 64
+    channel_mult: tuple[Depth, Depth, Depth, Depth] = (1, 2, 3, 5)
+    num_res_blocks: Depth = 2
+    num_head_channels: Width = 32
     in_channels: Literal[8] = 8
     out_channels: Literal[8] = 8
     attention_resolutions: tuple[Literal[8], Literal[4], Literal[2]] = (8, 4, 2)
@@ -131,8 +134,6 @@ class UNetConfig(_Group):
 
     @model_validator(mode="after")
     def _check(self) -> UNetConfig:
-        if len(self.channel_mult) != 4:
-            raise ValueError(f"channel_mult has {len(self.channel_mult)} levels, expected 4")
         if any(width % 32 or width % self.num_head_channels for width in self.channels):
             raise ValueError(f"levels of {list(self.channels)} channels, expected multiples of 32 and of num_head_channels")
         return self
@@ -142,9 +143,9 @@ class DdConfig(_Group):
     """Sizes of the VAE's decoder (SPEC section 3.5)."""
 
     unused = frozenset({"double_z", "dropout", "resolution"})
-    ch: Annotated[Count, Field(multiple_of=32)] = 128
-    ch_mult: tuple[Count, Count, Count] = (1, 2, 4)
-    num_res_blocks: Count = 2
+    ch: Annotated[Width, Field(multiple_of=32)] = 128
+    ch_mult: tuple[Depth, Depth, Depth] = (1, 2, 4)
+    num_res_blocks: Depth = 2
     z_channels: Literal[8] = 8
     in_channels: Literal[1] = 1
     out_ch: Literal[1] = 1
@@ -167,10 +168,10 @@ class VocoderConfig(_Group):
 
     resblock: Literal["1"] = "1"
     upsample_rates: tuple[Literal[5], Literal[4], Literal[2], Literal[2], Literal[2]] = (5, 4, 2, 2, 2)
-    upsample_kernel_sizes: tuple[Count, Count, Count, Count, Count] = (16, 16, 8, 4, 4)
-    upsample_initial_channel: Annotated[Count, Field(multiple_of=32)] = 1024
-    resblock_kernel_sizes: tuple[Count, Count, Count] = (3, 7, 11)
-    resblock_dilation_sizes: tuple[tuple[Literal[1], Literal[3], Literal[5]], ...] = ((1, 3, 5),) * 3
+    upsample_kernel_sizes: tuple[Depth, Depth, Depth, Depth, Depth] = (16, 16, 8, 4, 4)
+    upsample_initial_channel: Annotated[Width, Field(multiple_of=32)] = 1024
+    resblock_kernel_sizes: tuple[Literal[3], Literal[7], Literal[11]] = (3, 7, 11)
+    resblock_dilation_sizes: tuple[Dilations, Dilations, Dilations] = ((1, 3, 5), (1, 3, 5), (1, 3, 5))
     num_mels: Literal[64] = 64
     sampling_rate: Literal[16000] = 16000
     hop_size: Literal[160] = 160
@@ -183,9 +184,9 @@ class Config(_Group):
     semantic_vocab_size: Literal[4096, 8192, 16384, 32768] = 16384
     stack_factor_K: Literal[1, 2, 4] | None = None  # noqa: N815 - the official name
     semantic_codebook_rows: Count | None = None
-    ddim_sample_step: Count = 50
+    ddim_sample_step: Width = 50
     cfg_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 2.0
-    patch_feature_width: Count = 768
+    patch_feature_width: Width = 768
     audiomae: AudioMaeConfig = AudioMaeConfig()
     encoder: EncoderConfig = EncoderConfig()
     decoder: DecoderConfig = DecoderConfig()
@@ -213,12 +214,19 @@ class Config(_Group):
         except ValidationError as error:
             first = error.errors()[0]
             where = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
-            got = "" if first["type"] == "value_error" else f", got {str(first['input'])[:80]}"
-            raise ConfigError(f"semanticodec: {where}{first['msg'].removeprefix('Value error, ')}{got}") from None
+            got = "" if first["type"] == "value_error" else f", got {repr(first['input'])[:80]}"
+            what = first["msg"].removeprefix("Value error, ")
+            raise ConfigError(f"semanticodec: {where}{what}{got}; take the values of the checkpoint or of a variant") from None
 
     def to_mapping(self) -> dict[str, Any]:
-        """The same as JSON values."""
-        return self.model_dump(mode="json")
+        """The same as JSON values, one form for one network: what follows is written out, rows only where the vocabulary does not tell."""
+        values = self.model_dump(mode="json")
+        values["stack_factor_K"] = self.stack
+        values["encoder"] |= {"feature_dimension": self.feature_dim, "lstm_layer": self.lstm_layers}
+        values["unet_config"]["context_dim"] = [self.context_dim]
+        if self.semantic_codebook_rows == self.semantic_vocab_size:
+            values["semantic_codebook_rows"] = None
+        return values
 
     @property
     def stack(self) -> int:

@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
-from musicrt.runtime.bundle import MANIFEST
-from musicrt.runtime.errors import AudioError, BackendError, CheckpointError, ConfigError, InputError
-from musicrt.runtime.hub import download_checkpoint, find_files
+from musicrt.runtime.errors import AudioError, ConfigError, InputError
+from musicrt.runtime.facades import as_array, as_floats, as_tensor, choose_device, draw_normal, open_bundle
+from musicrt.runtime.hub import Source, download_checkpoint, find_files
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES
 from musicrt.runtime.models.semanticodec.lengths import segment_count, target_token_len
 from musicrt.runtime.models.semanticodec.pipeline import SEGMENTS, Pipeline
-from musicrt.runtime.models.semanticodec.spec import SYSTEM, build_spec
+from musicrt.runtime.models.semanticodec.spec import BATCH, SYSTEM, build_spec
 from musicrt.runtime.source import AudioSource, open_source
 from musicrt.runtime.spec import CheckpointSpec
 
@@ -36,8 +36,8 @@ class SemantiCodec:
 
     token_rate: 25, 50 or 100. semantic_vocab_size: 4096, 8192, 16384 or 32768. ddim_sample_step and cfg_scale may be changed between
     calls. checkpoint_path: a folder with the official files (run in PyTorch), a bundle folder (run on the fastest backend), or None:
-    the official files in the working directory, else those downloaded once from the hub into `cache_path`.
-    codec: an opened pipeline instead. device: "cpu" or "cuda"; None: cuda where it is usable.
+    the official files in the working directory; each that is not there is downloaded once from the hub into `cache_path`.
+    codec: an opened pipeline instead. device: "cpu" or "cuda"; None: that of `codec`, else cuda where it is usable.
     Raises ConfigError, CheckpointError, BundleError, BackendError. It is no `nn.Module`; `forward` is the plain call.
     """
 
@@ -53,16 +53,16 @@ class SemantiCodec:
         codec: Pipeline | None = None,
         device: Any = None,
     ) -> None:
-        chosen = _choose_device(device)
+        chosen = choose_device("SemantiCodec", device, codec)
         import torch
 
         setting = {"token_rate": token_rate, "semantic_vocab_size": semantic_vocab_size}
         checkpoint = build_spec(setting, "official").checkpoint
-        if codec is None and checkpoint_path is not None and (Path(checkpoint_path) / MANIFEST).is_file():
-            codec = Pipeline(Model.open(checkpoint_path, device=chosen))
         if codec is None:
-            source = _locate(checkpoint, checkpoint_path, cache_path)
-            codec = Pipeline(Model.open_checkpoint(SYSTEM.name, source, setting, device=chosen))
+            model = open_bundle(checkpoint_path, chosen)
+            if model is None:
+                model = Model.open_checkpoint(SYSTEM.name, _locate(checkpoint, checkpoint_path, cache_path), setting, device=chosen)
+            codec = Pipeline(model)
         found = {name: getattr(codec.config, name) for name in setting}
         if found != setting:
             raise ConfigError(f"got {setting}, and a codec of {found}; pass the values of the codec")
@@ -80,7 +80,7 @@ class SemantiCodec:
         import torch
 
         source = _open(path)
-        mel = np.concatenate(list(self.codec.mel_segments(source, 1, segment_count(source.samples))), axis=1)
+        mel = np.concatenate(list(self.codec.segments.analyse(source, 1, segment_count(source.samples))), axis=1)
         return torch.from_numpy(mel), target_token_len(source.samples, self.codec.config.stack)
 
     def encode(self, path: str | Path) -> Tensor:
@@ -88,15 +88,18 @@ class SemantiCodec:
 
         Raises MissingAudioError, which is a FileNotFoundError as officially, AudioError, InputError, BackendError.
         """
-        return _as_tensor(self.codec.encode(_open(path)), self.device)
+        return as_tensor(self.codec.encode(_open(path)), self.device)
 
     def decode(self, tokens: Any) -> Float:
         """Audio float32 [batch, 1, samples] of tokens [batch, T, 2], 16 kHz. `torch.manual_seed` gives the official package's noise.
 
         Officially the batch is 1; here up to 64, with noise of [batch, 8, 256, 16] in each draw. Raises InputError, BackendError.
         """
-        codes = self.codec.check_tokens(_as_array(tokens))
-        noise, rows = _TorchNoise(len(codes), self.device), len(codes)  # all rows of a window at once, because they share its draws
+        codes = self.codec.check_tokens(as_array(tokens, "tokens"))
+        rows = len(codes)
+        if rows > BATCH.maximum:
+            raise InputError(f"got tokens of {rows} rows, expected at most {BATCH.maximum}; decode them in several calls")
+        noise = _TorchNoise(rows, self.device)  # all rows of a window run at once, because they share its draws
         return self.codec.decode(codes, steps=self.ddim_sample_step, guidance=self.cfg_scale, noise=noise, max_batch_size=rows)
 
     def forward(self, path: str | Path) -> Float:
@@ -117,17 +120,17 @@ class Encoder:
 
         Raises InputError, BackendError.
         """
-        array = np.asarray(_as_array(mel), np.float32)
+        array = as_floats(mel, "a mel spectrogram")
         if array.ndim != 3 or array.shape[2] != MEL_BINS or not array.size or array.shape[1] % SEGMENT_FRAMES:
             raise InputError(f"got a mel spectrogram of shape {list(array.shape)}, expected [batch, 1024 n, 128] as `load_audio` gives")
         segments = array.reshape(-1, SEGMENT_FRAMES, MEL_BINS)
         batches = [list(segments[start : start + SEGMENTS]) for start in range(0, len(segments), SEGMENTS)]
-        tokens = np.stack([one for batch in batches for one in self.codec.encode_segments(batch)])
-        return _as_tensor(tokens.reshape(len(array), -1, 2), self.device)
+        tokens = np.stack([one for batch in batches for one in self.codec.segments.encode(batch)])
+        return as_tensor(tokens.reshape(len(array), -1, 2), self.device)
 
     def token_to_quantized_feature(self, tokens: Any) -> Tensor:
         """Tokens [batch, T, 2] -> their code vectors float32 [batch, T, 2D], the acoustic one first. Raises InputError, BackendError."""
-        return _as_tensor(self.codec.embed(self.codec.check_tokens(_as_array(tokens))), self.device)
+        return as_tensor(self.codec.embed(self.codec.check_tokens(as_array(tokens, "tokens"))), self.device)
 
 
 class Decoder:
@@ -148,10 +151,10 @@ class Decoder:
 
         x_T: the initial noise [batch, 8, 256, 16]; by default drawn, as that of every step is. Raises InputError, BackendError.
         """
-        known = np.ascontiguousarray(_as_array(feature), np.float32)
+        known = as_floats(feature, "a feature")
         sample = self.codec.sampler.prepare("ddim", ddim_steps, unconditional_guidance_scale, ddim_eta)
-        given = None if x_T is None else np.asarray(_as_array(x_T), np.float32)
-        latents = sample.run(known, lambda k: given if given is not None and k == 0 else _draw(len(known), self.device), lambda: None)
+        given = None if x_T is None else as_floats(x_T, "x_T")
+        latents = sample.run(known, lambda k: _draw(len(known), self.device) if given is None or k else given, lambda: None)
         return np.stack([self.codec.synthesise(latent) for latent in latents])[:, None]
 
 
@@ -179,35 +182,18 @@ class _TorchNoise:
 
 
 def _draw(rows: int, device: Any) -> Float:
-    import torch
-
-    noise: Float = torch.randn((rows, *LATENT_SHAPE), device=device).cpu().numpy()
-    return noise
+    return draw_normal((rows, *LATENT_SHAPE), device)
 
 
-def _choose_device(device: Any) -> Literal["cpu", "cuda"]:
-    """Where the tensors are, and the network runs. Raises BackendError."""
-    if reason := TorchCpu.obstacle():
-        raise BackendError(f"SemantiCodec gives torch tensors, and {reason}; musicrt.load needs no torch")
-    chosen = str(device or ("cpu" if TorchCuda.obstacle() else "cuda")).removesuffix(":0")
-    if chosen == "cpu":
-        return "cpu"
-    if chosen != "cuda":
-        raise BackendError(f"got device {device!r}, expected 'cpu' or 'cuda'")
-    if reason := TorchCuda.obstacle():
-        raise BackendError(f"got device {device!r}, which can't be used here: {reason}; pass device='cpu'")
-    return "cuda"
-
-
-def _locate(checkpoint: CheckpointSpec, path: str | Path | None, cache: str | Path) -> Path:
-    """The folder of the official files, where the official class looks for them. Raises CheckpointError."""
+def _locate(checkpoint: CheckpointSpec, path: str | Path | None, cache: str | Path) -> Source:
+    """The official files, where the official class looks for them. Raises CheckpointError."""
     if path is not None:
         return Path(path).expanduser()
-    try:
-        find_files(checkpoint, Path())
-    except CheckpointError:
-        return download_checkpoint(checkpoint, checkpoint.hub_repository, cache)
-    return Path()
+    files = {name: Path(name) for name in checkpoint.files if Path(name).is_file()}
+    missing = replace(checkpoint, files=tuple(name for name in checkpoint.files if name not in files))
+    if missing.files:
+        files |= find_files(missing, download_checkpoint(missing, checkpoint.hub_repository, cache))
+    return files
 
 
 def _open(path: str | Path) -> AudioSource:
@@ -216,15 +202,3 @@ def _open(path: str | Path) -> AudioSource:
     if not Path(path).exists():
         raise MissingAudioError(f"can't read {path}: no such file; expected an audio file")
     return open_source(path, SAMPLE_RATE, kernel="sinc")
-
-
-def _as_array(values: Any) -> NDArray[Any]:
-    import torch
-
-    return np.asarray(values.detach().cpu() if isinstance(values, torch.Tensor) else values)
-
-
-def _as_tensor(values: NDArray[Any], device: Any) -> Tensor:
-    import torch
-
-    return torch.from_numpy(values).to(device)

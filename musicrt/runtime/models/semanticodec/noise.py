@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
-from musicrt.runtime.noise import check_seed, normal_columns
+from musicrt.runtime.noise import choose_seed, normal_columns
 
 Float = NDArray[np.float32]
 Arrays = Sequence[NDArray[np.floating]] | NDArray[np.floating]
@@ -31,7 +31,7 @@ class SeededNoise:
 
     def __init__(self, seed: int | None = None) -> None:
         """`seed`: None takes a fresh one from the operating system. Raises InputError."""
-        self.seed = int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else check_seed(seed)
+        self.seed = choose_seed(seed)
 
     def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
         """See `Noise`."""
@@ -53,15 +53,17 @@ class InjectedNoise:
         self._arrays = arrays
 
     def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
-        """See `Noise`. Raises InputError when the arrays do not reach so far, or have another shape."""
-        first = window * draws
-        if len(self._arrays) < first + draws:
-            raise InputError(f"got {len(self._arrays)} noise arrays, expected {draws} for each window, which {window + 1} windows need")
-        for array in self._arrays[first : first + draws]:
-            if np.ndim(array) != 4 or np.shape(array)[1:] != LATENT_SHAPE or np.shape(array)[0] <= row:
-                raise InputError(
-                    f"got noise of shape {list(np.shape(array))}, expected [rows, 8, 256, 16] with a row for each of the tokens"
-                )
+        """See `Noise`."""
+        return lambda index: np.asarray(self._arrays[window * draws + index][row], np.float32)
+
+    def check(self, rows: int, windows: int, draws: int) -> None:
+        """Raises InputError unless there are `draws` arrays for each window, all with so many rows and finite."""
+        if len(self._arrays) != windows * draws:
+            raise InputError(f"got {len(self._arrays)} noise arrays, expected {windows * draws}: {draws} for each of {windows} windows")
+        for array in self._arrays:
+            if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+                raise InputError(f"got noise of type {getattr(array, 'dtype', type(array).__name__)}, expected arrays of float32")
+            if array.shape != (rows, *LATENT_SHAPE):
+                raise InputError(f"got noise of shape {list(array.shape)}, expected {[rows, *LATENT_SHAPE]}")
             if not np.isfinite(array).all():
-                raise InputError(f"got noise with NaN or infinite values for window {window}")
-        return lambda index: np.asarray(self._arrays[first + index][row], np.float32)
+                raise InputError("got noise with NaN or infinite values")

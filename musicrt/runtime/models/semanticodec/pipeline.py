@@ -5,26 +5,27 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from numbers import Integral
 from pathlib import Path
 from typing import Any, Unpack
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, run_batches, stack_channels
+from musicrt.runtime.batches import Job, check_batch, run_batches, stack_channels
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.ddim import uniform_timesteps
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import HOP, SEGMENT_FRAMES, Config
-from musicrt.runtime.models.semanticodec.fbank import FRAME, FilterBank
-from musicrt.runtime.models.semanticodec.lengths import SEGMENT, decoded_samples, encoded_tokens, padding_cut, segment_count, token_windows
+from musicrt.runtime.models.semanticodec.encoder import SegmentEncoder
+from musicrt.runtime.models.semanticodec.fbank import FilterBank
+from musicrt.runtime.models.semanticodec.lengths import decoded_samples, encoded_tokens, token_windows
 from musicrt.runtime.models.semanticodec.noise import Arrays, InjectedNoise, Noise, SeededNoise
 from musicrt.runtime.models.semanticodec.options import Channels, DecodeOptions, EncodeOptions, SamplerName
 from musicrt.runtime.models.semanticodec.sampler import Sampler
 from musicrt.runtime.models.semanticodec.spec import BATCH
 from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
-from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
+from musicrt.runtime.source import Audio, AudioSource, open_source
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
 
 Float = NDArray[np.float32]
@@ -49,6 +50,7 @@ class Pipeline(Codec):
         super().__init__(model)
         self.config = Config.from_mapping(model.spec.config)
         self.filter_bank = FilterBank()
+        self.segments = SegmentEncoder(model, self.config, self.filter_bank)
         self.sampler = Sampler(model, self.config)
 
     def encode(self, audio: Audio, **options: Unpack[EncodeOptions]) -> Tokens:
@@ -76,9 +78,9 @@ class Pipeline(Codec):
         rows = [_count_rows(source, channels) for source in sources]
         counts = [encoded_tokens(source.samples, self.config.stack) for source in sources]
         total = sum(row * -(-count // self.config.tokens) for row, count in zip(rows, counts, strict=True))
-        jobs = chain.from_iterable(self._encode_jobs(i, *job) for i, job in enumerate(zip(sources, rows, counts, strict=True)))
+        jobs = chain.from_iterable(self.segments.plan(i, *job) for i, job in enumerate(zip(sources, rows, counts, strict=True)))
         results: list[list[tuple[Window, Tokens | None]]] = [[] for _ in sources]
-        for job, value in run_batches(jobs, _check_batch(max_batch_size), self._encoder(total, on_progress)):
+        for job, value in run_batches(jobs, check_batch(max_batch_size, BATCH.maximum), self._encoder(total, on_progress)):
             results[job.signal].append((job.window, value))
         return [
             np.concatenate([value for _, value in stack_channels(result, row)], axis=1)[:, :count]
@@ -94,7 +96,7 @@ class Pipeline(Codec):
         on_progress: Progress = ignore_progress,
     ) -> Encoded:
         """Encode a file, with what it takes to decode it. Arguments and errors as in `encode_batch`."""
-        source = open_source(audio, self.sample_rate, kernel="sinc")
+        source = self._open_file(audio, kernel="sinc")
         values = self.encode(source, channels=channels, max_batch_size=max_batch_size, on_progress=on_progress)
         return self._describe(values, "tokens", source, source.samples, bits=self.config.bits)
 
@@ -162,30 +164,12 @@ class Pipeline(Codec):
         )
         return self._join(((job.window, value) for job, value in results), signal, plan)
 
-    def mel_segments(self, source: AudioSource, rows: int, count: int) -> Iterator[Float]:
-        """The mel spectrograms of a source's first segments: `count` times float32 [rows, 1024, 128], of its first channels."""
-        reader, last = SampleReader(source), segment_count(source.samples) - 1
-        for index in range(count):
-            start, stop = index * SEGMENT, (index + 1) * SEGMENT
-            samples = reader.read(start, stop if index == last else stop + FRAME - HOP)
-            yield self.filter_bank.analyse_segment(samples[:rows])
-
-    def encode_segments(self, mel: Sequence[Float]) -> list[Tokens]:
-        """Mel spectrograms [1024, 128], 64 at most -> tokens [T, 2] of each. Raises InputError, BackendError."""
-        model = self.model
-        # One by one up to the LSTM: these stages are bound by arithmetic, and a batch would only take memory.
-        representations = [model.session("audiomae").run({"mel": one[None]})["representation"] for one in mel]
-        found = [model.session("semantic").run({"representation": one}) for one in representations]
-        mask = np.stack([self._mask(one) for one in mel])
-        centroids = np.concatenate([one["centroids"] for one in found])
-        feeds = {"representation": np.concatenate(representations), "centroids": centroids, "mask": mask}
-        residual = model.session("residual").run(feeds)["residual"]
-        acoustic = [model.session("acoustic").run({"residual": one[None]})["acoustic"][0] for one in residual]
-        return [np.stack([one["semantic"][0], codes], axis=-1) for one, codes in zip(found, acoustic, strict=True)]
-
     def check_tokens(self, tokens: NDArray[Any]) -> Tokens:
         """Tokens as int64 [batch, frames, 2]. Raises InputError."""
-        array = np.asarray(tokens)
+        try:
+            array = np.asarray(tokens)
+        except ValueError:
+            raise InputError("got tokens of several lengths, expected int64 [batch, frames, 2]; pass them to decode_batch") from None
         if array.dtype.kind not in "iu":
             raise InputError(f"got tokens of dtype {array.dtype}, expected whole numbers (int64 [batch, frames, 2])")
         array = array[None] if array.ndim == 2 else array
@@ -211,19 +195,29 @@ class Pipeline(Codec):
         frames = -(-samples // HOP) + _VOCODER_MARGIN
         return self.model.session("vocoder").run({"mel": mel[:, :frames]})["waveform"][0, :samples]
 
+    def output_channels(self, channels: int, /, **options: Any) -> int:
+        """One, unless `encode_source` is told to encode each."""
+        return channels if options.get("channels") == "each" else 1
+
+    def check_decoding(self, **options: Any) -> None:
+        """Raises InputError for a value that `decode_stream` would refuse, by a stream of one token that is never read.
+
+        But for `noise`, which has to fit the tokens.
+        """
+        self.decode_stream(np.zeros((1, 1, 2), np.int64), **{**options, "noise": None})
+
+    def window_seconds(self, seconds: float) -> float:
+        """10.24, whatever the audio: a segment, or a window."""
+        del seconds
+        return SEGMENT_FRAMES * HOP / self.sample_rate
+
     def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
         """Sizes of the stages' axes: always a whole segment or window, decoded with guidance. Raises InputError for bad `seconds`."""
         if not 0 < seconds < math.inf:
             raise InputError(f"got {seconds!r} s of audio, expected a positive number")
-        steps = self.config.ddim_sample_step if steps is None else steps
+        asked = self.config.ddim_sample_step if steps is None else steps
+        steps = len(uniform_timesteps(asked, self.config.decoder.timesteps))  # DDIM takes some more for some numbers
         return {"batch": 1, "frames": SEGMENT_FRAMES, "tokens": self.config.tokens, "guidance": 2, "steps": steps}
-
-    def _encode_jobs(self, signal: int, source: AudioSource, rows: int, count: int) -> Iterator[Job]:
-        """The mel spectrograms of a signal's segments, as many as there are tokens wanted of."""
-        for index, mel in enumerate(self.mel_segments(source, rows, -(-count // self.config.tokens))):
-            window = Window(index * SEGMENT, (index + 1) * SEGMENT)
-            for row in range(rows):
-                yield Job(signal, row, window, mel[row])
 
     def _encoder(self, total: int, on_progress: Progress) -> Callable[[list[Job]], list[Tokens]]:
         """A batch of mel spectrograms -> tokens [T, 2] of each."""
@@ -231,17 +225,12 @@ class Pipeline(Codec):
 
         def run(jobs: list[Job]) -> list[Tokens]:
             nonlocal done
-            tokens = self.encode_segments([job.data for job in jobs])
+            tokens = self.segments.encode([job.data for job in jobs])
             done += len(jobs)
             on_progress(done, total)
             return tokens
 
         return run
-
-    def _mask(self, mel: Float) -> Float:
-        """1 for the tokens that the LSTM sees, 0 for those after the active part: float32 [T]."""
-        active = math.ceil(self.config.tokens * padding_cut(mel))
-        return (np.arange(self.config.tokens) < active).astype(np.float32)
 
     def _decode_windows(
         self, signals: Sequence[Tokens], plans: Sequence[list[Window]], **options: Unpack[DecodeOptions]
@@ -256,6 +245,8 @@ class Pipeline(Codec):
             options.get("eta"),
         )
         noise, on_progress = _make_noise(options.get("seed"), options.get("noise")), options.get("on_progress", ignore_progress)
+        if isinstance(noise, InjectedNoise):
+            noise.check(len(signals[0]), len(plans[0]), sample.draws)
         total = sample.steps * sum(len(signal) * len(plan) for signal, plan in zip(signals, plans, strict=True))
         done = 0
 
@@ -271,13 +262,13 @@ class Pipeline(Codec):
             return [self.synthesise(latent, job.window.size) for latent, job in zip(latents, jobs, strict=True)]
 
         jobs = chain.from_iterable(self._decode_jobs(i, *job) for i, job in enumerate(zip(signals, plans, strict=True)))
-        return run_batches(jobs, _check_batch(options.get("max_batch_size", WINDOWS)), run)
+        return run_batches(jobs, check_batch(options.get("max_batch_size", WINDOWS), BATCH.maximum), run)
 
     def _decode_jobs(self, signal: int, tokens: Tokens, plan: list[Window]) -> Iterator[Job]:
         """The features of a signal's windows; those of missing tokens are -1 (SPEC section 3.2)."""
         spans = token_windows(tokens.shape[1], self.config.stack)
         for (start, stop), window in zip(spans, plan, strict=True):
-            known = self.embed(tokens[:, start:stop])
+            known = np.concatenate([self.embed(row[None, start:stop]) for row in tokens])
             feature = np.full((len(tokens), self.config.tokens, known.shape[-1]), -1.0, np.float32)
             feature[:, : stop - start] = known
             for row in range(len(tokens)):
@@ -307,15 +298,13 @@ def _count_rows(source: AudioSource, channels: Channels) -> int:
     return source.channels if channels == "each" else 1
 
 
-def _check_batch(size: int) -> int:
-    if isinstance(size, bool) or not isinstance(size, Integral) or not 1 <= size <= BATCH.maximum:
-        raise InputError(f"got max_batch_size {size!r}, expected a whole number from 1 to {BATCH.maximum}")
-    return int(size)
-
-
 def _make_noise(seed: int | None, noise: Noise | Arrays | None) -> Noise:
     if noise is None:
         return SeededNoise(seed)
     if seed is not None:
         raise InputError("got a seed and noise, expected one of the two")
-    return InjectedNoise(noise) if isinstance(noise, Sequence | np.ndarray) else noise
+    if isinstance(noise, Sequence | np.ndarray):
+        return InjectedNoise(noise)
+    if not callable(getattr(noise, "window", None)):
+        raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays [rows, 8, 256, 16]")
+    return noise

@@ -20,6 +20,7 @@ from musicrt.runtime.models.semanticodec.options import SamplerName
 
 Float = NDArray[np.float32]
 Loop = Callable[[Evaluate, Draw, OnStep, float], Float]
+_SCHEDULES = 4  # whose shifts are kept; one of 1000 steps has 16 MB
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,7 @@ class Sampler:
 
     def __init__(self, model: Model, config: Config) -> None:
         self.model, self.config = model, config
-        self._shifts: dict[bytes, Float] = {}
+        self._shifts: dict[bytes, Float] = {}  # by timesteps
 
     @cached_property
     def alphas(self) -> Float:
@@ -88,6 +89,8 @@ class Sampler:
     def _shifts_of(self, timesteps: NDArray[np.int64]) -> Float:
         key = timesteps.tobytes()
         if key not in self._shifts:
+            if len(self._shifts) == _SCHEDULES:
+                del self._shifts[next(iter(self._shifts))]  # the oldest
             self._shifts[key] = self.model.session("timesteps").run({"timestep": timesteps})["shift"]
         return self._shifts[key]
 

@@ -31,6 +31,7 @@ from musicrt.runtime.models.semanticodec.network.residual import AcousticCodeboo
 from musicrt.runtime.models.semanticodec.network.unet import UNet
 from musicrt.runtime.models.semanticodec.network.vae import FirstStage, VaeDecoder
 from musicrt.runtime.models.semanticodec.network.vocoder import Vocoder
+from musicrt.runtime.models.semanticodec.spec import find_checkpoint
 
 _LOG = logging.getLogger("musicrt")
 
@@ -202,7 +203,8 @@ def load_stages(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any
 
 def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with the size of the semantic codebook, which only its file tells. Raises CheckpointError: another than given."""
-    given, (_, _, codebook) = Config.from_mapping(config), _contents(files)
+    given = Config.from_mapping(config)
+    _, _, codebook = _contents(files, given)
     array, expected = codebook["array"], given.semantic_codebook_rows
     if array.ndim != 2 or array.shape[1] != given.feature_dim or not len(array):
         raise CheckpointError(
@@ -220,32 +222,31 @@ def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, A
     """The networks as in the checkpoint. Raises CheckpointError naming what is missing or of another shape."""
     with torch.device("meta"):
         networks = Networks.build(Config.from_mapping(config))
-    encoder, decoder, codebook = _contents(files)
-    parts: list[tuple[nn.Module, Mapping[str, Any], tuple[str, ...], str]] = [
-        (networks.audiomae, encoder, ("audiomae.model.",), "audiomae.model."),
-        (networks.residual, encoder, ("encoder.", "encoder_output_linear."), ""),
-        (networks.acoustic, encoder, ("quantizer._codebook.embed",), "quantizer._codebook."),
-        (networks.semantic, codebook, ("",), ""),
-        (networks.unet, decoder, ("model.diffusion_model.",), "model.diffusion_model."),
-        (networks.vae, decoder, ("scale_factor", "first_stage_model.post_quant_conv.", "first_stage_model.decoder."), ""),
-        (networks.vocoder, decoder, ("first_stage_model.vocoder.",), "first_stage_model.vocoder."),
+    encoder, decoder, codebook = _contents(files, networks.config)
+    parts: list[tuple[nn.Module, Mapping[str, Any], str]] = [
+        (networks.audiomae, encoder, "audiomae.model."),
+        (networks.residual, encoder, ""),
+        (networks.acoustic, encoder, "quantizer._codebook."),
+        (networks.semantic, codebook, ""),
+        (networks.unet, decoder, "model.diffusion_model."),
+        (networks.vae, decoder, ""),
+        (networks.vocoder, decoder, "first_stage_model.vocoder."),
     ]
     used: set[str] = set()
-    for network, state, prefixes, cut in parts:
-        chosen = {key for key in state if key.startswith(prefixes) and not is_dead_key(key)}
-        load_weights(network, {key.removeprefix(cut): state[key] for key in chosen}, dead=lambda _: False)
+    for network, state, prefix in parts:
+        known = {key: prefix + key for key in network.state_dict() if prefix + key in state}
+        load_weights(network, {key: state[name] for key, name in known.items()}, dead=lambda _: False)
         network.eval().requires_grad_(False)
-        used |= chosen
+        used.update(known.values())
     unknown = [key for state in (encoder, decoder) for key in state if key not in used and not is_dead_key(key)]
     if unknown:
         _LOG.warning("the checkpoint has %d tensors that no stage uses, such as %s; they are ignored", len(unknown), unknown[0])
     return networks
 
 
-def _contents(files: Mapping[str, Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
+def _contents(files: Mapping[str, Mapping[str, Any]], config: Config) -> Iterator[Mapping[str, Any]]:
     """What is in encoder.ckpt, decoder.ckpt and the codebook."""
-    names = sorted(files, key=lambda name: ("encoder" not in name, "decoder" not in name))
-    return ({str(key): value for key, value in files[name].items()} for name in names)
+    return ({str(key): value for key, value in files[name].items()} for name in find_checkpoint(config).files)
 
 
 _DEAD = (

@@ -1,0 +1,61 @@
+"""The options of encoding and decoding on the command line, held against those that the systems have."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Callable
+from typing import Any, Literal
+
+import pytest
+
+from musicrt.cli_options import DECODING, ENCODING, FEATURES, OPTIONS, owners_of_options
+from musicrt.runtime.pipeline import options_of
+from musicrt.runtime.registry import system_module, system_names
+from tests.command import call
+
+CODECS = {system: system_module(system, "pipeline").Pipeline for system in system_names()}
+OWNERS = {
+    "chunking": ["music2latent"],
+    "channels": ["semanticodec"],
+    "max_batch_size": ["semanticodec"],
+    "extract_features": ["music2latent"],
+    "steps": ["music2latent", "semanticodec"],
+    "sampler": ["semanticodec"],
+    "guidance": ["semanticodec"],
+    "eta": ["semanticodec"],
+    "seed": ["music2latent", "semanticodec"],
+}
+
+
+@pytest.mark.parametrize(("method", "offered"), [("encode_source", {**ENCODING, **FEATURES}), ("decode_stream", DECODING)])
+def test_every_option_is_one_of_some_system(method: str, offered: dict[str, Any]) -> None:
+    known = {name for codec in CODECS.values() for name in options_of(getattr(codec, method))}
+    assert set(offered) <= known
+
+
+def test_systems_of_each_option() -> None:
+    assert owners_of_options() == OWNERS
+
+
+def literals_of(method: Callable[..., Any], name: str) -> set[str]:
+    """The values of a parameter that is one of a few words; none for any other, or where there is no such parameter."""
+    kind = typing.get_type_hints(method).get(name)
+    return set(typing.get_args(kind)) if typing.get_origin(kind) is Literal else set()
+
+
+@pytest.mark.parametrize("name", [name for name, flag in OPTIONS.items() if typing.get_origin(flag.kind) is Literal])
+def test_words_that_an_option_takes_are_those_of_the_systems(name: str) -> None:
+    methods = [method for codec in CODECS.values() for method in (codec.encode_source, codec.decode_stream)]
+    assert set(typing.get_args(OPTIONS[name].kind)) == set().union(*(literals_of(method, name) for method in methods))
+
+
+@pytest.mark.parametrize(
+    ("command", "offered"), [("encode", {**ENCODING, **FEATURES}), ("decode", DECODING), ("roundtrip", {**ENCODING, **DECODING})]
+)
+def test_help_says_which_systems_have_an_option(command: str, offered: dict[str, Any]) -> None:
+    for _ in range(2):
+        words = call(command, "--help").out.split()
+        for name, flag in OPTIONS.items():
+            said = f"{flag.help} ({', '.join(OWNERS[name])})"
+            assert words.count(flag.name) == (name in offered)
+            assert ("".join(said.split()) in "".join(words)) == (name in offered)
