@@ -69,21 +69,22 @@ def main(arguments: Sequence[str]) -> None:
     weights = {way: weights_mb(options.bundle, stages) for way, stages in STAGES.items()}
     say("activations …")
     activations = run_isolated(f"{_MODULE}:measure_activations", {**asked, "threads": options.threads})
-    needs = {way: weights[way] + max(activations[part] for part in parts) for way, parts in _PARTS.items()}
-    uses = []
+    uses, idle = [], {}
     for backend in options.backends:
+        common = {"bundle": bundle, "backend": backend, "threads": options.threads}
+        idle[backend] = run_isolated(f"{_MODULE}:open_only", common)["peak_mb"]
         for way in STAGES:
             for seconds in options.seconds:
                 say(f"{backend}: {way}, {seconds:g} s …")
-                common = {"bundle": bundle, "backend": backend, "threads": options.threads, "way": way, "seconds": seconds}
-                answer = run_isolated(f"{_MODULE}:run_task", {**common, "steps": options.steps})
+                answer = run_isolated(f"{_MODULE}:run_task", {**common, "way": way, "seconds": seconds, "steps": options.steps})
                 uses.append(Use(backend, f"{way}, {seconds:g} s", Measurement.from_json(answer.pop("measurement")), **answer))
     content |= {
         "weights_mb": weights,
         "activations_mb": activations,
+        "idle_mb": idle,
         "uses": [{**asdict(use), "measurement": use.measurement.to_json()} for use in uses],
     }
-    write_results(options.out, content, render(uses, weights, activations, needs))
+    write_results(options.out, content, render(uses, idle, weights, activations))
 
 
 def weights_mb(bundle: Path, stages: Iterable[str]) -> float:
@@ -112,12 +113,13 @@ def measure_activations(bundle: str, checkpoint: str, threads: int | None) -> di
 
     config = Bundle.open(bundle).spec.config
     eager, work = Eager(Path(checkpoint), config, threads), Workload.build(config, 10.0)
+    onednn: Any = torch.backends.mkldnn
     found = {}
     for part in dict.fromkeys(part for parts in _PARTS.values() for part in parts):
         call = partial(eager.run, part, *example_inputs(part, work))
-        with torch.backends.mkldnn.flags(enabled=part != "residual"):  # whose LSTM reorders its weights in every call
-            call()  # what is made once is no activation
-            found[part] = allocated_mb(call)
+        onednn.enabled = part != "residual"  # whose LSTM it would run after reordering the weights, in every call
+        call()  # what is made once is no activation
+        found[part] = allocated_mb(call)
     return found
 
 
@@ -134,6 +136,12 @@ def allocated_mb(call: Callable[[], object]) -> float:
     changes = sorted((event for event in events if event.get("name") == "[memory]"), key=lambda event: float(event["ts"]))
     held: Iterator[int] = accumulate((event["args"]["Bytes"] for event in changes), initial=0)
     return max(held) / 1e6
+
+
+def open_only(bundle: str, backend: str, threads: int | None) -> dict[str, float]:
+    """In a fresh process: what is there before any work."""
+    with load(bundle, backend=backend, threads=threads):
+        return {"peak_mb": peak_memory_mb()}
 
 
 def run_task(bundle: str, backend: str, threads: int | None, way: str, seconds: float, steps: int) -> dict[str, Any]:
@@ -158,23 +166,26 @@ def resident_mb() -> dict[str, float]:
     return {"heap_mb": heap, "mapped_mb": mapped}
 
 
-def render(uses: Sequence[Use], weights: Mapping[str, float], activations: Mapping[str, float], needs: Mapping[str, float]) -> str:
+def render(uses: Sequence[Use], idle: Mapping[str, float], weights: Mapping[str, float], activations: Mapping[str, float]) -> str:
     """Tables, and what their columns mean."""
     header = ("task", "backend", "peak MB", "weights in use", "activations", "peak : both", "heap", "mapped", "s")
+    most = {way: max(activations[part] for part in parts) for way, parts in _PARTS.items()}
     rows = [
         [
             use.task,
             use.backend,
-            *(f"{value:.0f}" for value in (use.peak_mb, weights[use.way], needs[use.way] - weights[use.way])),
-            f"{use.peak_mb / needs[use.way]:.2f}",
+            *(f"{value:.0f}" for value in (use.peak_mb, weights[use.way], most[use.way])),
+            f"{use.peak_mb / (weights[use.way] + most[use.way]):.2f}",
             *(f"{value:.0f}" for value in (use.heap_mb, use.mapped_mb)),
             f"{use.measurement.p50:.1f}",
         ]
         for use in uses
     ]
+    before = ", ".join(f"{backend} {peak:.0f} MB" for backend, peak in idle.items())
     parts = markdown_table(("network", "activations, MB"), [[part, f"{value:.1f}"] for part, value in activations.items()])
     notes = " ".join((__doc__ or "").split("\n\n")[1].split())
-    return "\n\n".join([markdown_table(header, rows, text_columns=2), notes, "## Activations of one segment or window", parts])
+    sections = [markdown_table(header, rows, text_columns=2), f"Peak of a process that has opened the bundle and run nothing: {before}."]
+    return "\n\n".join([*sections, notes, "## Activations of one segment or window", parts])
 
 
 _MODULE = "benchmarks.semanticodec.memory"

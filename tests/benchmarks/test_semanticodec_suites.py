@@ -114,8 +114,10 @@ def test_activations_are_what_the_allocator_held_at_once() -> None:
 
 def test_the_memory_table_holds_peaks_against_weights_and_activations() -> None:
     uses = [memory.Use("torch-cpu", "decode, 10 s", Measurement("decode", (3.0,), 10.0, (600.0,)), 400.0, 150.0)]
-    table = memory.render(uses, {"decode": 300.0}, {"unet": 20.0, "vae": 100.0}, {"decode": 400.0}).splitlines()
+    activations = {**dict.fromkeys(memory.STAGES["encode"], 5.0), "embedding": 1.0, "unet": 20.0, "vae": 100.0, "vocoder": 60.0}
+    table = memory.render(uses, {"torch-cpu": 200.0}, {"decode": 300.0}, activations).splitlines()
     assert "| decode, 10 s | torch-cpu | 600 | 300 | 100 | 1.50 | 400 | 150 | 3.0 |" in table
+    assert "Peak of a process that has opened the bundle and run nothing: torch-cpu 200 MB." in table
 
 
 def test_the_memory_suite_counts_the_weights_in_use(
@@ -132,5 +134,6 @@ def test_the_memory_suite_counts_the_weights_in_use(
     assert 0.95 * file < both < 1.05 * file
     assert content["weights_mb"]["encode"] < content["weights_mb"]["decode"] < both
     assert content["activations_mb"]["vae"] > 4 * 32 * 1024 * 64 / 1e6  # at least the input of its last layer
+    assert 50.0 < content["idle_mb"]["onnxruntime-cpu"] < 5000.0
     assert [use["task"] for use in content["uses"]] == ["encode, 1 s", "decode, 1 s"]
     assert np.all([use["measurement"]["peaks_mb"][0] > 50.0 for use in content["uses"]])
