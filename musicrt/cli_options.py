@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperOption
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.registry import system_module, system_names
@@ -72,8 +72,8 @@ class OptionsCommand(TyperCommand):
     def format_options(self, ctx: Any, formatter: Any) -> None:
         owners = owners_of_options()
         for parameter in self.params:
-            if parameter.name in OPTIONS:
-                parameter.help = f"{OPTIONS[parameter.name].help} ({', '.join(owners[parameter.name])})"  # type: ignore[attr-defined]
+            if isinstance(parameter, TyperOption) and parameter.name in OPTIONS:
+                parameter.help = f"{OPTIONS[parameter.name].help} ({', '.join(owners[parameter.name])})"
         super().format_options(ctx, formatter)
 
 

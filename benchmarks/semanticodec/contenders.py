@@ -80,7 +80,7 @@ class OnBackend:
             return lambda: model.session(stage).run(inputs[stage])
 
         return {
-            "front-end": lambda: {"mel": self.codec.filter_bank.analyse_segment(segment)},
+            "front-end": lambda: {"mel": self.codec.segments.filter_bank.analyse_segment(segment)},
             "noise": lambda: {"noise": SeededNoise(_SEED).window(0, 0, 1)(0)},
             "conditioning": lambda: sampler.contexts(feature, 2),
             "evaluation": evaluation,

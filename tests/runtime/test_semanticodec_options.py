@@ -62,7 +62,7 @@ def test_cancelling_stops_at_once(codec: Pipeline) -> None:
     np.testing.assert_array_equal(codec.decode(random_tokens(20), steps=2, seed=0), expected)
 
 
-def test_options_are_those_of_the_command_line(codec: Pipeline) -> None:
+def test_options_that_the_command_line_can_offer(codec: Pipeline) -> None:
     assert options_of(codec.encode_source) == ["channels", "max_batch_size"]
     assert options_of(codec.decode_stream) == ["steps", "guidance", "eta", "sampler", "seed", "noise", "max_batch_size"]
 

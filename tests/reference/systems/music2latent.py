@@ -2,43 +2,36 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from musicrt.export.bundle import export_bundle
-from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.consistency import precondition
-from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.facade import EncoderDecoder
 from musicrt.runtime.models.music2latent.noise import InjectedNoise
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
-from musicrt.runtime.registry import build_spec
-from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Session
 from tests.reference.case import Case
 from tests.reference.fill import Layout
-from tests.reference.runner import UnknownStageError
 from tests.reference.signals import Array
+from tests.reference.systems.base import CodecRunner, Outputs
 
-Outputs = dict[str, Array]
 
-
-class Runner:
-    """See `tests.reference.runner.SystemRunner`. torch-cpu loads the checkpoint itself; other backends run its bundle."""
+class Runner(CodecRunner[Pipeline]):
+    """See `CodecRunner`."""
 
     def __init__(self, checkpoint: Path, layout: Layout, backend: str, workspace: Path) -> None:
-        self.checkpoint, self.backend, self.workspace = checkpoint, backend, workspace
-        self.values: dict[str, Any] = layout["config"]
+        super().__init__(Pipeline, "music2latent", layout["config"], checkpoint, backend, workspace)
         self.config = Config.from_mapping(self.values)
         self.spectrum = Spectrum(self.config)
-        self.stages: dict[str, Callable[[Case], Outputs]] = {
+
+    @property
+    def stages(self) -> Mapping[str, Callable[[Case], Outputs]]:
+        return {
             "frontend": self.frontend,
             "encoder": self.encoder,
             "pyramid": self.pyramid,
@@ -56,49 +49,18 @@ class Runner:
             "lengths": self.lengths,
         }
 
-    @cached_property
-    def codec(self) -> Pipeline:
-        """The model under test; made when the first case needs weights."""
-        if self.backend == "torch-cpu":
-            return Pipeline(Model.open_checkpoint("music2latent", self.checkpoint, self.values))
-        config = self.workspace / "config.json"
-        config.write_text(json.dumps(self.values))
-        bundle = export_bundle("music2latent", self.checkpoint, self.workspace / "bundle", config=config)
-        return Pipeline(Model.open(bundle.path, backend=self.backend))
-
-    @cached_property
-    def rules(self) -> Pipeline:
-        """A pipeline for what needs no weights: lengths and schedules."""
-
-        def refuse(stage: str) -> Session:
-            raise BackendError(f"stage {stage} was asked for where no weights are needed")
-
-        return Pipeline(Model(build_spec("music2latent", self.values, "case"), refuse, Choice("none", "no weights")))
-
-    def run(self, case: Case) -> Outputs:
-        if case.stage not in self.stages:
-            raise UnknownStageError(case.stage)
-        return self.stages[case.stage](case)
-
-    def close(self) -> None:
-        if "codec" in self.__dict__:
-            self.codec.close()
-
-    def _stage(self, name: str, **feeds: Array) -> Outputs:
-        return self.codec.model.session(name).run(feeds)
-
     def frontend(self, case: Case) -> Outputs:
         audio = case.inputs["audio"]
         spectrum = self.spectrum.analyse(audio)
-        _check_graph(self._stage("frontend", waveform=_whole_hops(audio, self.config.hop))["representation"], spectrum)
+        _check_graph(self.run_stage("frontend", waveform=_whole_hops(audio, self.config.hop))["representation"], spectrum)
         return {"representation": spectrum}
 
     def encoder(self, case: Case) -> Outputs:
-        outputs = self._stage("encoder", representation=case.inputs["representation"])
+        outputs = self.run_stage("encoder", representation=case.inputs["representation"])
         return {"latents_raw": outputs["latents"], "features": outputs["features"]}
 
     def pyramid(self, case: Case) -> Outputs:
-        return self._stage("pyramid", latents=case.inputs["latents_raw"])
+        return self.run_stage("pyramid", latents=case.inputs["latents_raw"])
 
     def schedule(self, case: Case) -> Outputs:
         return {"sigmas": np.array(self.rules.sampler.schedule(case.info["options"]["diffusion_steps"]).sigmas)}
@@ -106,18 +68,18 @@ class Runner:
     def conditioning(self, case: Case) -> Outputs:
         sigma = case.inputs["sigma"]
         factors = np.array([self._precondition(value) for value in sigma], np.float32).T
-        outputs = self._stage("conditioning", sigma=sigma)
+        outputs = self.run_stage("conditioning", sigma=sigma)
         return {**outputs, "c_skip": factors[0], "c_out": factors[1], "c_in": factors[2]}
 
     def unet(self, case: Case) -> Outputs:
         """Once by way of pyramid and denoiser, once in the one-step graph; the worse of the two would fail."""
         latents, x, sigma = (case.inputs[name] for name in ("latents_raw", "x", "sigma"))
         c_skip, c_out, c_in = np.array([self._precondition(value) for value in sigma], np.float32).T[..., None, None, None]
-        tables = self._stage("conditioning", sigma=sigma)
+        tables = self.run_stage("conditioning", sigma=sigma)
         feeds = {"x": c_in * x, **{name: tables[name] for name in ("scale_inp", "scale_out", "shift")}}
-        maps = {name: value for name, value in self._stage("pyramid", latents=latents).items() if name.startswith("contribution")}
-        output = self._stage("denoiser", **feeds, **maps)["output"]
-        _check_graph(self._stage("decoder", latents=latents, **feeds)["output"], output)
+        maps = {name: value for name, value in self.run_stage("pyramid", latents=latents).items() if name.startswith("contribution")}
+        output = self.run_stage("denoiser", **feeds, **maps)["output"]
+        _check_graph(self.run_stage("decoder", latents=latents, **feeds)["output"], output)
         return {"output": c_skip * x + c_out * output}
 
     def sampler(self, case: Case) -> Outputs:
@@ -128,7 +90,7 @@ class Runner:
     def synthesis(self, case: Case) -> Outputs:
         representation = case.inputs["representation"]
         waveform = self.spectrum.synthesise(representation)
-        _check_graph(self._stage("synthesis", representation=representation)["waveform"], waveform)
+        _check_graph(self.run_stage("synthesis", representation=representation)["waveform"], waveform)
         return {"waveform": waveform}
 
     def frontend_synthesis(self, case: Case) -> Outputs:

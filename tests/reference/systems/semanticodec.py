@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Callable
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from musicrt.export.bundle import export_bundle
-from musicrt.runtime.errors import BackendError
 from musicrt.runtime.loops import ddim
 from musicrt.runtime.loops.ddim import DdimSchedule, uniform_timesteps
 from musicrt.runtime.loops.diffusion import alphas_cumprod, guide
-from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE, POSITION_CHANNELS, SAMPLE_RATE, Config
 from musicrt.runtime.models.semanticodec.lengths import (
     decoded_samples,
@@ -27,28 +22,25 @@ from musicrt.runtime.models.semanticodec.lengths import (
 )
 from musicrt.runtime.models.semanticodec.noise import InjectedNoise
 from musicrt.runtime.models.semanticodec.pipeline import FADE, WINDOW_HOP, WINDOW_SAMPLES, Pipeline
-from musicrt.runtime.registry import build_spec
-from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Session
 from musicrt.runtime.source import SampleReader, open_source
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
 from tests.reference.case import Case
 from tests.reference.fill import Layout
-from tests.reference.runner import UnknownStageError
 from tests.reference.signals import Array
+from tests.reference.systems.base import CodecRunner, Outputs
 
-Outputs = dict[str, Array]
 
-
-class Runner:
-    """See `tests.reference.runner.SystemRunner`. torch-cpu loads the checkpoint itself; other backends run its bundle."""
+class Runner(CodecRunner[Pipeline]):
+    """See `CodecRunner`."""
 
     def __init__(self, checkpoint: Path, layout: Layout, backend: str, workspace: Path) -> None:
-        self.checkpoint, self.backend, self.workspace = checkpoint, backend, workspace
-        self.values: dict[str, Any] = {**layout.get("config", {}), **_codebook_of(layout)}
+        super().__init__(Pipeline, "semanticodec", {**layout.get("config", {}), **_codebook_of(layout)}, checkpoint, backend, workspace)
         self.config = Config.from_mapping(self.values)
         self.alphas = alphas_cumprod(self.config.decoder.linear_start, self.config.decoder.linear_end, self.config.decoder.timesteps)
-        self.stages: dict[str, Callable[[Case], Outputs]] = {
+
+    @property
+    def stages(self) -> Mapping[str, Callable[[Case], Outputs]]:
+        return {
             "token-count": self.token_count,
             "load-audio": self.load_audio,
             "encode-segment": self.encode_segment,
@@ -70,37 +62,6 @@ class Runner:
             "round-trip": self.round_trip,
         }
 
-    @cached_property
-    def codec(self) -> Pipeline:
-        """The model under test; made when the first case needs weights."""
-        if self.backend == "torch-cpu":
-            return Pipeline(Model.open_checkpoint("semanticodec", self.checkpoint, self.values))
-        config = self.workspace / "config.json"
-        config.write_text(json.dumps(self.values))
-        bundle = export_bundle("semanticodec", self.checkpoint, self.workspace / "bundle", config=config)
-        return Pipeline(Model.open(bundle.path, backend=self.backend))
-
-    @cached_property
-    def rules(self) -> Pipeline:
-        """A pipeline for what needs no weights."""
-
-        def refuse(stage: str) -> Session:
-            raise BackendError(f"stage {stage} was asked for where no weights are needed")
-
-        return Pipeline(Model(build_spec("semanticodec", self.values, "case"), refuse, Choice("none", "no weights")))
-
-    def run(self, case: Case) -> Outputs:
-        if case.stage not in self.stages:
-            raise UnknownStageError(case.stage)
-        return self.stages[case.stage](case)
-
-    def close(self) -> None:
-        if "codec" in self.__dict__:
-            self.codec.close()
-
-    def _stage(self, name: str, **feeds: Array) -> Outputs:
-        return self.codec.model.session(name).run(feeds)
-
     def token_count(self, case: Case) -> Outputs:
         samples = case.inputs["samples"].tolist()
         counts = [[token_count(count, 100 // rate) for rate in case.info["options"]["token_rate"]] for count in samples]
@@ -119,11 +80,11 @@ class Runner:
 
     def encode_segment(self, case: Case) -> Outputs:
         mel = case.inputs["mel"]
-        representation = self._stage("audiomae", mel=mel)["representation"]
-        semantic = self._stage("semantic", representation=representation)
+        representation = self.run_stage("audiomae", mel=mel)["representation"]
+        semantic = self.run_stage("semantic", representation=representation)
         cuts = np.array([padding_cut(one) for one in mel], np.float32)
         mask = np.stack([self.codec.segments.mask(one) for one in mel])
-        residual = self._stage("residual", representation=representation, centroids=semantic["centroids"], mask=mask)["residual"]
+        residual = self.run_stage("residual", representation=representation, centroids=semantic["centroids"], mask=mask)["residual"]
         return {
             "tokens": np.stack(self.codec.segments.encode(list(mel))),
             "trace/padding_cut": cuts,
@@ -143,7 +104,7 @@ class Runner:
 
     def token_feature(self, case: Case) -> Outputs:
         semantic, acoustic = np.ascontiguousarray(np.moveaxis(case.inputs["tokens"], -1, 0))
-        return self._stage("embedding", semantic=semantic, acoustic=acoustic)
+        return self.run_stage("embedding", semantic=semantic, acoustic=acoustic)
 
     def positional(self, case: Case) -> Outputs:
         from musicrt.runtime.models.semanticodec.stages import position_code
@@ -188,20 +149,20 @@ class Runner:
 
     def _evaluate(self, feature: Array, x: Array, t: Array, rows: int = 2) -> Array:
         context = self.codec.sampler.contexts(feature, rows)
-        return self._stage("denoiser", **context, x=x, shift=self._stage("timesteps", timestep=t)["shift"])["v"]
+        return self.run_stage("denoiser", **context, x=x, shift=self.run_stage("timesteps", timestep=t)["shift"])["v"]
 
     def vae_decode(self, case: Case) -> Outputs:
-        return {"mel": self._stage("vae", latent=case.inputs["latent"])["mel"][:, None]}
+        return {"mel": self.run_stage("vae", latent=case.inputs["latent"])["mel"][:, None]}
 
     def vocoder(self, case: Case) -> Outputs:
-        return {"waveform": self._stage("vocoder", mel=case.inputs["mel"][:, 0])["waveform"][:, None]}
+        return {"waveform": self.run_stage("vocoder", mel=case.inputs["mel"][:, 0])["waveform"][:, None]}
 
     def generate(self, case: Case) -> Outputs:
         options = case.info["options"]
         guidance, eta = options["unconditional_guidance_scale"], options["ddim_eta"]
         sample = self.codec.sampler.prepare("ddim", options["ddim_steps"], guidance, eta)
         latent = sample.run(case.inputs["feature"], case.noise.__getitem__, lambda: None)
-        mel = self._stage("vae", latent=latent)["mel"]
+        mel = self.run_stage("vae", latent=latent)["mel"]
         waveform = np.stack([self.codec.synthesise(one) for one in latent])[:, None]
         return {"trace/latent": latent, "trace/mel": mel[:, None], "waveform": waveform}
 

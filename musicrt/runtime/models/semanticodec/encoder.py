@@ -23,8 +23,9 @@ Tokens = NDArray[np.int64]
 class SegmentEncoder:
     """Encodes segments of 10.24 s, which know nothing of each other."""
 
-    def __init__(self, model: Model, config: Config, filter_bank: FilterBank) -> None:
-        self.model, self.config, self.filter_bank = model, config, filter_bank
+    def __init__(self, model: Model, config: Config) -> None:
+        self.model, self.config = model, config
+        self.filter_bank = FilterBank()
 
     def analyse(self, source: AudioSource, rows: int, count: int) -> Iterator[Float]:
         """The mel spectrograms of a source's first segments: `count` times float32 [rows, 1024, 128], of its first channels."""

@@ -18,7 +18,6 @@ from musicrt.runtime.loops.ddim import uniform_timesteps
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import HOP, SEGMENT_FRAMES, Config
 from musicrt.runtime.models.semanticodec.encoder import SegmentEncoder
-from musicrt.runtime.models.semanticodec.fbank import FilterBank
 from musicrt.runtime.models.semanticodec.lengths import decoded_samples, encoded_tokens, token_windows
 from musicrt.runtime.models.semanticodec.noise import Arrays, InjectedNoise, Noise, SeededNoise
 from musicrt.runtime.models.semanticodec.options import Channels, DecodeOptions, EncodeOptions, SamplerName
@@ -49,8 +48,7 @@ class Pipeline(Codec):
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.config = Config.from_mapping(model.spec.config)
-        self.filter_bank = FilterBank()
-        self.segments = SegmentEncoder(model, self.config, self.filter_bank)
+        self.segments = SegmentEncoder(model, self.config)
         self.sampler = Sampler(model, self.config)
 
     def encode(self, audio: Audio, **options: Unpack[EncodeOptions]) -> Tokens:
@@ -98,7 +96,7 @@ class Pipeline(Codec):
         """Encode a file, with what it takes to decode it. Arguments and errors as in `encode_batch`."""
         source = self._open_file(audio, kernel="sinc")
         values = self.encode(source, channels=channels, max_batch_size=max_batch_size, on_progress=on_progress)
-        return self._describe(values, "tokens", source, source.samples, bits=self.config.bits)
+        return self._describe(values, "tokens", source, bits=self.config.bits)
 
     def decode(self, tokens: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
         """Decode tokens [batch, frames, 2] or [frames, 2]: float32 [batch, 1, samples], 320 K samples for each frame.

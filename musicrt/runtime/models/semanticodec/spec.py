@@ -113,7 +113,13 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("v", GUIDANCE, *latent),),
             Tolerance(5e-5),
         ),
-        StageSpec("vae", "latent of a window -> log-mel spectrogram", (floats("latent", *latent),), (_fixed(log_mel),), Tolerance(5e-5)),
+        StageSpec(
+            "vae",
+            "latent of a window -> log-mel spectrogram",
+            (floats("latent", *latent),),
+            (floats("mel", BATCH, SEGMENT_FRAMES, VOCODER_BINS),),
+            Tolerance(5e-5),
+        ),
         StageSpec(
             "vocoder",
             "log-mel spectrogram -> waveform",
@@ -132,10 +138,6 @@ def _describe(config: Config, variant: str) -> ModelSpec:
         checkpoint=find_checkpoint(config),
         bit_rate=config.pairs_per_second * sum(config.bits),
     )
-
-
-def _fixed(log_mel: TensorSpec) -> TensorSpec:
-    return TensorSpec(log_mel.name, log_mel.dtype, (BATCH, SEGMENT_FRAMES, VOCODER_BINS))
 
 
 def find_checkpoint(config: Config) -> CheckpointSpec:
