@@ -17,7 +17,7 @@ from benchmarks.semanticodec.workload import Workload
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.hub import find_files
 from musicrt.runtime.models.semanticodec.spec import build_spec
-from musicrt.runtime.models.semanticodec.stages import Embedding, Networks, load_networks
+from musicrt.runtime.models.semanticodec.stages import Acoustic, Embedding, Networks, load_networks
 
 
 class Eager(Official):
@@ -64,7 +64,7 @@ def official_parts(networks: Networks) -> dict[str, nn.Module]:
         "semantic": networks.semantic,
         "residual": networks.residual,
         "acoustic": networks.acoustic,
-        "embedding": Embedding(networks.semantic, networks.acoustic),
+        "embedding": Embedding(networks.semantic, Acoustic(networks.acoustic)),
         "unet": networks.unet,
         "vae": networks.vae,
         "vocoder": networks.vocoder,

@@ -27,7 +27,7 @@ from musicrt.runtime.models.semanticodec.config import HOP, POSITION_CHANNELS, C
 from musicrt.runtime.models.semanticodec.fbank import FLOOR, MEAN, SCALE, fbank_matrices
 from musicrt.runtime.models.semanticodec.network.audiomae import AudioMae
 from musicrt.runtime.models.semanticodec.network.layers import Upsample
-from musicrt.runtime.models.semanticodec.network.residual import AcousticCodebook, ResidualEncoder, SemanticCodebook
+from musicrt.runtime.models.semanticodec.network.residual import AcousticCodebook, ResidualEncoder, SemanticCodebook, search
 from musicrt.runtime.models.semanticodec.network.unet import UNet
 from musicrt.runtime.models.semanticodec.network.vae import FirstStage, VaeDecoder
 from musicrt.runtime.models.semanticodec.network.vocoder import Vocoder
@@ -97,10 +97,26 @@ class Residual(nn.Module):
         return self.projection(x)
 
 
+class Acoustic(nn.Module):
+    """`AcousticCodebook` without the axis before its entries: taking it off in the graph would cost a second copy at each start."""
+
+    def __init__(self, network: AcousticCodebook) -> None:
+        super().__init__()
+        self.entries = nn.Parameter(network.embed.data[0])
+
+    def forward(self, residual: Tensor) -> Tensor:
+        """See `AcousticCodebook`."""
+        return search(residual, self.entries)
+
+    def look_up(self, codes: Tensor) -> Tensor:
+        """codes: int64 [...] -> entries float32 [..., D]."""
+        return F.embedding(codes, self.entries)
+
+
 class Embedding(nn.Module):
     """Codes -> their vectors, the acoustic one first (SPEC section 3.2)."""
 
-    def __init__(self, semantic: SemanticCodebook, acoustic: AcousticCodebook) -> None:
+    def __init__(self, semantic: SemanticCodebook, acoustic: Acoustic) -> None:
         super().__init__()
         self.semantic, self.acoustic = semantic, acoustic
 
@@ -176,13 +192,14 @@ def position_code(tokens: int) -> Tensor:
 
 def split(networks: Networks) -> dict[str, nn.Module]:
     """One module per stage, made of the layers of the networks, which must not be used any more."""
+    acoustic = Acoustic(networks.acoustic)
     return {
         "frontend": FrontEnd(),
         "audiomae": networks.audiomae,
         "semantic": networks.semantic,
         "residual": Residual(networks.residual),
-        "acoustic": networks.acoustic,
-        "embedding": Embedding(networks.semantic, networks.acoustic),
+        "acoustic": acoustic,
+        "embedding": Embedding(networks.semantic, acoustic),
         "conditioning": Conditioning(networks.unet),
         "timesteps": Timesteps(networks.unet),
         "denoiser": Denoiser(networks.unet),

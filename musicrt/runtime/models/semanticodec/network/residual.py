@@ -48,10 +48,6 @@ class AcousticCodebook(nn.Module):
         """
         return search(residual, self.embed[0])
 
-    def look_up(self, codes: Tensor) -> Tensor:
-        """codes: int64 [...] -> entries float32 [..., D]."""
-        return F.embedding(codes, self.embed[0])
-
 
 class ResidualEncoder(nn.Module):
     """Bidirectional LSTM and projection. Keys: those of the encoder's file, without prefix."""
