@@ -1,0 +1,149 @@
+"""From the three official files to the networks (SPEC section 2)."""
+
+from __future__ import annotations
+
+import logging
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from musicrt.runtime.checkpoint import load_weights
+from musicrt.runtime.errors import CheckpointError
+from musicrt.runtime.models.mucodec.config import Config
+from musicrt.runtime.models.mucodec.mel import hann_window, muq_filters
+from musicrt.runtime.models.mucodec.network.estimator import Estimator
+from musicrt.runtime.models.mucodec.network.muq import Muq, rotation_rates
+from musicrt.runtime.models.mucodec.network.quantizer import Conditioner, NormFeat, ResidualQuantizer
+from musicrt.runtime.models.mucodec.network.vae import FirstStage, Scale
+from musicrt.runtime.models.mucodec.spec import CHECKPOINT
+
+_LOG = logging.getLogger("musicrt")
+
+FROZEN_FROM = 100000
+"""Latents that the official statistics take in before they stop changing, in inference too."""
+_OVERRIDE = "muencoder."  # what a main file may hold of MuQ, instead of MuQ's own file
+
+
+@dataclass(frozen=True)
+class Networks:
+    """The networks as in the checkpoint."""
+
+    config: Config
+    muq: Muq
+    quantizer: ResidualQuantizer
+    conditioner: Conditioner
+    normfeat: NormFeat
+    estimator: Estimator
+    first_stage: FirstStage
+    scale: Scale
+
+    @classmethod
+    def build(cls, config: Config) -> Networks:
+        """Untrained networks."""
+        return cls(
+            config,
+            Muq(config),
+            ResidualQuantizer(config),
+            Conditioner(config),
+            NormFeat(),
+            Estimator(config),
+            FirstStage(config),
+            Scale(),
+        )
+
+
+def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration, if the checkpoint has as many codebooks. Raises CheckpointError, ConfigError."""
+    given = Config.from_mapping(config)
+    found = len({match[1] for key in _contents(files)["main"] if (match := re.match(r"rvq_muencoder_emb\.quantizers\.(\d+)\.", key))})
+    if found != given.rvq.n_codebooks:
+        raise CheckpointError(
+            f"the checkpoint has {found} codebooks, the configuration says {given.rvq.n_codebooks}; use the variant codebooks{found}, "
+            "or say so in rvq.n_codebooks"
+        )
+    return given.to_mapping()
+
+
+def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> Networks:
+    """The networks as in the checkpoint. Raises CheckpointError naming what is missing, of another shape or not finite."""
+    with torch.device("meta"):
+        networks = Networks.build(Config.from_mapping(config))
+    contents = _contents(files)
+    main = contents["main"]
+    muq = {**contents["muq"], **{key.removeprefix(_OVERRIDE): value for key, value in main.items() if key.startswith(_OVERRIDE)}}
+    parts: list[tuple[nn.Module, str, Mapping[str, Any], str]] = [
+        (networks.muq, "muq", muq, "model."),
+        (networks.quantizer, "main", main, "rvq_muencoder_emb."),
+        (networks.conditioner, "main", main, ""),
+        (networks.normfeat, "main", main, "normfeat."),
+        (networks.estimator, "main", main, "cfm_wrapper.estimator."),
+        (networks.first_stage, "vae", contents["vae"], "first_stage_model."),
+        (networks.scale, "vae", contents["vae"], ""),
+    ]
+    used: dict[str, set[str]] = {"muq": set(), "main": set(), "vae": set()}
+    for network, file, state, prefix in parts:
+        known = {key: prefix + key for key in network.state_dict() if prefix + key in state}
+        load_weights(network, {key: state[name] for key, name in known.items()}, dead=lambda _: False)
+        network.eval().requires_grad_(False)
+        used[file].update(known.values())
+    _check_constants(networks.config, muq)
+    _check_counts(networks.normfeat)
+    rest = {"muq": muq, "main": {key: value for key, value in main.items() if not key.startswith(_OVERRIDE)}, "vae": contents["vae"]}
+    unknown = [key for file, state in rest.items() for key in state if key not in used[file] and not is_dead_key(key)]
+    if unknown:
+        _LOG.warning("the checkpoint has %d tensors that no stage uses, such as %s; they are ignored", len(unknown), unknown[0])
+    return networks
+
+
+def is_dead_key(key: str) -> bool:
+    """Tensors of training, of layers above the tapped one, of the rest of AudioLDM, or that are computed here (SPEC section 2)."""
+    return _DEAD.match(key) is not None
+
+
+_DEAD = re.compile(
+    r"model\.(rvq|quantizer_melspec_2048|linear|recon_proj|conformer\.(pos_conv_embed|layer_norm|layers\.\d+|embed_positions))\."
+    r"|model\.(cls_token|mask_emb)$|model\.preprocessor_melspec_2048\.|.*\.num_batches_tracked$"
+    r"|normfeat\.sum_target_x2$|.*\.stale_counter$|rsp48toclap\.|rsq48towav2vec\.|rsq48tomuencoder\."
+    r"|(?!first_stage_model\.)(model\.diffusion_model|model_ema|cond_stage_model\w*|clap|logvar|betas|alphas_cumprod|sqrt_|log_one_minus|posterior_)"
+)
+
+
+def _contents(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The tensors of the files by short names, wherever in their file they are nested (SPEC section 2)."""
+    vae, muq, main = (files[name] for name in CHECKPOINT.files)
+    nested = {"vae": vae.get("state_dict", vae), "muq": muq.get("model", muq), "main": main}
+    for (short, state), name in zip(nested.items(), CHECKPOINT.files, strict=True):
+        if not isinstance(state, Mapping):
+            raise CheckpointError(f"{name} holds a {type(state).__name__} in the place of its tensors ({short}); use the official file")
+    return {short: {str(key): value for key, value in state.items()} for short, state in nested.items()}
+
+
+def _check_constants(config: Config, muq: Mapping[str, Any]) -> None:
+    """What the files hold of what follows from hyper-parameters has to be that, because it is computed here. Raises CheckpointError."""
+    spectrogram = "model.preprocessor_melspec_2048.mel_stft."
+    constants = {
+        f"{spectrogram}spectrogram.window": torch.from_numpy(hann_window()),
+        f"{spectrogram}mel_scale.fb": torch.from_numpy(muq_filters()),
+        "model.conformer.embed_positions.inv_freq": rotation_rates(config),
+    }
+    for key, expected in constants.items():
+        given = muq.get(key)
+        if given is not None and not (isinstance(given, Tensor) and given.shape == expected.shape and _is_close(given, expected)):
+            raise CheckpointError(f"{key} of the checkpoint is not what the configuration gives; check the configuration's muq groups")
+
+
+def _is_close(given: Tensor, expected: Tensor) -> bool:
+    return bool(torch.allclose(given.double(), expected.double(), rtol=0.0, atol=1e-4))
+
+
+def _check_counts(normfeat: NormFeat) -> None:
+    if (counts := float(normfeat.counts)) < FROZEN_FROM:
+        _LOG.warning(
+            "the latents' statistics count %g, where the official code changes them up to %d while it runs; here they stay as they are",
+            counts,
+            FROZEN_FROM,
+        )
