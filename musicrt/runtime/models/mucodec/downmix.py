@@ -15,7 +15,8 @@ _BEFORE = 13  # taps
 
 def limit(audio: Float, peak: Float, threshold: float) -> Float:
     """Scale audio down where its peak (one [1, 1] of all, say, or one [channels, 1] of each) is above the threshold."""
-    return audio / np.maximum(peak / np.float32(threshold), np.float32(1))
+    limited: Float = audio / np.maximum(peak / np.float32(threshold), np.float32(1))
+    return limited
 
 
 def halve_rate(audio: Float) -> Float:
