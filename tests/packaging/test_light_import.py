@@ -17,6 +17,7 @@ NEED_TORCH = [
     "musicrt.runtime.checkpoint",
     "musicrt.runtime.layers",
     "musicrt.runtime.networks.*",
+    "musicrt.runtime.unpickling",
     "musicrt.runtime.models.*.network",
     "musicrt.runtime.models.*.network.*",
     "musicrt.runtime.models.*.stages",
