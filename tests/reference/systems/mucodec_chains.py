@@ -82,13 +82,13 @@ class ChainRunner(CodecRunner[Pipeline]):
 
     def sound2sound(self, case: Case) -> Outputs:
         codes = self._sound2code(case)
-        return {"codes": codes, **self._decode(case, codes, _option(case, "steps", 50))}
+        return {"codes": codes, **self._decode(case, _settle(case, codes), _option(case, "steps", 50))}
 
     def compose(self, case: Case) -> Outputs:
         audio = case.inputs["audio"]
         mel = self.codec.windows.analyse(limit(audio, np.abs(audio).max(keepdims=True), JOINT_PEAK)[None])
         codes = np.stack(self.codec.windows.encode(list(mel)))
-        latents = self._sample(case, codes)
+        latents = self._sample(case, _settle(case, codes))
         mels = np.stack([self.codec.synthesis.mel(half) for half in np.split(latents, [VAE_CHANNELS], axis=1)])
         waveform = np.stack([self.codec.synthesis.waveform(one) for one in mels])
         return {"codes": codes, "latents": latents, "mel": mels[:, None], "waveform": waveform}
@@ -181,6 +181,13 @@ class _TracedSynthesis(Synthesis):
     def mel(self, latents: Float) -> Float:
         self.mels.append(super().mel(latents))
         return self.mels[-1]
+
+
+def _settle(case: Case, codes: Array) -> Array:
+    """The recorded codes, if ours differ where the choice was a tie only: all that follows presumes the same ones (CASES.md)."""
+    recorded = case.info["outputs"]["codes"]
+    agrees = any(verdict.ok for verdict in case.compare({"codes": codes}) if verdict.output == "codes")
+    return case.stored[recorded["key"]].astype(np.int64) if agrees and recorded["select"] == "whole" else codes
 
 
 def _option(case: Case, name: str, default: Any) -> Any:

@@ -81,12 +81,12 @@ class Span:
         return self.codes.size // 2
 
 
-def decoder_windows(codes: int, prompt_frames: int, prompt_codes: int, fit: Fit) -> list[Span]:
-    """The windows that decode makes of so many codes behind those of a prompt, which has `prompt_frames` latent frames.
+def decoder_windows(codes: int, prompt_frames: int, fit: Fit) -> list[Span]:
+    """The windows that decode makes of so many codes behind those of a prompt of so many latent frames.
 
     Where the official code takes too short a last window and fails (1664 codes and every 768 more), it is a whole one here.
     """
-    total, hop = prompt_codes + codes, WINDOW - SHARED
+    total, hop = 2 * prompt_frames + codes, WINDOW - SHARED
     spans: list[Span] = []
     for first in range(0, max(total - SHARED, 1), hop):
         rest = total - first + (prompt_frames > 0)  # one more, because of the rounding of a short wave

@@ -249,7 +249,7 @@ class Pipeline(Codec):
         prompt = None if given is None else Prompt.read(given)
         defaults, steps, guidance = self.model.spec.defaults, options.get("steps"), options.get("guidance")
         sample = self.sampler.prepare(defaults["steps"] if steps is None else steps, defaults["guidance"] if guidance is None else guidance)
-        spans = decoder_windows(codes.shape[2], prompt.frames if prompt else 0, prompt.codes if prompt else 0, fit)
+        spans = decoder_windows(codes.shape[2], prompt.frames if prompt else 0, fit)
         noise = _choose_noise(options.get("seed"), options.get("noise"), spans)
         return _Plan(codes, prompt, sample, spans, noise, fit)
 

@@ -11,7 +11,6 @@ from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.config import MEL_HOP, SAMPLE_RATE
 from musicrt.runtime.models.mucodec.encoder import check_source
-from musicrt.runtime.models.mucodec.lengths import encoded_codes
 from musicrt.runtime.models.mucodec.mel import PromptMel
 from musicrt.runtime.models.mucodec.noise import Noise
 from musicrt.runtime.source import Audio, SampleReader, open_source
@@ -50,16 +49,12 @@ class Prompt:
     @property
     def frames(self) -> int:
         """Latent frames: 128 of 10.24 s."""
-        return (1 + self._samples // MEL_HOP) // 8
+        return int(1 + self.audio.shape[1] // MEL_HOP) // 8
 
     @property
     def codes(self) -> int:
-        """Codes that are put in front of the others: two for each latent frame."""
-        return min(2 * self.frames, encoded_codes(self._samples))
-
-    @property
-    def _samples(self) -> int:
-        return int(self.audio.shape[1])
+        """Codes that are put in front of the others; of no prompt are there fewer."""
+        return 2 * self.frames
 
 
 class PromptEncoder:

@@ -75,7 +75,7 @@ class Sampler:
         incontext[:, :, : known.shape[2]] = known
         feeds = {"incontext": np.concatenate([incontext] * rows), "condition": np.concatenate([condition, 0 * condition][:rows])}
         context = self._model.session("context").run(feeds)["context"]
-        return context.reshape(rows, len(condition), *context.shape[1:])
+        return np.ascontiguousarray(context).reshape(rows, len(condition), *context.shape[1:])
 
     def normalise(self, latents: Float) -> Float:
         """Latents [B, 32, T, 32] -> what the loop works on; T may be 0."""

@@ -76,7 +76,7 @@ class Synthesis:
 
     def _whole(self, mel: Float, samples: int) -> Float:
         """The first samples of the wave of a whole mel, block by block."""
-        frames, pieces = min(-(-samples // MEL_HOP), len(mel)), []
+        frames, pieces = min(-(-samples // MEL_HOP), len(mel)), [np.zeros(0, np.float32)]
         for start in range(0, frames, _BLOCK):
             stop = min(start + _BLOCK, frames)
             before, after = max(start - self.reach, 0), min(stop + self.reach, len(mel))
