@@ -24,7 +24,7 @@ from musicrt.runtime.layers import bias_of
 from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, MEL_HOP, MUQ_HOP, PATCH, Config
 from musicrt.runtime.models.mucodec.mel import MAGNITUDE_FLOOR, POWER_FLOOR, REFLECTION, dft_basis, muq_filters, prompt_filters
 from musicrt.runtime.models.mucodec.network.checkpoint import Networks, fit_config, load_networks
-from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, position_rates, unpatch
+from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, position_rates, time_rates, unpatch
 from musicrt.runtime.models.mucodec.network.muq import Muq, rotation_rates
 from musicrt.runtime.models.mucodec.network.quantizer import Conditioner, NormFeat, ResidualQuantizer
 from musicrt.runtime.models.mucodec.network.vae import FirstStage
@@ -194,10 +194,12 @@ class Timesteps(nn.Module):
     def __init__(self, network: Estimator) -> None:
         super().__init__()
         self.network = network.adaln_single
+        self.rates = nn.Parameter(time_rates())
 
     def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """timestep: float32 [S] -> modulation [S, 6w], embedding [S, w]."""
-        return self.network(timestep)
+        """timestep: float32 [S], from 0 to 1 -> modulation [S, 6w], embedding [S, w]."""
+        angles = timestep[:, None] * self.rates
+        return self.network(torch.cat([angles.cos(), angles.sin()], dim=1))
 
 
 class Velocity(nn.Module):

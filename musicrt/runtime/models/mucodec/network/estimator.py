@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -84,11 +86,9 @@ class TimeEmbedding(nn.Module):
         self.linear_1 = nn.Linear(2 * FREQUENCIES, width)
         self.linear_2 = nn.Linear(width, width)
 
-    def forward(self, timestep: Tensor) -> Tensor:
-        """timestep: float32 [S], from 0 to 1 -> [S, w]."""
-        rates = torch.exp(torch.arange(FREQUENCIES, dtype=torch.float32, device=timestep.device) * _log_rate(FREQUENCIES))
-        angles = (1000.0 * timestep)[:, None] * rates
-        return self.linear_2(F.silu(self.linear_1(torch.cat([angles.cos(), angles.sin()], dim=1))))
+    def forward(self, waves: Tensor) -> Tensor:
+        """waves: float32 [S, 512], cosines first -> [S, w]."""
+        return self.linear_2(F.silu(self.linear_1(waves)))
 
 
 class Combination(nn.Module):
@@ -107,9 +107,9 @@ class AdaLayerNorm(nn.Module):
         self.emb = Combination(width)
         self.linear = nn.Linear(width, 6 * width)
 
-    def forward(self, timestep: Tensor) -> tuple[Tensor, Tensor]:
-        """timestep: float32 [S] -> modulation [S, 6w], embedding [S, w]."""
-        embedding = self.emb.timestep_embedder(timestep)
+    def forward(self, waves: Tensor) -> tuple[Tensor, Tensor]:
+        """waves: float32 [S, 512], sines and cosines of the timesteps -> modulation [S, 6w], embedding [S, w]."""
+        embedding = self.emb.timestep_embedder(waves)
         return self.linear(F.silu(embedding)), embedding
 
 
@@ -138,11 +138,16 @@ def unpatch(tokens: Tensor) -> Tensor:
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
+def time_rates() -> Tensor:
+    """Radians per unit of time, which goes from 0 to 1: float32 [256]."""
+    return 1000.0 * torch.exp(torch.arange(FREQUENCIES, dtype=torch.float32) * _log_rate(FREQUENCIES))
+
+
 def position_rates(width: int) -> Tensor:
     """Radians per unit of distance: float32 [w / 4], for either axis."""
-    return torch.exp(torch.arange(width // 4, dtype=torch.float64) * _log_rate(width // 4)).to(torch.float32)
+    return torch.exp(torch.arange(width // 4, dtype=torch.float32) * _log_rate(width // 4))
 
 
 def _log_rate(count: int) -> float:
     """Logarithm of the ratio of neighbours among `count` rates from 1 down to nearly 1/10000."""
-    return -9.210340371976184 / count
+    return -math.log(10000.0) / count
