@@ -78,7 +78,7 @@ class ChainRunner(CodecRunner[Pipeline]):
 
     def code2sound(self, case: Case) -> Outputs:
         """The official call ignores its `guidance_scale`."""
-        return self._decode(case, case.inputs["codes"], _option(case, "num_steps", 20), case.inputs.get("prompt"))
+        return self._decode(case, case.inputs["codes"], _option(case, "num_steps", 20), _unbatched(case.inputs.get("prompt")))
 
     def sound2sound(self, case: Case) -> Outputs:
         codes = self._sound2code(case)
@@ -95,7 +95,7 @@ class ChainRunner(CodecRunner[Pipeline]):
 
     def _sound2code(self, case: Case) -> Array:
         """Codes of the first codebook, which is what the official call keeps."""
-        return self.codec.encode(case.inputs["audio"])[:, :1]
+        return self.codec.encode(_unbatched(case.inputs["audio"]))[:, :1]
 
     def _sample(self, case: Case, codes: Array, true_latents: Array | None = None) -> Array:
         """The official `inference_codes`."""
@@ -181,6 +181,11 @@ class _TracedSynthesis(Synthesis):
     def mel(self, latents: Float) -> Float:
         self.mels.append(super().mel(latents))
         return self.mels[-1]
+
+
+def _unbatched(audio: Any) -> Any:
+    """Audio without the axis of a batch of one, which the official calls may have."""
+    return audio[0] if isinstance(audio, np.ndarray) and audio.ndim == 3 else audio
 
 
 def _settle(case: Case, codes: Array) -> Array:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, VAE_CHANNELS
-from musicrt.runtime.models.mucodec.lengths import SHARED, WINDOW
+from musicrt.runtime.models.mucodec.lengths import SHARED, WINDOW, Span
 from musicrt.runtime.noise import choose_seed, normal_columns
 
 Float = NDArray[np.float32]
@@ -55,15 +55,13 @@ class SeededNoise:
 class InjectedNoise:
     """Given arrays."""
 
-    def __init__(self, arrays: Arrays, prompt_frames: int, frames: Sequence[int]) -> None:
-        """For a prompt of `prompt_frames` latent frames (0: none) and windows of `frames`.
-
-        Raises InputError unless the arrays are those of `Arrays`, all of them finite.
-        """
+    def __init__(self, arrays: Arrays, spans: Sequence[Span]) -> None:
+        """For the windows of a decode. Raises InputError unless the arrays are those of `Arrays`, all of them finite."""
+        prompt_frames = spans[0].known
         posterior = [(1, VAE_CHANNELS, prompt_frames, LATENT_BINS)] * (2 if prompt_frames else 0)
-        expected = [*posterior, *((1, LATENT_CHANNELS, count, LATENT_BINS) for count in frames)]
+        expected = [*posterior, *((1, LATENT_CHANNELS, span.frames, LATENT_BINS) for span in spans)]
         if len(arrays) != len(expected):
-            parts = f"{'two for the prompt, ' if prompt_frames else ''}one for each of {len(frames)} windows"
+            parts = f"{'two for the prompt, ' if prompt_frames else ''}one for each of {len(spans)} windows"
             raise InputError(f"got {len(arrays)} noise arrays, expected {len(expected)}: {parts}")
         for array, shape in zip(arrays, expected, strict=True):
             if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
@@ -83,3 +81,16 @@ class InjectedNoise:
         """See `Noise`."""
         del frames
         return np.asarray(self._initial[window][0], np.float32)
+
+
+def choose_noise(seed: int | None, noise: Noise | Arrays | None, spans: Sequence[Span]) -> Noise:
+    """The noise of a decode. Raises InputError: a seed and noise, or no noise that fits the windows."""
+    if noise is None:
+        return SeededNoise(seed)
+    if seed is not None:
+        raise InputError("got a seed and noise, expected one of the two")
+    if isinstance(noise, Sequence):
+        return InjectedNoise(noise, spans)
+    if not all(callable(getattr(noise, name, None)) for name in ("posterior", "initial")):
+        raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays")
+    return noise

@@ -30,7 +30,7 @@ from musicrt.runtime.models.mucodec.lengths import (
     encoded_codes,
     encoder_windows,
 )
-from musicrt.runtime.models.mucodec.noise import Arrays, InjectedNoise, Noise, SeededNoise
+from musicrt.runtime.models.mucodec.noise import Arrays, Noise, choose_noise
 from musicrt.runtime.models.mucodec.options import DecodeOptions, EncodeOptions
 from musicrt.runtime.models.mucodec.prompt import Prompt, PromptEncoder
 from musicrt.runtime.models.mucodec.sampler import Sample, Sampler
@@ -250,7 +250,7 @@ class Pipeline(Codec):
         defaults, steps, guidance = self.model.spec.defaults, options.get("steps"), options.get("guidance")
         sample = self.sampler.prepare(defaults["steps"] if steps is None else steps, defaults["guidance"] if guidance is None else guidance)
         spans = decoder_windows(codes.shape[2], prompt.frames if prompt else 0, fit)
-        noise = _choose_noise(options.get("seed"), options.get("noise"), spans)
+        noise = choose_noise(options.get("seed"), options.get("noise"), spans)
         return _Plan(codes, prompt, sample, spans, noise, fit)
 
     def _decode(self, plan: _Plan, on_step: OnStep) -> Iterator[Float]:
@@ -286,15 +286,3 @@ def _count_steps(total: int, on_progress: Progress) -> OnStep:
         on_progress(done, total)
 
     return count
-
-
-def _choose_noise(seed: int | None, noise: Noise | Arrays | None, spans: Sequence[Span]) -> Noise:
-    if noise is None:
-        return SeededNoise(seed)
-    if seed is not None:
-        raise InputError("got a seed and noise, expected one of the two")
-    if isinstance(noise, Sequence):
-        return InjectedNoise(noise, spans[0].known, [span.frames for span in spans])
-    if not all(callable(getattr(noise, name, None)) for name in ("posterior", "initial")):
-        raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays")
-    return noise

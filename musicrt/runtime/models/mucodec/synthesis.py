@@ -17,8 +17,8 @@ from musicrt.runtime.models.mucodec.config import MEL_HOP, VAE_CHANNELS, Config,
 from musicrt.runtime.models.mucodec.lengths import CHUNK, CHUNK_SHIFT, wave_samples
 
 Float = NDArray[np.float32]
-_BLOCK = 1024
-"""Frames that run together, as officially."""
+_BLOCK = 2048
+"""Frames that run together: as many as officially, where both channels of a chunk do."""
 _ENDS = 24
 """Ends of chunks that run together: about as many frames."""
 _OUTER = 3
