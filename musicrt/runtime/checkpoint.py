@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import pickle
+import re
 import tokenize
 import warnings
 import zipfile
@@ -74,9 +75,9 @@ def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
             warnings.simplefilter("ignore")  # of pickle protocols, asking to write to torch
             content = _load(path, with_objects)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a plain tensor checkpoint and was not executed ({_reason(error)}); use the official file"
-        ) from None
+        named = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how to read the file unsafely
+        reason = f"it names {named[1]}" if named else _reason(error)
+        raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
     except _DAMAGE as error:
         raise CheckpointError(f"{path} can't be read as a torch checkpoint ({_reason(error)}); download it again") from None
     if not isinstance(content, dict):

@@ -46,6 +46,7 @@ def test_every_variant_gives_a_spec(system: str) -> None:
         assert spec.sample_rate > 0
         assert spec.bit_rate is None or spec.bit_rate > 0
         assert spec.checkpoint.files
+        assert set(spec.checkpoint.with_objects) <= set(spec.checkpoint.files)
         assert len({PurePosixPath(file).name for file in spec.checkpoint.files}) == len(spec.checkpoint.files)
         assert re.fullmatch(r"[\w.-]+/[\w.-]+", spec.checkpoint.hub_repository)
         assert spec.checkpoint.url == f"https://huggingface.co/{spec.checkpoint.hub_repository}"

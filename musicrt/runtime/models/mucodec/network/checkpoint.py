@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from musicrt.runtime.checkpoint import load_weights
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.models.mucodec.config import Config
+from musicrt.runtime.models.mucodec.downmix import sinc_kernel
 from musicrt.runtime.models.mucodec.mel import hann_window, muq_filters
 from musicrt.runtime.models.mucodec.network.estimator import Estimator
 from musicrt.runtime.models.mucodec.network.muq import Muq, rotation_rates
@@ -90,25 +91,28 @@ def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, A
         load_weights(network, {key: state[name] for key, name in known.items()}, dead=lambda _: False)
         network.eval().requires_grad_(False)
         used[file].update(known.values())
-    _check_constants(networks.config, muq)
+    _check_constants(networks.config, {**muq, **main})
     _check_counts(networks.normfeat)
     rest = {"muq": muq, "main": {key: value for key, value in main.items() if not key.startswith(_OVERRIDE)}, "vae": contents["vae"]}
-    unknown = [key for file, state in rest.items() for key in state if key not in used[file] and not is_dead_key(key)]
+    unknown = [
+        key for file, state in rest.items() for key in state if key not in used[file] and not is_dead_key(key, networks.config.layers)
+    ]
     if unknown:
         _LOG.warning("the checkpoint has %d tensors that no stage uses, such as %s; they are ignored", len(unknown), unknown[0])
     return networks
 
 
-def is_dead_key(key: str) -> bool:
+def is_dead_key(key: str, layers: int) -> bool:
     """Tensors of training, of layers above the tapped one, of the rest of AudioLDM, or that are computed here (SPEC section 2)."""
-    return _DEAD.match(key) is not None
+    layer = re.match(r"model\.conformer\.layers\.(\d+)\.", key)
+    return _DEAD.match(key) is not None or (layer is not None and int(layer[1]) >= layers)
 
 
 _DEAD = re.compile(
-    r"model\.(rvq|quantizer_melspec_2048|linear|recon_proj|conformer\.(pos_conv_embed|layer_norm|layers\.\d+|embed_positions))\."
-    r"|model\.(cls_token|mask_emb)$|model\.preprocessor_melspec_2048\.|.*\.num_batches_tracked$"
-    r"|normfeat\.sum_target_x2$|.*\.stale_counter$|rsp48toclap\.|rsq48towav2vec\.|rsq48tomuencoder\."
-    r"|(?!first_stage_model\.)(model\.diffusion_model|model_ema|cond_stage_model\w*|clap|logvar|betas|alphas_cumprod|sqrt_|log_one_minus|posterior_)"
+    r"model\.(rvq|quantizer_melspec_2048|linear|recon_proj|preprocessor_melspec_2048)\."
+    r"|model\.conformer\.(pos_conv_embed|layer_norm|embed_positions)\.|model\.(cls_token|mask_emb)$"
+    r"|normfeat\.sum_target_x2$|(rsp48toclap|rsq48towav2vec|rsq48tomuencoder)\.|.*\.(num_batches_tracked|stale_counter)$"
+    r"|model\.diffusion_model\.|model_ema\.|cond_stage_model|clap\.|logvar$|betas$|alphas_cumprod|sqrt_|log_one_minus_|posterior_"
 )
 
 
@@ -122,18 +126,21 @@ def _contents(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any
     return {short: {str(key): value for key, value in state.items()} for short, state in nested.items()}
 
 
-def _check_constants(config: Config, muq: Mapping[str, Any]) -> None:
+def _check_constants(config: Config, state: Mapping[str, Any]) -> None:
     """What the files hold of what follows from hyper-parameters has to be that, because it is computed here. Raises CheckpointError."""
     spectrogram = "model.preprocessor_melspec_2048.mel_stft."
     constants = {
         f"{spectrogram}spectrogram.window": torch.from_numpy(hann_window()),
         f"{spectrogram}mel_scale.fb": torch.from_numpy(muq_filters()),
         "model.conformer.embed_positions.inv_freq": rotation_rates(config),
+        "rsq48tomuencoder.kernel": torch.from_numpy(sinc_kernel())[None, None],
     }
     for key, expected in constants.items():
-        given = muq.get(key)
+        given = state.get(key)
         if given is not None and not (isinstance(given, Tensor) and given.shape == expected.shape and _is_close(given, expected)):
-            raise CheckpointError(f"{key} of the checkpoint is not what the configuration gives; check the configuration's muq groups")
+            raise CheckpointError(
+                f"{key} of the checkpoint is not what is computed here; use the official file, or check the configuration"
+            )
 
 
 def _is_close(given: Tensor, expected: Tensor) -> bool:
