@@ -1,4 +1,4 @@
-"""Tensors out of a pickle that holds other objects, too: those are left out, and nothing that the pickle names is ever called (needs torch).
+"""Tensors out of a pickle that holds other objects, too: those are left out, and nothing that it names is called (needs torch).
 
 Training frameworks write their configuration beside the weights, as objects of classes that need not be installed here and whose
 unpickling may run anything. A pickle can only call what `find_class` gives it. Here that is three constructors of tensors and ordered

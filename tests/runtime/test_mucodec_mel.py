@@ -27,7 +27,8 @@ def frames_by_hand(samples: Float, hop: int, count: int) -> NDArray[np.float64]:
     """Magnitudes of the transform of centred, mirrored frames: [count, 1025], by the definition."""
     mirrored = np.pad(samples.astype(np.float64), 1024, mode="reflect")
     basis = np.exp(-2j * np.pi * np.outer(np.arange(1025), np.arange(2048)) / 2048) * (0.5 - 0.5 * np.cos(np.pi * np.arange(2048) / 1024))
-    return np.abs(np.stack([basis @ mirrored[hop * i : hop * i + 2048] for i in range(count)]))
+    magnitudes: NDArray[np.float64] = np.abs(np.stack([basis @ mirrored[hop * i : hop * i + 2048] for i in range(count)]))
+    return magnitudes
 
 
 def test_prompt_as_recorded() -> None:

@@ -27,7 +27,7 @@ from musicrt.runtime.models.mucodec.mel import MuqMel, PromptMel  # noqa: E402
 from musicrt.runtime.models.mucodec.network.checkpoint import Networks, is_dead_key, load_networks  # noqa: E402
 from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, position_rates, unpatch  # noqa: E402
 from musicrt.runtime.models.mucodec.network.muq import BatchNorm  # noqa: E402
-from musicrt.runtime.models.mucodec.network.quantizer import ResidualQuantizer  # noqa: E402
+from musicrt.runtime.models.mucodec.network.quantizer import NormFeat, ResidualQuantizer  # noqa: E402
 from musicrt.runtime.models.mucodec.spec import CHECKPOINT  # noqa: E402
 
 FOLDER = DATA / "mucodec"
@@ -41,7 +41,8 @@ def read_layout(variant: str) -> Layout:
 
 
 def draw(name: str, *shape: int) -> Tensor:
-    return torch.from_numpy(normal(name, shape))
+    drawn: Tensor = torch.from_numpy(normal(name, shape))
+    return drawn
 
 
 def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
@@ -113,9 +114,9 @@ def test_codes_are_those_of_the_nearest_directions(load: Callable[[str], Network
     network = load("tiny4").quantizer
     hidden = draw("hidden", 2, 9, 64)
     residual, expected = hidden.double(), []
-    for book in network.quantizers:
+    for book in network.books:
         projected = residual @ book.in_proj.weight().double().T + book.in_proj.bias.double()
-        entries = book.codebook.weight.double()
+        entries = book.entries.double()
         distances = torch.cdist(F.normalize(projected, dim=2), F.normalize(entries, dim=1).expand(2, -1, -1))
         expected.append(distances.argmin(-1))
         residual = residual - (entries[expected[-1]] @ book.out_proj.weight().double().T + book.out_proj.bias.double())
@@ -128,7 +129,7 @@ def test_first_of_equal_entries_is_taken(load: Callable[[str], Networks]) -> Non
     network = load("tiny").quantizer
     hidden = draw("hidden", 1, 30, 64)
     codes = stages.Quantizer(network)(hidden)
-    book = network.quantizers[0]
+    book = network.books[0]
     half = book.codebook.weight.data[: len(book.codebook.weight) // 2]
     book.codebook.weight.data = torch.cat([half, 2.0 * half])  # longer, in the same directions
     assert int(codes.max()) >= len(half)
@@ -136,7 +137,7 @@ def test_first_of_equal_entries_is_taken(load: Callable[[str], Networks]) -> Non
 
 
 def test_weight_norm_is_that_of_torch(load: Callable[[str], Networks]) -> None:
-    projection = load("tiny").quantizer.quantizers[0].out_proj
+    projection = load("tiny").quantizer.books[0].out_proj
     expected = torch._weight_norm(projection.weight_v, projection.weight_g, 0)[..., 0]
     assert_close(projection.weight(), expected, 1e-6)
 
@@ -147,7 +148,7 @@ def test_codes_of_the_first_codebooks_alone_are_taken(load: Callable[[str], Netw
     dequantizer = stages.Dequantizer(network)
     parts = [
         F.embedding(codes[:, index], book.codebook.weight) @ book.out_proj.weight().T + book.out_proj.bias
-        for index, book in enumerate(network.quantizers)
+        for index, book in enumerate(network.books)
     ]
     for count in (1, 3, 4):
         assert_close(dequantizer(codes[:, :count]), sum(parts[:count], torch.zeros(())).transpose(1, 2))
@@ -174,17 +175,12 @@ def test_latents_come_back_from_where_they_are_projected_to(load: Callable[[str]
 
 
 def test_bins_that_never_change_are_not_divided_by_zero() -> None:
-    network = load_nothing()
+    network = NormFeat()
+    network.sum_x.data = draw("sum", 32, 32)
     network.sum_x2.data = network.sum_x.data**2
     projected, returned = stages.Normalisation(network)(network.sum_x.data[:, None].expand(1, -1, 3, -1))
     assert torch.equal(projected, torch.zeros(1, 32, 3, 32))
     assert torch.equal(returned[0, :, 0], network.sum_x.data)
-
-
-def load_nothing() -> stages.NormFeat:
-    network = stages.NormFeat()
-    network.sum_x.data = draw("sum", 32, 32)
-    return network
 
 
 # Estimator
@@ -206,9 +202,10 @@ def whole_estimator(network: Estimator, sample: Tensor, timestep: Tensor) -> Ten
     angles = 1000.0 * timestep[:, None] * torch.exp(-np.log(10000.0) * torch.arange(256) / 256)
     modulation, embedding = network.adaln_single(torch.cat([angles.cos(), angles.sin()], dim=1))
     for block in network.transformer_blocks:
-        x = block(x, modulation.unflatten(1, (6, -1)))
+        x = block(x, modulation.reshape(-1, 6, width))
     shift, scale = (network.scale_shift_table + embedding[:, None]).unbind(1)
-    return unpatch(network.proj_out(normalise(x, 1e-6) * (1 + scale[:, None]) + shift[:, None]))
+    velocity: Tensor = unpatch(network.proj_out(normalise(x, 1e-6) * (1 + scale[:, None]) + shift[:, None]))
+    return velocity
 
 
 @pytest.mark.parametrize("frames", [20, 32])
@@ -226,7 +223,7 @@ def test_estimator_in_parts_gives_the_same(load: Callable[[str], Networks], fram
 
 def test_patches_go_back_to_where_they_were() -> None:
     image = draw("image", 2, 32, 6, 32)
-    squares = image.unflatten(2, (3, 2)).unflatten(4, (16, 2))  # channel, row, p, column, q
+    squares = image.reshape(2, 32, 3, 2, 16, 2)  # channel, row, p, column, q
     tokens = squares.permute(0, 2, 4, 3, 5, 1).flatten(3).flatten(1, 2)
     assert torch.equal(unpatch(tokens), image)
 

@@ -41,7 +41,8 @@ class MuqConfig(Group):
     unused = frozenset(
         {
             "_name", "num_codebooks", "codebook_dim", "codebook_size", "mask_hop", "mask_prob", "stat_path", "model_path",
-            "w2v2_config_path", "use_rvq_target", "use_vq_target", "rvq_ckpt_path", "recon_loss_ratio", "rvq_n_codebooks", "rvq_multi_layer_num",
+            "w2v2_config_path", "use_rvq_target", "use_vq_target", "rvq_ckpt_path", "recon_loss_ratio", "rvq_n_codebooks",
+            "rvq_multi_layer_num",
         }
     )  # fmt: skip
     label_rate: Literal[25] = 25

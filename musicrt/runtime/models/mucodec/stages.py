@@ -12,7 +12,6 @@ changed is where the work is done:
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,12 +20,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from musicrt.runtime.layers import bias_of
-from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, MEL_HOP, MUQ_HOP, PATCH, Config
-from musicrt.runtime.models.mucodec.mel import MAGNITUDE_FLOOR, POWER_FLOOR, REFLECTION, dft_basis, muq_filters, prompt_filters
+from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, PATCH, Config
+from musicrt.runtime.models.mucodec.mel import dft_basis
 from musicrt.runtime.models.mucodec.network.checkpoint import Networks, fit_config, load_networks
 from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, position_rates, time_rates, unpatch
 from musicrt.runtime.models.mucodec.network.muq import Muq, rotation_rates
 from musicrt.runtime.models.mucodec.network.quantizer import Conditioner, NormFeat, ResidualQuantizer
+from musicrt.runtime.models.mucodec.network.spectra import MuqFrontEnd, PromptFrontEnd
 from musicrt.runtime.models.mucodec.network.vae import FirstStage
 from musicrt.runtime.networks.hifigan import HifiGan
 
@@ -34,38 +34,6 @@ __all__ = ["build_stages", "fit_config", "load_stages", "split"]
 
 _LOGVAR_RANGE = (-30.0, 20.0)
 _SMALLEST_DEVIATION = 1e-12
-
-
-class MuqFrontEnd(nn.Module):
-    """MuQ's spectrogram as convolution and matrix product; on the host an FFT does it (`mel.py`)."""
-
-    def __init__(self, config: Config, analysis: nn.Parameter) -> None:
-        super().__init__()
-        self.analysis = analysis
-        self.filters = nn.Parameter(torch.from_numpy(muq_filters()))
-        self.mean, self.deviation = config.muq_stat.melspec_2048_mean, config.muq_stat.melspec_2048_std
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """waveform: float32 [B, 960C], 24 kHz -> normalised mel [B, 128, 4C]."""
-        real, imaginary = transform(waveform, self.analysis, MUQ_HOP)
-        power = (real.square() + imaginary.square())[:, :, :-1].transpose(1, 2) @ self.filters
-        decibels = torch.log(power.clamp(min=POWER_FLOOR)) * (10.0 / math.log(10.0))
-        return ((decibels - self.mean) / self.deviation).transpose(1, 2)
-
-
-class PromptFrontEnd(nn.Module):
-    """The prompt's spectrogram, likewise."""
-
-    def __init__(self, analysis: nn.Parameter) -> None:
-        super().__init__()
-        self.analysis = analysis
-        self.filters = nn.Parameter(torch.from_numpy(prompt_filters()))
-
-    def forward(self, waveform: Tensor) -> Tensor:
-        """waveform: float32 [B, 480H], 48 kHz -> log-mel [B, H + 1, 256]."""
-        real, imaginary = transform(waveform.clamp(-1.0, 1.0), self.analysis, MEL_HOP)
-        magnitudes = (real.square() + imaginary.square()).sqrt().transpose(1, 2) @ self.filters
-        return magnitudes.clamp(min=MAGNITUDE_FLOOR).log()
 
 
 class TappedMuq(nn.Module):
@@ -92,12 +60,12 @@ class Quantizer(nn.Module):
 
     def __init__(self, network: ResidualQuantizer) -> None:
         super().__init__()
-        books = list(network.quantizers)
+        books = network.books
         self.projections = nn.ParameterList([book.in_proj.weight() for book in books])
         self.biases = nn.ParameterList([book.in_proj.bias.data for book in books])
-        self.directions = nn.ParameterList([F.normalize(book.codebook.weight.data) for book in books])
+        self.directions = nn.ParameterList([F.normalize(book.entries) for book in books])
         # What a codebook stands for, for those that leave a residual to another.
-        self.entries = nn.ParameterList([book.codebook.weight.data for book in books[:-1]])
+        self.entries = nn.ParameterList([book.entries for book in books[:-1]])
         self.returns = nn.ParameterList([book.out_proj.weight() for book in books[:-1]])
         self.return_biases = nn.ParameterList([book.out_proj.bias.data for book in books[:-1]])
 
@@ -118,8 +86,8 @@ class Dequantizer(nn.Module):
 
     def __init__(self, network: ResidualQuantizer) -> None:
         super().__init__()
-        books = list(network.quantizers)
-        self.entries = nn.Parameter(torch.cat([book.codebook.weight.data for book in books]))
+        books = network.books
+        self.entries = nn.Parameter(torch.cat([book.entries for book in books]))
         self.weight = nn.Parameter(torch.stack([book.out_proj.weight().T for book in books]))
         self.biases = nn.Parameter(torch.stack([book.out_proj.bias.data for book in books]))
         self.size = len(self.entries) // len(books)
@@ -220,12 +188,12 @@ class Velocity(nn.Module):
         rows = context.shape[0]
         tokens = F.conv2d(x, self.weight, stride=PATCH).flatten(2).transpose(1, 2)
         hidden = (tokens + context).flatten(0, 1)
-        shared = modulation.unflatten(1, (6, -1)).expand(rows, -1, -1, -1).flatten(0, 1)
+        shared = modulation.reshape(len(modulation), 6, -1).repeat(rows, 1, 1)
         for block in self.blocks:
             hidden = block(hidden, shared)
-        shift, scale = (self.table + embedding[:, None]).expand(rows, -1, -1, -1).flatten(0, 1)[:, :, None].unbind(1)
+        shift, scale = (self.table + embedding[:, None]).repeat(rows, 1, 1)[:, :, None].unbind(1)
         velocity = unpatch(self.projection(normalise(hidden, self.eps) * (1.0 + scale) + shift))
-        return velocity.unflatten(0, (rows, -1))
+        return velocity.reshape(rows, *x.shape)
 
 
 class VaeDecoder(nn.Module):
@@ -268,19 +236,12 @@ class VaeEncoder(nn.Module):
         return mean * self.scale, torch.exp(0.5 * logvar.clamp(*_LOGVAR_RANGE)) * self.scale
 
 
-def transform(waveform: Tensor, analysis: Tensor, hop: int) -> tuple[Tensor, Tensor]:
-    """Centred frames, transformed: float32 [B, n] -> real and imaginary parts [B, 1025, 1 + n // hop]."""
-    mirrored = F.pad(waveform[:, None], (REFLECTION, REFLECTION), mode="reflect")
-    real, imaginary = F.conv1d(mirrored, analysis[:, None], stride=hop).chunk(2, dim=1)
-    return real, imaginary
-
-
 def split(networks: Networks) -> dict[str, nn.Module]:
     """One module per stage, made of the layers of the networks, which must not be used any more."""
     analysis = nn.Parameter(torch.from_numpy(dft_basis()))
     scale = networks.scale.scale_factor
     return {
-        "frontend": MuqFrontEnd(networks.config, analysis),
+        "frontend": MuqFrontEnd(networks.config.muq_stat, analysis),
         "muq": TappedMuq(networks.muq, networks.config),
         "quantizer": Quantizer(networks.quantizer),
         "dequantizer": Dequantizer(networks.quantizer),

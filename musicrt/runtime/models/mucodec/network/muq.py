@@ -94,11 +94,11 @@ class Attention(nn.Module):
         return self.linear_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
     def _rotate(self, x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-        first, second = x.unflatten(2, (self.heads, -1)).chunk(2, dim=3)
+        first, second = x.reshape(*x.shape[:2], self.heads, -1).chunk(2, dim=3)
         return torch.cat([first * cos - second * sin, second * cos + first * sin], dim=3).flatten(2)
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class ConvModule(nn.Module):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +34,11 @@ class Codebook(nn.Module):
         self.out_proj = Projection(width, features)
         self.codebook = nn.Embedding(size, width, _weight=torch.zeros(size, width))
 
+    @property
+    def entries(self) -> Tensor:
+        """float32 [size, width], not normalised."""
+        return self.codebook.weight.data
+
 
 class ResidualQuantizer(nn.Module):
     """Codebooks, each for what those before it leave. Keys: `rvq_muencoder_emb.` of the main file."""
@@ -42,6 +49,10 @@ class ResidualQuantizer(nn.Module):
         self.quantizers = nn.ModuleList(
             [Codebook(sizes.input_dim, sizes.codebook_size, sizes.codebook_dim) for _ in range(sizes.n_codebooks)]
         )
+
+    @property
+    def books(self) -> list[Codebook]:
+        return cast(list[Codebook], list(self.quantizers))
 
 
 class Conditioner(nn.Module):
