@@ -194,7 +194,8 @@ def whole_estimator(network: Estimator, sample: Tensor, timestep: Tensor) -> Ten
 
     def wave(places: list[float]) -> Tensor:
         angles = np.outer(places, omega)
-        return torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).float()
+        waves: Tensor = torch.from_numpy(np.concatenate([np.sin(angles), np.cos(angles)], axis=1)).float()
+        return waves
 
     column = wave([j / (columns / 192) / 6 for j in range(columns)]).expand(rows, -1, -1)
     row = wave([i / (rows / 192) / 6 for i in range(rows)])[:, None].expand(-1, columns, -1)
