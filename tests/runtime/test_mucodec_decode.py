@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -115,6 +116,24 @@ def test_stream_gives_the_same_one_window_late(light: Watched) -> None:
     blocks += stream
     assert [block.shape for block in blocks] == [(2, 1_474_560), (2, 1_474_560), (2, 2000 * 1920 - 2 * 1_474_560)]
     np.testing.assert_array_equal(np.concatenate(blocks, axis=1), whole)
+
+
+def test_memory_does_not_grow_with_the_sound(light: Watched) -> None:
+    codec, sessions = light
+
+    def forget(_done: int, _total: int) -> None:
+        for session in sessions.values():  # which record their calls
+            session.calls.clear()
+
+    def peak(count: int) -> int:
+        tracemalloc.start()
+        for _block in codec.decode_stream(random_codes(count), steps=1, seed=0, on_progress=forget):
+            pass
+        found = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        return found
+
+    assert peak(6000) < 1.05 * peak(2500)
 
 
 def test_batch_is_one_decode_after_the_other(light: Watched) -> None:
