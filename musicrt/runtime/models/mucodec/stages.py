@@ -188,7 +188,7 @@ class Velocity(nn.Module):
         rows = context.shape[0]
         tokens = F.conv2d(x, self.weight, stride=PATCH).flatten(2).transpose(1, 2)
         hidden = (tokens + context).flatten(0, 1)
-        shared = modulation.reshape(len(modulation), 6, -1).repeat(rows, 1, 1)
+        shared = modulation.reshape(modulation.shape[0], 6, -1).repeat(rows, 1, 1)
         for block in self.blocks:
             hidden = block(hidden, shared)
         shift, scale = (self.table + embedding[:, None]).repeat(rows, 1, 1)[:, :, None].unbind(1)

@@ -134,7 +134,7 @@ def normalise(x: Tensor, eps: float) -> Tensor:
 
 def unpatch(tokens: Tensor) -> Tensor:
     """Features (row, column, channel) of each token: float32 [B, 16R, 128] -> [B, 32, 2R, 32]."""
-    grid = tokens.reshape(len(tokens), -1, LATENT_BINS // PATCH, PATCH, PATCH, LATENT_CHANNELS)
+    grid = tokens.reshape(tokens.shape[0], -1, LATENT_BINS // PATCH, PATCH, PATCH, LATENT_CHANNELS)
     return grid.permute(0, 5, 1, 3, 2, 4).flatten(4, 5).flatten(2, 3)
 
 
