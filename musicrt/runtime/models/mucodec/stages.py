@@ -32,6 +32,7 @@ from musicrt.runtime.networks.hifigan import HifiGan
 
 __all__ = ["build_stages", "fit_config", "load_stages", "split"]
 
+_EXTENT = 32.0  # what the places of rows and columns go up to, however many there are (SPEC section 4.6)
 _LOGVAR_RANGE = (-30.0, 20.0)
 _SMALLEST_DEVIATION = 1e-12
 
@@ -140,7 +141,7 @@ class Context(nn.Module):
         self.weight = nn.Parameter(convolution.weight.data[:, LATENT_CHANNELS:].contiguous())
         self.bias = nn.Parameter(bias_of(convolution))
         self.rates = nn.Parameter(position_rates(len(self.bias)))
-        columns = torch.arange(LATENT_BINS // PATCH, dtype=torch.float32)[:, None] * 2.0 * self.rates.data
+        columns = torch.arange(0.0, _EXTENT, _EXTENT * PATCH / LATENT_BINS)[:, None] * self.rates.data
         self.columns = nn.Parameter(torch.cat([columns.sin(), columns.cos()], dim=1))
 
     def forward(self, incontext: Tensor, condition: Tensor) -> Tensor:
@@ -150,7 +151,7 @@ class Context(nn.Module):
 
     def positions(self, rows: int) -> Tensor:
         """Sines and cosines of column and row, which are scaled to the length: float32 [R, 16, w]."""
-        places = torch.arange(rows, dtype=torch.float32, device=self.rates.device) * 32.0 / rows
+        places = torch.arange(rows, dtype=torch.float32, device=self.rates.device) * _EXTENT / rows
         angles = places[:, None] * self.rates
         along = torch.cat([angles.sin(), angles.cos()], dim=1)[:, None]
         return torch.cat([self.columns.expand(rows, -1, -1), along.expand(-1, len(self.columns), -1)], dim=2)
@@ -176,12 +177,8 @@ class Velocity(nn.Module):
     def __init__(self, network: Estimator) -> None:
         super().__init__()
         self.weight = nn.Parameter(network.pos_embed.proj.weight.data[:, :LATENT_CHANNELS].contiguous())
-        self.blocks, self.table, self.projection, self.eps = (
-            network.transformer_blocks,
-            network.scale_shift_table,
-            network.proj_out,
-            network.eps,
-        )
+        self.blocks, self.table, self.projection = network.transformer_blocks, network.scale_shift_table, network.proj_out
+        self.eps = network.eps
 
     def forward(self, context: Tensor, x: Tensor, modulation: Tensor, embedding: Tensor) -> Tensor:
         """context [G, B, 16R, w], x [B, 32, 2R, 32], modulation [B, 6w], embedding [B, w]: float32 -> [G, B, 32, 2R, 32]."""

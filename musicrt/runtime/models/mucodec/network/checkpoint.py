@@ -26,7 +26,7 @@ _LOG = logging.getLogger("musicrt")
 
 FROZEN_FROM = 100000
 """Latents that the official statistics take in before they stop changing, in inference too."""
-_OVERRIDE = "muencoder."  # what a main file may hold of MuQ, instead of MuQ's own file
+_OVERRIDE = "muencoder."  # before MuQ's keys in a main file
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Networks:
 def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration, if the checkpoint has as many codebooks. Raises CheckpointError, ConfigError."""
     given = Config.from_mapping(config)
-    found = len({match[1] for key in _contents(files)["main"] if (match := re.match(r"rvq_muencoder_emb\.quantizers\.(\d+)\.", key))})
+    found = len({match[1] for key in _merge(files) if (match := re.match(r"rvq_muencoder_emb\.quantizers\.(\d+)\.", key))})
     if found != given.rvq.n_codebooks:
         raise CheckpointError(
             f"the checkpoint has {found} codebooks, the configuration says {given.rvq.n_codebooks}; use the variant codebooks{found}, "
@@ -73,30 +73,24 @@ def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, A
     """The networks as in the checkpoint. Raises CheckpointError naming what is missing, of another shape or not finite."""
     with torch.device("meta"):
         networks = Networks.build(Config.from_mapping(config))
-    contents = _contents(files)
-    main = contents["main"]
-    muq = {**contents["muq"], **{key.removeprefix(_OVERRIDE): value for key, value in main.items() if key.startswith(_OVERRIDE)}}
-    parts: list[tuple[nn.Module, str, Mapping[str, Any], str]] = [
-        (networks.muq, "muq", muq, "model."),
-        (networks.quantizer, "main", main, "rvq_muencoder_emb."),
-        (networks.conditioner, "main", main, ""),
-        (networks.normfeat, "main", main, "normfeat."),
-        (networks.estimator, "main", main, "cfm_wrapper.estimator."),
-        (networks.first_stage, "vae", contents["vae"], "first_stage_model."),
-        (networks.scale, "vae", contents["vae"], ""),
+    state, used = _merge(files), set[str]()
+    parts: list[tuple[nn.Module, str]] = [
+        (networks.muq, "model."),
+        (networks.quantizer, "rvq_muencoder_emb."),
+        (networks.conditioner, ""),
+        (networks.normfeat, "normfeat."),
+        (networks.estimator, "cfm_wrapper.estimator."),
+        (networks.first_stage, "first_stage_model."),
+        (networks.scale, ""),
     ]
-    used: dict[str, set[str]] = {"muq": set(), "main": set(), "vae": set()}
-    for network, file, state, prefix in parts:
+    for network, prefix in parts:
         known = {key: prefix + key for key in network.state_dict() if prefix + key in state}
         load_weights(network, {key: state[name] for key, name in known.items()}, dead=lambda _: False)
         network.eval().requires_grad_(False)
-        used[file].update(known.values())
-    _check_constants(networks.config, {**muq, **main})
+        used.update(known.values())
+    _check_constants(networks.config, state)
     _check_counts(networks.normfeat)
-    rest = {"muq": muq, "main": {key: value for key, value in main.items() if not key.startswith(_OVERRIDE)}, "vae": contents["vae"]}
-    unknown = [
-        key for file, state in rest.items() for key in state if key not in used[file] and not is_dead_key(key, networks.config.layers)
-    ]
+    unknown = [key for key in state if key not in used and not is_dead_key(key, networks.config.layers)]
     if unknown:
         _LOG.warning("the checkpoint has %d tensors that no stage uses, such as %s; they are ignored", len(unknown), unknown[0])
     return networks
@@ -116,14 +110,15 @@ _DEAD = re.compile(
 )
 
 
-def _contents(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """The tensors of the files by short names, wherever in their file they are nested (SPEC section 2)."""
+def _merge(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """All tensors by official key: those of the VAE, of MuQ, and of the main file, which may hold MuQ's instead. Raises CheckpointError."""
     vae, muq, main = (files[name] for name in CHECKPOINT.files)
-    nested = {"vae": vae.get("state_dict", vae), "muq": muq.get("model", muq), "main": main}
-    for (short, state), name in zip(nested.items(), CHECKPOINT.files, strict=True):
-        if not isinstance(state, Mapping):
-            raise CheckpointError(f"{name} holds a {type(state).__name__} in the place of its tensors ({short}); use the official file")
-    return {short: {str(key): value for key, value in state.items()} for short, state in nested.items()}
+    state: dict[str, Any] = {}
+    for name, tensors in zip(CHECKPOINT.files, (vae.get("state_dict", vae), muq.get("model", muq), main), strict=True):
+        if not isinstance(tensors, Mapping):
+            raise CheckpointError(f"{name} holds a {type(tensors).__name__} in the place of its tensors; use the official file")
+        state |= {str(key).removeprefix(_OVERRIDE): value for key, value in tensors.items()}
+    return state
 
 
 def _check_constants(config: Config, state: Mapping[str, Any]) -> None:
