@@ -37,7 +37,7 @@ class Synthesis:
         return np.stack([self.waveform(self.mel(latents[:, half]), samples) for half in (np.s_[:VAE_CHANNELS], np.s_[VAE_CHANNELS:])])
 
     def mel(self, latents: Float) -> Float:
-        """Latents [1, 16, T, 32] of one channel -> log-mel [8 T, 256]; one channel at a time, because of the memory. Raises BackendError."""
+        """Latents [1, 16, T, 32] of one channel -> log-mel [8 T, 256]; one at a time, because of the memory. Raises BackendError."""
         mel: Float = self._model.session("vae").run({"latents": np.ascontiguousarray(latents)})["mel"][0]
         return mel
 
