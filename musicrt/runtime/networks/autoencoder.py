@@ -72,7 +72,8 @@ class AttnBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """x: [B, C, t, f] -> the same shape."""
         y = self.norm(x)
-        query, key, value = (conv(y).flatten(2).transpose(1, 2)[:, None] for conv in (self.q, self.k, self.v))
+        # Contiguous, or torch makes a matrix of all scores: 1 GB for 16384 positions.
+        query, key, value = (conv(y).flatten(2).transpose(1, 2).contiguous()[:, None] for conv in (self.q, self.k, self.v))
         y = F.scaled_dot_product_attention(query, key, value)
         return x + self.proj_out(y[:, 0].transpose(1, 2).reshape(x.shape))
 

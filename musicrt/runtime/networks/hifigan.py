@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from musicrt.runtime.layers import PhaseTranspose
+
 DILATIONS = (1, 3, 5)
 _SLOPE = 0.1  # of all leaky units but the last, which has torch's default
 _LAST_SLOPE = 0.01
@@ -54,6 +56,12 @@ class HifiGan(nn.Module):
             stacks = self.resblocks[count * index : count * (index + 1)]
             x = reduce(torch.add, [stack(x) for stack in stacks]) / count
         return torch.tanh(self.conv_post(F.leaky_relu(x, _LAST_SLOPE)))[:, 0]
+
+    def fold_upsampling(self) -> None:
+        """Make plain convolutions of the transposed ones."""
+        for index, up in enumerate(self.ups):
+            if isinstance(up, nn.ConvTranspose1d):
+                self.ups[index] = PhaseTranspose(up)
 
 
 def _same_conv(channels: int, kernel: int, dilation: int) -> nn.Conv1d:

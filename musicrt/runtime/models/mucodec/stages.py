@@ -6,8 +6,8 @@ changed is where the work is done:
 - of MuQ only the layers below the tapped one are there; batch norms and weight norms are folded, codebooks normalised once;
 - the estimator's patch embedding is cut in two: what in-context latents, condition and positions give is a stage of its own, run once
   per window; what the timestep gives is one too, run once per schedule;
-- nearest-neighbour upsampling and its convolution become one small convolution per output phase; the latents' scale moves into the
-  first convolution of the decoder, and into what the encoder gives.
+- nearest-neighbour upsampling and its convolution become one small convolution per output phase, transposed convolutions plain ones;
+  the latents' scale moves into the first convolution of the decoder, and into what the encoder gives.
 """
 
 from __future__ import annotations
@@ -212,6 +212,7 @@ class Vocoder(nn.Module):
 
     def __init__(self, network: HifiGan) -> None:
         super().__init__()
+        network.fold_upsampling()
         self.network = network
 
     def forward(self, mel: Tensor) -> Tensor:
