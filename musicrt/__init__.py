@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         VerificationError,
     )
     from musicrt.runtime.model import load
+    from musicrt.runtime.models.mucodec.facade import MuCodec
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
     from musicrt.runtime.session import FakeSession
@@ -40,6 +41,7 @@ _HOMES = {
     "load": "model",
     "FakeSession": "session",
     "EncoderDecoder": "models.music2latent.facade",
+    "MuCodec": "models.mucodec.facade",
     "SemantiCodec": "models.semanticodec.facade",
     **dict.fromkeys(
         (
@@ -73,6 +75,7 @@ __all__ = [
     "EncoderDecoder",
     "FakeSession",
     "InputError",
+    "MuCodec",
     "MusicRTError",
     "OutputError",
     "SemantiCodec",

@@ -10,6 +10,7 @@ import functools
 import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
@@ -42,9 +43,16 @@ _CHUNKING = Flag(
 )
 _MAX_BATCH_SIZE = Flag("--max-batch-size", int, "Pieces of audio that run together; fewer take less memory.")
 
+_FIT = Flag(
+    "--fit",
+    Literal["window", "length"],
+    "window: whole windows as in the official package; length: only what the audio fills, much less work for short audio, other results.",
+)
+
 ENCODING: Mapping[str, Flag] = {
     "chunking": _CHUNKING,
     "channels": Flag("--channels", Literal["first", "each"], "Encode the first channel only, or each by itself."),
+    "fit": _FIT,
     "max_batch_size": _MAX_BATCH_SIZE,
 }
 FEATURES: Mapping[str, Flag] = {
@@ -59,8 +67,10 @@ DECODING: Mapping[str, Flag] = {
     ),
     "guidance": Flag("--guidance", float, "Strength of classifier-free guidance; 1: none."),
     "eta": Flag("--eta", float, "Noise in each step of ddim, from 0 (none) to 1."),
+    "prompt": Flag("--prompt", Path, "An audio file that comes before what is decoded, and sets its manner."),
     "seed": Flag("--seed", int, "The same seed gives the same audio."),
     "chunking": _CHUNKING,
+    "fit": _FIT,
     "max_batch_size": _MAX_BATCH_SIZE,
 }
 OPTIONS: Mapping[str, Flag] = {**ENCODING, **FEATURES, **DECODING}

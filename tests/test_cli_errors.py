@@ -96,7 +96,7 @@ def test_unknown_or_unusable_backend(song: Path, tmp_path: Path) -> None:
 
 def test_unknown_system(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    fails(5, "export", "music3latent", "--out", tmp_path / "bundle", says=("'music3latent'", "known: music2latent"))
+    fails(5, "export", "music3latent", "--out", tmp_path / "bundle", says=("'music3latent'", "known: mucodec, music2latent"))
 
 
 def test_encoded_file_of_another_bundle(encoded: Path, tmp_path: Path) -> None:

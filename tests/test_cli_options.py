@@ -17,13 +17,15 @@ CODECS = {system: system_module(system, "pipeline").Pipeline for system in syste
 OWNERS = {
     "chunking": ["music2latent"],
     "channels": ["semanticodec"],
-    "max_batch_size": ["semanticodec"],
+    "fit": ["mucodec"],
+    "max_batch_size": ["mucodec", "semanticodec"],
     "extract_features": ["music2latent"],
-    "steps": ["music2latent", "semanticodec"],
+    "steps": ["mucodec", "music2latent", "semanticodec"],
     "sampler": ["semanticodec"],
-    "guidance": ["semanticodec"],
+    "guidance": ["mucodec", "semanticodec"],
     "eta": ["semanticodec"],
-    "seed": ["music2latent", "semanticodec"],
+    "prompt": ["mucodec"],
+    "seed": ["mucodec", "music2latent", "semanticodec"],
 }
 
 

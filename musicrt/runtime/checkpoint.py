@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import pickle
+import re
 import tokenize
 import warnings
 import zipfile
@@ -12,11 +14,16 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.hub import Source, find_files
 from musicrt.runtime.spec import CheckpointSpec
+from musicrt.runtime.unpickling import load_tensors
+
+_LOG = logging.getLogger("musicrt")
 
 
 def read_checkpoint(checkpoint: CheckpointSpec, source: Source) -> dict[str, dict[str, Any]]:
@@ -24,8 +31,16 @@ def read_checkpoint(checkpoint: CheckpointSpec, source: Source) -> dict[str, dic
 
     Raises CheckpointError: missing, not a checkpoint, or holding objects that would have to be executed to be read.
     """
-    files = find_files(checkpoint, source)
-    return {name: {"array": read_array(path)} if path.suffix == ".npy" else read_tensors(path) for name, path in files.items()}
+    contents: dict[str, dict[str, Any]] = {}
+    for name, path in find_files(checkpoint, source).items():
+        match path.suffix:
+            case ".npy":
+                contents[name] = {"array": read_array(path)}
+            case ".safetensors":
+                contents[name] = read_safetensors(path)
+            case _:
+                contents[name] = read_tensors(path, with_objects=name in checkpoint.with_objects)
+    return contents
 
 
 def read_array(path: Path) -> Tensor:
@@ -42,20 +57,47 @@ def read_array(path: Path) -> Tensor:
     raise CheckpointError(f"{path} can't be read as an array of numbers ({reason}); download it again")
 
 
-def read_tensors(path: Path) -> dict[str, Any]:
-    """Content of a torch file, read with torch's allow-list of tensors and plain containers. Raises CheckpointError."""
+def read_safetensors(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file. Raises CheckpointError."""
+    try:
+        return dict(load_file(path))
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(f"{path} can't be read as a safetensors file ({_reason(error)}); download it again") from None
+
+
+def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
+    """Content of a torch file, read with torch's allow-list of tensors and plain containers. Raises CheckpointError.
+
+    with_objects: leave out any other objects, and say so in the log, instead of refusing the file; they are not made in either case.
+    """
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of pickle protocols, asking to write to torch
-            content = torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+            content = _load(path, with_objects)
     except pickle.UnpicklingError as error:
-        raise CheckpointError(
-            f"{path} is not a plain tensor checkpoint and was not executed ({_reason(error)}); use the official file"
-        ) from None
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError) as error:
+        named = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how to read the file unsafely
+        reason = f"it names {named[1]}" if named else _reason(error)
+        raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
+    except _DAMAGE as error:
         raise CheckpointError(f"{path} can't be read as a torch checkpoint ({_reason(error)}); download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors; use the official file")
+    return content
+
+
+_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, AssertionError, OverflowError)
+
+
+def _load(path: Path, with_objects: bool) -> Any:
+    archive = zipfile.is_zipfile(path)
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
+    except pickle.UnpicklingError:
+        if not (with_objects and archive):
+            raise
+    content, left_out = load_tensors(path)
+    names = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
+    _LOG.warning("%s holds objects beside its tensors, which were left out and not made: %s", path.name, names)
     return content
 
 

@@ -12,6 +12,7 @@ from musicrt.runtime.spec import CheckpointSpec
 Source = Path | Mapping[str, Path]
 """A checkpoint's folder, or the file where there is only one, or the place of each file by official name."""
 
+_TORCH_FILES = (".pt", ".pth", ".ckpt")
 _HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 
 
@@ -32,7 +33,8 @@ def locate_checkpoint(checkpoint: CheckpointSpec, source: str | Path | None) -> 
 def find_files(checkpoint: CheckpointSpec, source: Source) -> dict[str, Path]:
     """Where each of a checkpoint's files is, by official name.
 
-    In a folder a file has its official path, or lies right inside under the last part of that. Raises CheckpointError.
+    In a folder a file has its official path, or lies right inside under the last part of that; a torch file may as well be a
+    safetensors file of that name. Raises CheckpointError.
     """
     names = checkpoint.files
     if isinstance(source, Mapping):
@@ -42,7 +44,7 @@ def find_files(checkpoint: CheckpointSpec, source: Source) -> dict[str, Path]:
     if not source.is_dir():
         what = "is a file" if source.is_file() else "does not exist"
         raise CheckpointError(f"{source} {what}; expected a folder with {', '.join(names)} ({checkpoint.url})")
-    found = {name: place for name in names for place in (source / Path(name).name, source / name) if place.is_file()}
+    found = {name: place for name in names for place in _places(source, name) if place.is_file()}
     missing = [name for name in names if name not in found]
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)}; download from {checkpoint.url}")
@@ -61,7 +63,16 @@ def download_checkpoint(checkpoint: CheckpointSpec, repository: str, cache: str 
     # What the HTTP library raises for a lost connection is no OSError; which library it is depends on the hub's version.
     http_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
-        return Path(snapshot_download(repository, allow_patterns=list(checkpoint.files), cache_dir=cache))
+        wanted = [str(place) for name in checkpoint.files for place in _places(Path(), name)]
+        return Path(snapshot_download(repository, allow_patterns=wanted, cache_dir=cache))
     except (http_error, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{repository} can't be downloaded ({reason}); download it by hand and give its folder") from error
+
+
+def _places(folder: Path, name: str) -> list[Path]:
+    """Where an official file may be in a folder; the last one that is there counts."""
+    places = [folder / Path(name).name, folder / name]
+    if Path(name).suffix in _TORCH_FILES:
+        places = [*(place.with_suffix(".safetensors") for place in places), *places]
+    return places

@@ -55,7 +55,32 @@ def _fold_taps(weight: Tensor, axis: int, phase: int, rate: int) -> tuple[Tensor
     return torch.stack(sums, axis), (-first, last)
 
 
-def bias_of(layer: nn.Conv1d | nn.Conv2d) -> Tensor:
+class PhaseTranspose(nn.Module):
+    """A transposed convolution as one convolution that gives all output phases.
+
+    Position r*i + a of the result, before its ends are cut, sees the inputs i, i - 1, …, one for each r taps of the kernel. Besides,
+    torch 2.13 gets transposed convolutions wrong on some CPUs (oneDNN; kernel 10, stride 5, padding 2: up to 5 % off, not always).
+    """
+
+    def __init__(self, layer: nn.ConvTranspose1d) -> None:
+        """`layer`: one group, not dilated."""
+        super().__init__()
+        self.rate, self.cut, self.kernel = layer.stride[0], int(layer.padding[0]), layer.kernel_size[0]
+        taps = -(-self.kernel // self.rate)
+        whole = F.pad(layer.weight.data, (0, taps * self.rate - self.kernel))
+        phases = whole.reshape(*whole.shape[:2], taps, self.rate).flip(2).permute(1, 3, 0, 2)
+        self.weight = nn.Parameter(phases.flatten(0, 1).contiguous())
+        self.bias = nn.Parameter(bias_of(layer).repeat_interleave(self.rate))
+        self.padding = taps - 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: float32 [B, C, n] -> [B, C', (n - 1) * rate + kernel - 2 * padding]."""
+        phases = F.conv1d(x, self.weight, self.bias, padding=self.padding)
+        y = phases.reshape(x.shape[0], -1, self.rate, x.shape[2] + self.padding).transpose(2, 3).flatten(2)
+        return y[:, :, self.cut : (x.shape[2] - 1) * self.rate + self.kernel - self.cut]
+
+
+def bias_of(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> Tensor:
     """The bias of a layer that has one."""
     if layer.bias is None:
         raise TypeError(f"{layer} has no bias")

@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -43,6 +43,9 @@ class Codec(ABC):
     the system has not is refused here by name. `musicrt bench` calls `encode`, `decode` (with `steps` and `seed` where
     `decode_stream` has them), `axis_sizes` and `window_seconds`. A codec serves one thread at a time.
     """
+
+    row_channels: ClassVar[int] = 1
+    """Channels that each row of encoded values decodes to."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -144,12 +147,16 @@ class Codec(ABC):
 
     def _write(self, encoded: Encoded, target: str | Path, options: Mapping[str, Any]) -> int:
         written = 0
-        with AudioWriter(target, self.sample_rate, encoded.values.shape[0]) as writer:
-            for block in self.decode_stream(encoded.values, **options):
+        with AudioWriter(target, self.sample_rate, self.row_channels * encoded.values.shape[0]) as writer:
+            for block in self.decode_stream(self._values_of(encoded), **options):
                 block = block[:, : max(encoded.samples - written, 0)]
                 writer.write(block)
                 written += block.shape[1]
         return written
+
+    def _values_of(self, encoded: Encoded) -> NDArray[Any]:
+        """What `decode_stream` takes: the values as they are, unless a system has its codes in another order of axes."""
+        return encoded.values
 
     def _open_file(self, audio: str | Path, kernel: Resampler = "soxr") -> AudioSource:
         """What `encode_source` begins with: a file at the model's rate. Raises AudioError, and InputError for a model from no bundle."""

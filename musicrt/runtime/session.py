@@ -125,8 +125,8 @@ def check_array(tensor: TensorSpec, array: Array, sizes: dict[str, int], owner: 
             if size != dim:
                 raise wrong
             continue
-        count, rest = divmod(size - dim.plus, dim.times)
-        if rest or sizes.setdefault(dim.axis.name, count) != count:
+        count = sizes.setdefault(dim.axis.name, dim.count(size))
+        if dim.size(count) != size:
             raise InputError(f"{wrong}, where {dim.axis.name} is a whole number, the same for all inputs")
         if not dim.axis.minimum <= count <= dim.axis.maximum:
             raise InputError(f"{wrong}, where {dim.axis.name} is from {dim.axis.minimum} to {dim.axis.maximum}")

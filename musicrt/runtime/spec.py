@@ -25,25 +25,42 @@ class Axis:
     def __mul__(self, times: int) -> Dim:
         return Dim(self, times)
 
+    def __floordiv__(self, per: int) -> Dim:
+        return Dim(self, 1) // per
+
 
 @dataclass(frozen=True)
 class Dim:
-    """A dimension that follows an axis: `times * axis + plus`; 8 frames for each latent frame, say."""
+    """A dimension that follows an axis: `times * axis + plus`; 8 frames for each latent frame, say.
+
+    Of an output it may be that divided by `per`, rounded down: a latent frame for every 8 whole frames.
+    """
 
     axis: Axis
     times: int
     plus: int = 0
+    per: int = 1
 
     def __add__(self, plus: int) -> Dim:
         return Dim(self.axis, self.times, self.plus + plus)
 
+    def __floordiv__(self, per: int) -> Dim:
+        return Dim(self.axis, self.times, self.plus, per)
+
     def __str__(self) -> str:
         product = self.axis.name if self.times == 1 else f"{self.times}*{self.axis.name}"
-        return f"{product}+{self.plus}" if self.plus else product
+        total = f"{product}+{self.plus}" if self.plus else product
+        if self.per == 1:
+            return total
+        return f"({total})//{self.per}" if self.plus else f"{total}//{self.per}"
 
     def size(self, count: int) -> int:
         """The dimension where the axis has `count` entries."""
-        return self.times * count + self.plus
+        return (self.times * count + self.plus) // self.per
+
+    def count(self, size: int) -> int:
+        """The entries of the axis where the dimension is `size`, if there is such a number; `size` of it tells."""
+        return (self.per * size - self.plus) // self.times
 
 
 @dataclass(frozen=True)
@@ -111,10 +128,14 @@ class Licences:
 
 @dataclass(frozen=True)
 class CheckpointSpec:
-    """Where the official weights lie: paths of the official layout, no two with the same last part, and their hub repository."""
+    """Where the official weights lie: paths of the official layout, no two with the same last part, and their hub repository.
+
+    `with_objects`: those that hold objects of training beside the tensors, which are left out and not made.
+    """
 
     files: tuple[str, ...]
     hub_repository: str
+    with_objects: tuple[str, ...] = ()
 
     @property
     def url(self) -> str:

@@ -158,6 +158,17 @@ def test_files_are_found_by_their_official_path_or_its_last_part(tmp_path: Path)
     assert list(find_files(FILES, tmp_path)) == list(FILES.files)
 
 
+def test_safetensors_files_stand_for_torch_files(tmp_path: Path) -> None:
+    (tmp_path / "rate50").mkdir()
+    (tmp_path / "a.npy").touch()
+    for name in ("encoder.safetensors", "rate50/encoder.safetensors", "encoder.ckpt"):  # the official one counts where both are there
+        (tmp_path / name).touch()
+        assert find_files(FILES, tmp_path)["rate50/encoder.ckpt"] == tmp_path / name
+    (tmp_path / "a.npy").rename(tmp_path / "a.safetensors")
+    with refused(CheckpointError, "lacks codebooks/big/a.npy"):
+        find_files(FILES, tmp_path)
+
+
 def test_file_itself_is_found_where_there_is_only_one(tmp_path: Path) -> None:
     (tmp_path / "renamed.pt").touch()
     assert find_files(CHECKPOINT, tmp_path / "renamed.pt") == {"music2latent.pt": tmp_path / "renamed.pt"}

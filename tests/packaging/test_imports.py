@@ -21,6 +21,9 @@ SYSTEMS = PACKAGE / "runtime" / "models"
 ALLOWED = {
     ("__init__.py", "musicrt.runtime.models.music2latent.facade"),
     ("__init__.py", "models.music2latent.facade"),
+    ("__init__.py", "musicrt.runtime.models.mucodec.facade"),
+    ("__init__.py", "models.mucodec.facade"),
+    ("__init__.py", "MuCodec"),
     ("__init__.py", "musicrt.runtime.models.semanticodec.facade"),
     ("__init__.py", "models.semanticodec.facade"),
     ("__init__.py", "SemantiCodec"),

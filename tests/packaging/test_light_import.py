@@ -16,6 +16,8 @@ HEAVY = ["torch", "onnxruntime", "tensorrt", "scipy.signal", "pydantic", "soundf
 NEED_TORCH = [
     "musicrt.runtime.checkpoint",
     "musicrt.runtime.layers",
+    "musicrt.runtime.networks.*",
+    "musicrt.runtime.unpickling",
     "musicrt.runtime.models.*.network",
     "musicrt.runtime.models.*.network.*",
     "musicrt.runtime.models.*.stages",

@@ -9,6 +9,7 @@ import pytest
 import musicrt
 from musicrt.runtime import errors
 from musicrt.runtime.model import load
+from musicrt.runtime.models.mucodec.facade import MuCodec
 from musicrt.runtime.models.music2latent.facade import EncoderDecoder
 from musicrt.runtime.models.semanticodec.facade import SemantiCodec
 
@@ -26,6 +27,7 @@ NAMES = [
     "EncoderDecoder",
     "FakeSession",
     "InputError",
+    "MuCodec",
     "MusicRTError",
     "OutputError",
     "SemantiCodec",
@@ -55,6 +57,7 @@ def test_names_are_the_things_themselves() -> None:
     assert musicrt.load is load
     assert musicrt.EncoderDecoder is EncoderDecoder
     assert musicrt.SemantiCodec is SemantiCodec
+    assert musicrt.MuCodec is MuCodec
     assert (musicrt.EMBEDDED / "manifest.json").is_file()
     assert musicrt.__version__.count(".") == 2
 

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402 - needs what was asked for above
 from torch import Tensor, nn  # noqa: E402
 
-from musicrt.runtime.layers import Lstm, PhaseUpsample, bias_of  # noqa: E402
+from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, bias_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -89,3 +89,20 @@ def test_upsampling_multiplies_less() -> None:
 def test_layer_without_bias_is_refused() -> None:
     with pytest.raises(TypeError, match="no bias"):
         bias_of(nn.Conv2d(1, 1, 1, bias=False))
+
+
+@pytest.mark.parametrize(("kernel", "rate", "padding"), [(12, 6, 3), (10, 5, 2), (16, 5, 5), (4, 2, 1), (3, 2, 0), (2, 3, 0)])
+@pytest.mark.parametrize("length", [1, 7])
+def test_phases_of_a_transposed_convolution(kernel: int, rate: int, padding: int, length: int) -> None:
+    layer = nn.ConvTranspose1d(6, 4, kernel, stride=rate, padding=padding)
+    x = torch.randn(2, 6, length)
+    expected = F.conv_transpose1d(x.double(), layer.weight.double(), layer.bias.double(), rate, padding)
+    assert_close(PhaseTranspose(layer)(x), expected.float())
+
+
+def test_wide_transposed_convolution_is_right() -> None:
+    """As wide as this, torch's own is off by some percent on some CPUs."""
+    layer = nn.ConvTranspose1d(768, 384, 10, stride=5, padding=2)
+    x = torch.randn(2, 768, 40)
+    expected = F.conv_transpose1d(x.double(), layer.weight.double(), layer.bias.double(), 5, 2)
+    assert_close(PhaseTranspose(layer)(x), expected.float())

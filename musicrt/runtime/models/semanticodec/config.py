@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from musicrt.runtime.errors import ConfigError
+from musicrt.runtime.hyperparameters import Count, Depth, Finite, Group, Positive, Width
 from musicrt.runtime.packing import bits_of
 
 SAMPLE_RATE = 16000
@@ -26,32 +26,10 @@ POSITION_CHANNELS = 192
 """Channels of the positional code that follows the two code vectors in the context."""
 LSTM_LAYERS = {25: 2, 50: 3, 100: 4}
 
-# Bounded because a manifest may come from anywhere, and tensors are listed for every layer.
-Depth = Annotated[int, Field(strict=True, ge=1, le=64)]
-Width = Annotated[int, Field(strict=True, ge=1, le=1 << 16)]
-Count = Annotated[int, Field(strict=True, ge=1, lt=1 << 24)]
-Positive = Annotated[float, Field(gt=0, lt=1 << 24)]
 Dilations = tuple[Literal[1], Literal[3], Literal[5]]
 
 
-class _Group(BaseModel):
-    """Names outside `unused` must be known. `unused`: what matters for training only, or for parts that are not run here."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-    unused: ClassVar[frozenset[str]] = frozenset()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _drop_unused(cls, values: Any) -> Any:
-        if not isinstance(values, Mapping):
-            return values
-        unknown = [name for name in values if name not in cls.model_fields and name not in cls.unused]
-        if unknown:
-            raise ValueError(f"there is no hyper-parameter {unknown[0]!r}; known: {', '.join(sorted(cls.model_fields))}")
-        return {name: value for name, value in values.items() if name not in cls.unused}
-
-
-class AudioMaeConfig(_Group):
+class AudioMaeConfig(Group):
     """The ViT that looks at the mel spectrogram (SPEC section 2.4)."""
 
     unused = frozenset({"decoder_embed_dim", "decoder_depth", "decoder_num_heads"})
@@ -75,14 +53,14 @@ class AudioMaeConfig(_Group):
         return self
 
 
-class PositionConfig(_Group):
+class PositionConfig(Group):
     """The positional code of the tokens."""
 
     seq_length: Literal[512] = 512
     embedding_dim: Literal[192] = 192
 
 
-class EncoderConfig(_Group):
+class EncoderConfig(Group):
     """The residual encoder and its codebook (SPEC section 2.4). `None`: follows from the token rate."""
 
     feature_dimension: Count | None = None
@@ -98,7 +76,7 @@ class EncoderConfig(_Group):
     pos_embed: PositionConfig = PositionConfig()
 
 
-class DecoderConfig(_Group):
+class DecoderConfig(Group):
     """The latent and its noise schedule (SPEC section 3.3)."""
 
     unused = frozenset({"scale_by_std", "num_timesteps_cond", "first_stage_key"})
@@ -112,7 +90,7 @@ class DecoderConfig(_Group):
     parameterization: Literal["v"] = "v"
 
 
-class UNetConfig(_Group):
+class UNetConfig(Group):
     """The denoiser (SPEC section 3.4)."""
 
     unused = frozenset({"image_size"})
@@ -139,7 +117,7 @@ class UNetConfig(_Group):
         return self
 
 
-class DdConfig(_Group):
+class DdConfig(Group):
     """Sizes of the VAE's decoder (SPEC section 3.5)."""
 
     unused = frozenset({"double_z", "dropout", "resolution"})
@@ -154,7 +132,7 @@ class DdConfig(_Group):
     downsample_time: Literal[False] = False
 
 
-class FirstStageConfig(_Group):
+class FirstStageConfig(Group):
     """The VAE."""
 
     unused = frozenset({"subband", "time_shuffle", "image_key"})
@@ -163,7 +141,7 @@ class FirstStageConfig(_Group):
     ddconfig: DdConfig = DdConfig()
 
 
-class VocoderConfig(_Group):
+class VocoderConfig(Group):
     """HiFi-GAN (SPEC section 3.6)."""
 
     resblock: Literal["1"] = "1"
@@ -177,7 +155,7 @@ class VocoderConfig(_Group):
     hop_size: Literal[160] = 160
 
 
-class Config(_Group):
+class Config(Group):
     """One of the twelve settings, or the same network in other sizes. Defaults: token rate 50, 16384 semantic codes."""
 
     token_rate: Literal[25, 50, 100] = 50
@@ -185,7 +163,7 @@ class Config(_Group):
     stack_factor_K: Literal[1, 2, 4] | None = None  # noqa: N815 - the official name
     semantic_codebook_rows: Count | None = None
     ddim_sample_step: Width = 50
-    cfg_scale: Annotated[float, Field(strict=True, allow_inf_nan=False)] = 2.0
+    cfg_scale: Finite = 2.0
     patch_feature_width: Width = 768
     audiomae: AudioMaeConfig = AudioMaeConfig()
     encoder: EncoderConfig = EncoderConfig()
@@ -209,14 +187,7 @@ class Config(_Group):
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> Config:
         """Read official hyper-parameters. Raises ConfigError for an unknown name, a bad value, or a network that is not built here."""
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            first = error.errors()[0]
-            where = "".join(f"{part}: " for part in [".".join(str(part) for part in first["loc"])] if part)
-            got = "" if first["type"] == "value_error" else f", got {repr(first['input'])[:80]}"
-            what = first["msg"].removeprefix("Value error, ")
-            raise ConfigError(f"semanticodec: {where}{what}{got}; take the values of the checkpoint or of a variant") from None
+        return cls.read("semanticodec", values)
 
     def to_mapping(self) -> dict[str, Any]:
         """The same as JSON values, one form for one network: what follows is written out, rows only where the vocabulary does not tell."""

@@ -22,11 +22,10 @@ from torch import Tensor, nn
 
 from musicrt.runtime.checkpoint import load_weights
 from musicrt.runtime.errors import CheckpointError
-from musicrt.runtime.layers import Lstm, PhaseUpsample
+from musicrt.runtime.layers import Lstm
 from musicrt.runtime.models.semanticodec.config import HOP, POSITION_CHANNELS, Config
 from musicrt.runtime.models.semanticodec.fbank import FLOOR, MEAN, SCALE, fbank_matrices
 from musicrt.runtime.models.semanticodec.network.audiomae import AudioMae
-from musicrt.runtime.models.semanticodec.network.layers import Upsample
 from musicrt.runtime.models.semanticodec.network.residual import AcousticCodebook, ResidualEncoder, SemanticCodebook, search
 from musicrt.runtime.models.semanticodec.network.unet import UNet
 from musicrt.runtime.models.semanticodec.network.vae import FirstStage, VaeDecoder
@@ -174,9 +173,7 @@ class Vae(nn.Module):
         self.first_stage: FirstStage = network.first_stage_model
         convolution = self.first_stage.post_quant_conv
         convolution.weight = nn.Parameter(convolution.weight.data * (1.0 / network.scale_factor), requires_grad=False)
-        for level in self.first_stage.decoder.up:
-            if isinstance(upsample := getattr(level, "upsample", None), Upsample):
-                level.upsample = PhaseUpsample(upsample.conv, (2, 2))
+        self.first_stage.decoder.fold_upsampling()
 
     def forward(self, latent: Tensor) -> Tensor:
         """latent: float32 [B, 8, 256, 16] -> log-mel [B, 1024, 64]."""

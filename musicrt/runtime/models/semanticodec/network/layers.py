@@ -1,4 +1,4 @@
-"""Layers of the denoiser and of the VAE (SPEC sections 3.4 and 3.5)."""
+"""Layers of the denoiser (SPEC section 3.4)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-
-def group_norm(channels: int, eps: float = 1e-6) -> nn.GroupNorm:
-    return nn.GroupNorm(32, channels, eps=eps)
+from musicrt.runtime.networks.autoencoder import group_norm
 
 
 class Downsample(nn.Module):
@@ -21,17 +19,6 @@ class Downsample(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         return self.op(x)
-
-
-class Upsample(nn.Module):
-    """Nearest neighbour, twice as many rows and columns, and a convolution."""
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
 
 
 class CrossAttention(nn.Module):

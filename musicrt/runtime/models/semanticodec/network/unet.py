@@ -18,9 +18,8 @@ from musicrt.runtime.models.semanticodec.network.layers import (
     CrossAttention,
     Downsample,
     PositionTransformer,
-    Upsample,
-    group_norm,
 )
+from musicrt.runtime.networks.autoencoder import Upsample, group_norm
 
 NORM_EPS = 1e-5
 """Of the norms outside of the transformers."""

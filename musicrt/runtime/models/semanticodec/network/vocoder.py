@@ -1,63 +1,19 @@
-"""The vocoder, a HiFi-GAN generator whose weight norm is already folded (SPEC section 3.6)."""
+"""The vocoder (SPEC section 3.6)."""
 
 from __future__ import annotations
 
-from functools import reduce
-
-import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
-
 from musicrt.runtime.models.semanticodec.config import VOCODER_BINS, Config
-
-_DILATIONS = (1, 3, 5)
-_SLOPE = 0.1  # of all leaky units but the last, which has torch's default
-_LAST_SLOPE = 0.01
+from musicrt.runtime.networks.hifigan import HifiGan
 
 
-class ResidualStack(nn.Module):
-    """Three residual pairs of convolutions, the first of each pair dilated."""
+class Vocoder(HifiGan):
+    """Mel spectrogram float32 [B, frames, 64] -> waveform [B, 160 * frames + 32], 16 kHz.
 
-    def __init__(self, channels: int, kernel: int) -> None:
-        super().__init__()
-        self.convs1 = nn.ModuleList([_same_conv(channels, kernel, dilation) for dilation in _DILATIONS])
-        self.convs2 = nn.ModuleList([_same_conv(channels, kernel, 1) for _ in _DILATIONS])
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [B, C, n] -> the same shape."""
-        for dilated, plain in zip(self.convs1, self.convs2, strict=True):
-            x = x + plain(F.leaky_relu(dilated(F.leaky_relu(x, _SLOPE)), _SLOPE))
-        return x
-
-
-class Vocoder(nn.Module):
-    """Mel spectrogram -> waveform. Keys: `first_stage_model.vocoder.` of the decoder's file."""
+    Keys: `first_stage_model.vocoder.` of the decoder's file.
+    """
 
     def __init__(self, config: Config) -> None:
-        super().__init__()
         sizes = config.vocoder
-        width = sizes.upsample_initial_channel
-        self.conv_pre = nn.Conv1d(VOCODER_BINS, width, 7, padding=3)
-        self.ups = nn.ModuleList()
-        self.resblocks = nn.ModuleList()
-        for rate, kernel in zip(sizes.upsample_rates, sizes.upsample_kernel_sizes, strict=True):
-            # Where kernel - rate is odd (16 and 5) this padding leaves one sample more than rate * n.
-            self.ups.append(nn.ConvTranspose1d(width, width // 2, kernel, stride=rate, padding=(kernel - rate) // 2))
-            width //= 2
-            self.resblocks.extend([ResidualStack(width, size) for size in sizes.resblock_kernel_sizes])
-        self.conv_post = nn.Conv1d(width, 1, 7, padding=3)
-
-    def forward(self, mel: Tensor) -> Tensor:
-        """mel: float32 [B, frames, 64], natural logarithm -> waveform float32 [B, 160 * frames + 32] in (-1, 1), 16 kHz."""
-        x = self.conv_pre(mel.transpose(1, 2))
-        count = len(self.resblocks) // len(self.ups)
-        for index, up in enumerate(self.ups):
-            x = up(F.leaky_relu(x, _SLOPE))
-            stacks = self.resblocks[count * index : count * (index + 1)]
-            x = reduce(torch.add, [stack(x) for stack in stacks]) / count
-        return torch.tanh(self.conv_post(F.leaky_relu(x, _LAST_SLOPE)))[:, 0]
-
-
-def _same_conv(channels: int, kernel: int, dilation: int) -> nn.Conv1d:
-    """A convolution that keeps the length."""
-    return nn.Conv1d(channels, channels, kernel, dilation=dilation, padding=(kernel - 1) * dilation // 2)
+        super().__init__(
+            VOCODER_BINS, sizes.upsample_initial_channel, sizes.upsample_rates, sizes.upsample_kernel_sizes, sizes.resblock_kernel_sizes
+        )

@@ -1,0 +1,288 @@
+"""Encode and decode with MuCodec: windows, prompts, and the stages in between (SPEC sections 3 and 4)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.batches import Job, check_batch, run_batches, stack_channels
+from musicrt.runtime.encoded import Encoded
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.diffusion import OnStep
+from musicrt.runtime.model import Model
+from musicrt.runtime.models.mucodec.config import CODE_SAMPLES, LATENT_BINS, LATENT_CHANNELS, Config
+from musicrt.runtime.models.mucodec.encoder import WindowEncoder, check_source
+from musicrt.runtime.models.mucodec.lengths import (
+    SHARED,
+    WINDOW,
+    Fit,
+    Span,
+    check_fit,
+    decoded_samples,
+    decoder_windows,
+    encoded_codes,
+    encoder_windows,
+)
+from musicrt.runtime.models.mucodec.noise import Arrays, Noise, choose_noise
+from musicrt.runtime.models.mucodec.options import DecodeOptions, EncodeOptions
+from musicrt.runtime.models.mucodec.prompt import Prompt, PromptEncoder
+from musicrt.runtime.models.mucodec.sampler import Sample, Sampler
+from musicrt.runtime.models.mucodec.spec import BATCH
+from musicrt.runtime.models.mucodec.synthesis import Synthesis
+from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
+from musicrt.runtime.source import Audio, open_source
+from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
+
+Float = NDArray[np.float32]
+Codes = NDArray[np.int64]
+
+WINDOWS = 1
+"""Windows that are encoded together: one fills a CPU, and its features take hundreds of megabytes."""
+
+
+@dataclass(frozen=True)
+class _Plan:
+    """A decode that is about to begin."""
+
+    codes: Codes
+    prompt: Prompt | None
+    sample: Sample
+    spans: Sequence[Span]
+    noise: Noise
+    fit: Fit
+
+    @property
+    def evaluations(self) -> int:
+        """Of the estimator."""
+        return self.sample.steps * len(self.spans)
+
+
+class Pipeline(Codec):
+    """A MuCodec codec. Codes: int64 [1, codebooks, n], 25 per second; sound: stereo at 48 kHz."""
+
+    row_channels = 2
+
+    def __init__(self, model: Model) -> None:
+        super().__init__(model)
+        self.config = Config.from_mapping(model.spec.config)
+        self.windows = WindowEncoder(model, self.config)
+        self.sampler = Sampler(model)
+        self.prompts = PromptEncoder(model)
+        self.synthesis = Synthesis(model, self.config)
+
+    def encode(self, audio: Audio, **options: Unpack[EncodeOptions]) -> Codes:
+        """Encode one signal: int64 [1, codebooks, n]. Arguments and errors as in `encode_batch`."""
+        return self.encode_batch([audio], **options)[0]
+
+    def encode_batch(
+        self,
+        audio: Sequence[Audio],
+        *,
+        sample_rate: int | None = None,
+        fit: Fit = "window",
+        max_batch_size: int = WINDOWS,
+        on_progress: Progress = ignore_progress,
+    ) -> list[Codes]:
+        """Encode several signals; windows are independent, and are batched across signals.
+
+        audio: each a path, or an array [samples], [1, samples] or [2, samples] in [-1, 1]; mono is both channels.
+        sample_rate: that of arrays, if not 48000; files know theirs.
+        fit: "window" repeats a signal up to whole windows of 40.96 s, as officially; "length" only up to the next 2.56 s, which
+            costs a short clip a fraction and gives somewhat other codes.
+        max_batch_size: windows that run together. on_progress: called after each batch.
+        Returns an int64 [1, codebooks, n] for each, n a code for each full 1920 samples and one more. A file is read twice, and
+        never held. Raises AudioError, InputError, BackendError.
+        """
+        sources = [check_source(open_source(one, self.sample_rate, sample_rate, kernel="sinc")) for one in audio]
+        counts = [encoded_codes(source.samples) for source in sources]
+        total = sum(len(encoder_windows(count, check_fit(fit))) for count in counts)
+        jobs = chain.from_iterable(self.windows.plan(i, source, fit) for i, source in enumerate(sources))
+        results: list[list[tuple[Window, Codes | None]]] = [[] for _ in sources]
+        for job, value in run_batches(jobs, check_batch(max_batch_size, BATCH.maximum), self._encoder(total, on_progress)):
+            results[job.signal].append((job.window, value))
+        ordered = [sorted(stack_channels(result, 1), key=lambda one: one[0].start) for result in results]
+        return [np.concatenate([codes for _, codes in one], axis=2)[:, :, :count] for one, count in zip(ordered, counts, strict=True)]
+
+    def encode_source(
+        self, audio: str | Path, *, fit: Fit = "window", max_batch_size: int = WINDOWS, on_progress: Progress = ignore_progress
+    ) -> Encoded:
+        """Encode a file, with what it takes to decode it; its `values` are codes [1, n, codebooks]. Errors as in `encode_batch`."""
+        source = self._open_file(audio, kernel="sinc")
+        codes = self.encode(source, fit=fit, max_batch_size=max_batch_size, on_progress=on_progress)
+        return self._describe(np.ascontiguousarray(codes.transpose(0, 2, 1)), "tokens", source, bits=self.config.bits)
+
+    def decode(self, codes: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
+        """Decode codes [1, codebooks, n] or [codebooks, n]: float32 [2, samples], 1920 samples for each code.
+
+        Arguments and errors as in `decode_stream`.
+        """
+        return np.concatenate(list(self.decode_stream(codes, **options)), axis=1)
+
+    def decode_batch(self, codes: Sequence[NDArray[Any]], **options: Unpack[DecodeOptions]) -> list[Float]:
+        """Decode several code arrays, one after the other: a float32 [2, samples] of each, as `decode` gives with the same seed.
+
+        Everything is checked before the first is decoded. noise: of a single array only. Other arguments and errors as in `decode_stream`.
+        """
+        if options.get("noise") is not None and len(codes) != 1:
+            raise InputError(f"got noise for {len(codes)} code arrays, expected one; decode them one by one, or pass a seed")
+        plans = [self._plan(one, **options) for one in codes]
+        count = _count_steps(sum(plan.evaluations for plan in plans), options.get("on_progress", ignore_progress))
+        return [np.concatenate(list(self._decode(plan, count)), axis=1) for plan in plans]
+
+    def decode_stream(
+        self,
+        values: NDArray[Any],
+        *,
+        steps: int | None = None,
+        guidance: float | None = None,
+        prompt: Audio | None = None,
+        seed: int | None = None,
+        noise: Noise | Arrays | None = None,
+        fit: Fit = "window",
+        on_progress: Progress = ignore_progress,
+    ) -> Iterator[Float]:
+        """Decode codes [1, codebooks, n] or [codebooks, n] of any length in bounded memory, window after window.
+
+        Of fewer codebooks than there are, the first ones are meant.
+        steps: evaluations of the network for each window, 20 by default, 1 to 1000. guidance: how far the codes are followed, 1.5 by
+            default; up to 1.0 there is none, and a step costs half.
+        prompt: sound that comes before, and is not part of the result: a path, or an array [samples] or [channels, samples] at 48 kHz.
+        seed: the same seed gives the same result. noise: instead, arrays as `Arrays` says, or a `Noise`.
+        fit: "window" makes whole windows of 40.96 s, as officially; "length" ends the last one at the next 2.56 s, which costs a short
+            clip a fraction and gives other sound. on_progress: called after each evaluation.
+        Yields float32 [2, samples]; together what `decode` gives. Raises AudioError, InputError, BackendError.
+        """
+        plan = self._plan(values, steps=steps, guidance=guidance, prompt=prompt, seed=seed, noise=noise, fit=fit)
+        return self._decode(plan, _count_steps(plan.evaluations, on_progress))
+
+    def roundtrip(self, audio: Audio, *, sample_rate: int | None = None, **options: Unpack[DecodeOptions]) -> Float:
+        """Encode and decode one signal: float32 [2, samples], up to 40 ms longer than it.
+
+        50 steps by default, as the official `sound2sound`. Arguments and errors as of the two ways; `fit` is of both, `on_progress` of
+        decoding.
+        """
+        if options.get("steps") is None:
+            options["steps"] = self._roundtrip_steps
+        return self.decode(self.encode(audio, sample_rate=sample_rate, fit=options.get("fit", "window")), **options)
+
+    def roundtrip_file(
+        self, audio: str | Path, target: str | Path, encode_options: Mapping[str, Any], decode_options: Mapping[str, Any]
+    ) -> int:
+        """As for every codec, with 50 steps by default, as the official command-line script."""
+        return super().roundtrip_file(audio, target, encode_options, {"steps": self._roundtrip_steps, **decode_options})
+
+    def check_codes(self, codes: NDArray[Any]) -> Codes:
+        """Codes as int64 [1, codebooks, n]. Raises InputError."""
+        rvq = self.config.rvq
+        expected = f"[1, codebooks, n] with up to {rvq.n_codebooks} codebooks"
+        try:
+            array = np.asarray(codes)
+        except ValueError:
+            raise InputError(f"got codes of several lengths, expected int64 {expected}; pass them to decode_batch") from None
+        if array.dtype.kind not in "iu":
+            raise InputError(f"got codes of dtype {array.dtype}, expected whole numbers (int64 {expected})")
+        array = array[None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.size == 0:
+            raise InputError(f"got codes of shape {list(np.shape(codes))}, expected {expected}")
+        if len(array) != 1:
+            raise InputError(f"got codes of {len(array)} signals, expected {expected}; pass them to decode_batch one by one")
+        if array.shape[1] > rvq.n_codebooks:
+            raise InputError(f"got codes of {array.shape[1]} codebooks, expected {expected}; load the bundle they were made with")
+        if array.min() < 0 or array.max() >= rvq.codebook_size:
+            raise InputError(
+                f"got codes from {array.min()} to {array.max()}, expected 0 to {rvq.codebook_size - 1}; load the bundle they were made with"
+            )
+        return array.astype(np.int64)
+
+    def output_channels(self, channels: int, /, **_options: Any) -> int:
+        """Two, whatever went in."""
+        del channels
+        return self.row_channels
+
+    def check_decoding(self, **options: Any) -> None:
+        """Raises InputError for a value that `decode_stream` would refuse, by a stream of one code that is never read.
+
+        But for `noise`, which has to fit the codes.
+        """
+        self.decode_stream(np.zeros((1, 1, 1), np.int64), **{**options, "noise": None})
+
+    def window_seconds(self, seconds: float) -> float:
+        """40.96, whatever the audio."""
+        del seconds
+        return WINDOW * CODE_SAMPLES / self.sample_rate
+
+    def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
+        """Sizes of the stages' axes: always a whole window, decoded with guidance. Raises InputError for bad `seconds`."""
+        if not 0 < seconds < math.inf:
+            raise InputError(f"got {seconds!r} s of audio, expected a positive number")
+        sizes = {"batch": 1, "codes": WINDOW, "codebooks": self.config.rvq.n_codebooks, "frames": WINDOW // 2, "rows": WINDOW // 4}
+        steps = self.model.spec.defaults["steps"] if steps is None else steps
+        return {**sizes, "mel_frames": 1025, "hops": 1024, "guidance": 2, "steps": steps}
+
+    @property
+    def _roundtrip_steps(self) -> int:
+        return self.config.chain.num_steps_sound2sound
+
+    def _encoder(self, total: int, on_progress: Progress) -> Callable[[list[Job]], list[Codes]]:
+        """A batch of mel spectrograms -> codes [codebooks, C] of each."""
+        done = 0
+
+        def run(jobs: list[Job]) -> list[Codes]:
+            nonlocal done
+            codes = self.windows.encode([job.data for job in jobs])
+            done += len(jobs)
+            on_progress(done, total)
+            return codes
+
+        return run
+
+    def _plan(self, values: NDArray[Any], **options: Unpack[DecodeOptions]) -> _Plan:
+        """Everything that can be said of a decode before it begins. Raises AudioError, InputError."""
+        codes, fit, given = self.check_codes(values), check_fit(options.get("fit", "window")), options.get("prompt")
+        prompt = None if given is None else Prompt.read(given)
+        defaults, steps, guidance = self.model.spec.defaults, options.get("steps"), options.get("guidance")
+        sample = self.sampler.prepare(defaults["steps"] if steps is None else steps, defaults["guidance"] if guidance is None else guidance)
+        spans = decoder_windows(codes.shape[2], prompt.frames if prompt else 0, fit)
+        noise = choose_noise(options.get("seed"), options.get("noise"), spans)
+        return _Plan(codes, prompt, sample, spans, noise, fit)
+
+    def _decode(self, plan: _Plan, on_step: OnStep) -> Iterator[Float]:
+        """The sound of the windows, cross-faded, and cut where the codes end (SPEC section 4.1)."""
+        codes, length = plan.codes, decoded_samples(plan.codes.shape[2])
+
+        def windows() -> Iterator[tuple[Window, Float]]:
+            looped, known = codes, np.zeros((1, LATENT_CHANNELS, 0, LATENT_BINS), np.float32)
+            if plan.prompt:
+                known = self.prompts.latents(plan.prompt, plan.noise)
+                ahead = self.encode(plan.prompt.audio, fit=plan.fit)[:, : codes.shape[1], : plan.prompt.codes]
+                looped = np.concatenate([ahead, codes], axis=2)
+            for index, span in enumerate(plan.spans):
+                part = np.take(looped, range(span.codes.start, span.codes.stop), axis=2, mode="wrap")
+                latents = plan.sample.run(self.sampler.condition(part), known, plan.noise.initial(index, span.frames)[None], on_step)
+                known = latents[:, :, -SHARED // 2 :]
+                wanted = min(span.samples.stop, length) - span.samples.start
+                yield span.samples, self.synthesis.render(latents[:, :, span.dropped :], wanted)
+
+        return join_windows(windows(), length, ramp=inclusive_ramp)
+
+    def _values_of(self, encoded: Encoded) -> NDArray[Any]:
+        return encoded.values.transpose(0, 2, 1)
+
+
+def _count_steps(total: int, on_progress: Progress) -> OnStep:
+    """What a sampler calls after each step."""
+    done = 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        on_progress(done, total)
+
+    return count
