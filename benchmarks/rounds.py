@@ -43,11 +43,13 @@ def prepare_opening(options: argparse.Namespace, baselines: str) -> dict[str, An
 
     Raises BundleError, CheckpointError, OutputError.
     """
+    spec = Bundle.open(options.bundle).spec
     opening: dict[str, Any] = {
+        "system": spec.system,
         "bundle": str(options.bundle),
         "checkpoint": str(options.checkpoint),
         "plain": "",
-        "config": dict(Bundle.open(options.bundle).spec.config),
+        "config": dict(spec.config),
         "threads": options.threads,
     }
     if "plain-onnx" in options.contenders:

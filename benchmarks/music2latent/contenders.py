@@ -8,31 +8,15 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.music2latent.workload import Contender, Float, Outputs, Workload, crop_audio, official_schedule
+from benchmarks.music2latent.workload import Float, Outputs, Workload, crop_audio, official_schedule
 from benchmarks.plain import PlainGraphs
-from benchmarks.rounds import BASELINES
-from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.consistency import combine, scale_input
 from musicrt.runtime.model import load
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.noise import Place, SeededNoise
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
-from musicrt.runtime.select import BACKENDS
 
 _SEED = 7
-
-
-def open_contender(name: str, *, bundle: str, checkpoint: str, plain: str, config: Mapping[str, Any], threads: int | None) -> Contender:
-    """Load a contender: one of BASELINES, or the bundle on a backend. `plain`: folder of the plain export. Raises InputError."""
-    if name == "eager":
-        from benchmarks.music2latent.baselines import Eager
-
-        return Eager(Path(checkpoint), config, threads)
-    if name == "plain-onnx":
-        return PlainOnnx(Path(plain), config, threads)
-    if name in BACKENDS:
-        return OnBackend(bundle, name, threads)
-    raise InputError(f"unknown contender {name!r}; known: {', '.join((*BASELINES, *BACKENDS))}")
 
 
 class OnBackend:

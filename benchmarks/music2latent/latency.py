@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.charts import draw_bars
-from benchmarks.music2latent.contenders import open_contender
+from benchmarks.contenders import open_contender
 from benchmarks.music2latent.workload import STAGES, Contender, Workload
 from benchmarks.results import describe_run, launch, suite_parser, write_results
 from benchmarks.rounds import (
@@ -57,7 +57,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: str, repeats: int) -> dict[str, Any]:
     """See `run_contest`."""
-    contender = open_contender(**opening)
+    contender: Contender = open_contender(**opening)
     workload = Workload.build(Config.from_mapping(opening["config"]), **work)
     if task == ALL_STAGES:
         return time_stages(contender.stages(workload), STAGES, repeats, workload.decoded_seconds)
@@ -77,7 +77,7 @@ def _steps(task: str) -> int:
 
 def compare_contender(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
     """See `run_contest`."""
-    contender = open_contender(**opening)
+    contender: Contender = open_contender(**opening)
     workload = Workload.build(Config.from_mapping(opening["config"]), **work)
     produced: dict[str, Outputs] = {}
     for task in tasks:

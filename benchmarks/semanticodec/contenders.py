@@ -10,28 +10,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.plain import PlainGraphs
-from benchmarks.rounds import BASELINES, Outputs
+from benchmarks.rounds import Outputs
 from benchmarks.semanticodec.official import PARTS, Official
-from benchmarks.semanticodec.workload import GUIDANCE, TIMESTEP, Contender, Float, Tokens, Workload
-from musicrt.runtime.errors import InputError
+from benchmarks.semanticodec.workload import GUIDANCE, TIMESTEP, Float, Tokens, Workload
 from musicrt.runtime.model import load
 from musicrt.runtime.models.semanticodec.noise import SeededNoise
-from musicrt.runtime.select import BACKENDS
 
 _SEED = 7
-
-
-def open_contender(name: str, *, bundle: str, checkpoint: str, plain: str, config: Mapping[str, Any], threads: int | None) -> Contender:
-    """Load a contender: one of BASELINES, or the bundle on a backend. `plain`: folder of the plain export. Raises InputError."""
-    if name == "eager":
-        from benchmarks.semanticodec.baselines import Eager
-
-        return Eager(Path(checkpoint), config, threads)
-    if name == "plain-onnx":
-        return PlainOnnx(Path(plain), config, threads)
-    if name in BACKENDS:
-        return OnBackend(bundle, name, threads)
-    raise InputError(f"unknown contender {name!r}; known: {', '.join((*BASELINES, *BACKENDS))}")
 
 
 class PlainOnnx(Official):

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from benchmarks.charts import draw_bars
+from benchmarks.contenders import open_contender
 from benchmarks.results import describe_run, launch, suite_parser, write_results
 from benchmarks.rounds import (
     ALL_STAGES,
@@ -25,7 +26,6 @@ from benchmarks.rounds import (
     time_stages,
     time_task,
 )
-from benchmarks.semanticodec.contenders import open_contender
 from benchmarks.semanticodec.workload import GUIDANCE, STAGES, Contender, Workload
 from benchmarks.tables import render_contest
 from musicrt.runtime.loops.ddim import uniform_timesteps
@@ -73,7 +73,8 @@ def main(arguments: Sequence[str]) -> None:
 
 def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: str, repeats: int) -> dict[str, Any]:
     """See `run_contest`."""
-    contender, workload = open_contender(**opening), Workload.build(opening["config"], work["seconds"])
+    contender: Contender = open_contender(**opening)
+    workload = Workload.build(opening["config"], work["seconds"])
     if task == ALL_STAGES:
         return time_stages(contender.stages(workload), STAGES, repeats, workload.decoded_seconds)
     seconds = {"encode": workload.seconds, _LONG: work["long"]}.get(task, workload.decoded_seconds)
@@ -94,7 +95,8 @@ def _steps(task: str) -> int:
 
 def compare_contender(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
     """See `run_contest`."""
-    contender, workload = open_contender(**opening), Workload.build(opening["config"], work["seconds"])
+    contender: Contender = open_contender(**opening)
+    workload = Workload.build(opening["config"], work["seconds"])
     produced: dict[str, Outputs] = {}
     for task in tasks:
         if task == ALL_STAGES:

@@ -17,18 +17,18 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders import open_contender
+from benchmarks.graphs import export_like_stage, open_like_stage
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from benchmarks.rounds import time_in_turn
-from benchmarks.semanticodec.contenders import open_contender
 from benchmarks.semanticodec.savings_tables import Batch, render
-from benchmarks.semanticodec.workload import Float, Workload
+from benchmarks.semanticodec.workload import Contender, Float, Workload
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import measure, peak_memory_mb, run_isolated
 from musicrt.runtime.model import Model, load
 from musicrt.runtime.models.semanticodec.config import HOP, SAMPLE_RATE, SEGMENT_FRAMES
 from musicrt.runtime.models.semanticodec.lengths import SEGMENT
-from musicrt.runtime.verify import probe_inputs, probe_sizes
 
 _LSTMS = ("eager", "torch-cpu", "onnxruntime-cpu")
 _MARGIN = 32  # frames that the vocoder gets beyond the end of a clip, as in the pipeline
@@ -108,7 +108,7 @@ def time_synthesis(bundle: str, checkpoint: str, threads: int | None, repeats: i
         frames = min(round(clip * SAMPLE_RATE / HOP) + _MARGIN, SEGMENT_FRAMES)
         trimmed: Float = np.ascontiguousarray(mel[:, :frames])
         vocoder = model.session("vocoder")
-        plain = OnnxCpu(threads=threads).open_graph(model.spec.stage("vae"), export_vae(bundle, checkpoint, Path(folder)))
+        plain = open_like_stage(model.spec.stage("vae"), export_vae(bundle, checkpoint, Path(folder)), threads)
         calls: dict[str, Callable[[], object]] = {
             "VAE": lambda: model.session("vae").run(latent),
             "VAE, upsampling not folded": lambda: plain.run(latent),
@@ -120,23 +120,18 @@ def time_synthesis(bundle: str, checkpoint: str, threads: int | None, repeats: i
 
 def export_vae(bundle: str, checkpoint: str, folder: Path) -> Path:
     """The VAE of a checkpoint as it is, exported like the stages of a bundle."""
-    import onnx_ir as ir
-
     from benchmarks.semanticodec.baselines import read_networks
-    from musicrt.export.graphs import trace_stage, write_weights
 
     spec = Bundle.open(bundle).spec
-    network, stage = read_networks(Path(checkpoint), spec.config).vae, spec.stage("vae")
-    model = trace_stage(stage, network, probe_inputs(stage, probe_sizes(stage, 2), 1))
-    write_weights(folder / "weights.safetensors", dict(network.named_parameters()), {"vae": model})
-    ir.save(model, folder / "vae.onnx")
-    return folder / "vae.onnx"
+    return export_like_stage(spec.stage("vae"), read_networks(Path(checkpoint), spec.config).vae, folder)
 
 
 def time_lstm(name: str, bundle: str, checkpoint: str, threads: int | None, repeats: int) -> dict[str, list[float]]:
     """In a fresh process: seconds of the LSTM and its projection for one segment."""
     config: Mapping[str, Any] = Bundle.open(bundle).spec.config
-    contender = open_contender(name, bundle=bundle, checkpoint=checkpoint, plain="", config=config, threads=threads)
+    contender: Contender = open_contender(
+        "semanticodec", name, bundle=bundle, checkpoint=checkpoint, plain="", config=config, threads=threads
+    )
     stages = contender.stages(Workload.build(config, 10.0))
     return {name: list(measure(stages["residual"], 1, repeats))}
 

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from benchmarks.contenders import open_contender
 from benchmarks.music2latent import latency, memory, seams
-from benchmarks.music2latent.contenders import PlainOnnx, open_contender
+from benchmarks.music2latent.contenders import PlainOnnx
 from benchmarks.music2latent.workload import STAGES, Workload
 from benchmarks.rounds import ALL_STAGES
 from musicrt.runtime.bundle import Bundle
@@ -96,7 +97,14 @@ def test_the_plain_contender_runs_the_official_loop(tmp_path: Path) -> None:
 def test_eager_and_the_bundle_agree_on_every_row(tiny_bundle: Path, tiny_checkpoint: Path, tmp_path: Path) -> None:
     pytest.importorskip("torch")
     config = dict(Bundle.open(tiny_bundle).spec.config)
-    opening: dict[str, Any] = {"bundle": str(tiny_bundle), "checkpoint": str(tiny_checkpoint), "plain": "", "config": config, "threads": 1}
+    opening: dict[str, Any] = {
+        "system": "music2latent",
+        "bundle": str(tiny_bundle),
+        "checkpoint": str(tiny_checkpoint),
+        "plain": "",
+        "config": config,
+        "threads": 1,
+    }
     asked: dict[str, Any] = {"work": {"seconds": 0.05}, "tasks": [*latency.TASKS, ALL_STAGES], "reference": str(tmp_path / "eager.npz")}
     assert latency.compare_contender({"name": "eager", **opening}, **asked) == {}
     errors = latency.compare_contender({"name": "onnxruntime-cpu", **opening}, **asked)
@@ -104,7 +112,7 @@ def test_eager_and_the_bundle_agree_on_every_row(tiny_bundle: Path, tiny_checkpo
     assert all(error < 5e-5 for error in errors.values())
     assert errors["encoder"] > 0.0
     with pytest.raises(InputError, match="unknown contender 'abacus'"):
-        open_contender("abacus", **opening)
+        open_contender(name="abacus", **opening)
 
 
 def test_the_latency_suite_writes_results_side_by_side(tiny_bundle: Path, tmp_path: Path) -> None:

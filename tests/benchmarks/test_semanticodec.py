@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from benchmarks.contenders import open_contender
 from benchmarks.rounds import ALL_STAGES
 from benchmarks.semanticodec import latency
-from benchmarks.semanticodec.contenders import open_contender
 from benchmarks.semanticodec.official import PARTS, Official, add_positions, example_inputs, position_code
 from benchmarks.semanticodec.workload import STAGES, Workload
 from musicrt.runtime.bundle import Bundle
@@ -113,7 +113,14 @@ def test_eager_and_the_bundle_agree_on_every_row(tiny_bundles: ForSystem, tiny_c
     bundle = tiny_bundles("semanticodec")
     config = dict(Bundle.open(bundle).spec.config)
     checkpoint = str(tiny_checkpoints("semanticodec"))
-    opening: dict[str, Any] = {"bundle": str(bundle), "checkpoint": checkpoint, "plain": "", "config": config, "threads": 1}
+    opening: dict[str, Any] = {
+        "system": "semanticodec",
+        "bundle": str(bundle),
+        "checkpoint": checkpoint,
+        "plain": "",
+        "config": config,
+        "threads": 1,
+    }
     tasks = ["encode", "encode long", "decode, 2 steps", ALL_STAGES]
     asked: dict[str, Any] = {"work": {"seconds": 1.0, "long": 11.0}, "tasks": tasks, "reference": str(tmp_path / "eager.npz")}
     assert latency.compare_contender({"name": "eager", **opening}, **asked) == {}
@@ -123,7 +130,7 @@ def test_eager_and_the_bundle_agree_on_every_row(tiny_bundles: ForSystem, tiny_c
     assert errors["encode long"] == 0.0
     assert errors["evaluation"] > 0.0
     with refused(InputError, "unknown contender 'abacus'"):
-        open_contender("abacus", **opening)
+        open_contender(name="abacus", **opening)
 
 
 def test_the_latency_suite_writes_results_side_by_side(tiny_bundles: ForSystem, tmp_path: Path) -> None:

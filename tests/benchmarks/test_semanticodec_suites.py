@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
+from benchmarks import memory as shared
 from benchmarks.semanticodec import memory, samplers, savings
 from benchmarks.semanticodec.savings_tables import FOLDED, ONE_BATCH, ONE_CONTEXT, ONE_SCHEDULE, SHARED_PREFIX, Batch, list_savings, render
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
@@ -19,6 +16,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement
 from musicrt.runtime.model import load
 from musicrt.runtime.verify import probe_inputs, probe_sizes, relative_error
+from tests.benchmarks.here import call_here
 from tests.conftest import ForSystem
 
 TIMES = {
@@ -34,16 +32,6 @@ TIMES = {
     "vocoder": [4.0],
     "vocoder of the clip": [1.0],
 }
-
-
-def call_here(monkeypatch: pytest.MonkeyPatch, suite: ModuleType) -> None:
-    """Run what a suite would run in fresh processes in this one: starting them takes longer than the work."""
-
-    def call(target: str, arguments: Mapping[str, Any]) -> Any:
-        module, _, function = target.partition(":")
-        return json.loads(json.dumps(getattr(importlib.import_module(module), function)(**arguments)))
-
-    monkeypatch.setattr(suite, "run_isolated", call)
 
 
 def test_savings_are_what_their_absence_would_add() -> None:
@@ -109,11 +97,11 @@ def test_activations_are_what_the_allocator_held_at_once() -> None:
         third = torch.empty(250_000)
         del second, third
 
-    assert memory.allocated_mb(call) == pytest.approx(6.0, abs=0.01)
+    assert shared.allocated_mb(call) == pytest.approx(6.0, abs=0.01)
 
 
 def test_the_memory_table_holds_peaks_against_weights_and_activations() -> None:
-    uses = [memory.Use("torch-cpu", "decode, 10 s", Measurement("decode", (3.0,), 10.0, (600.0,)), 400.0, 150.0)]
+    uses = [shared.Use("torch-cpu", "decode, 10 s", Measurement("decode", (3.0,), 10.0, (600.0,)), 400.0, 150.0)]
     activations = {**dict.fromkeys(memory.STAGES["encode"], 5.0), "embedding": 1.0, "unet": 20.0, "vae": 100.0, "vocoder": 60.0}
     table = memory.render(uses, {"torch-cpu": 200.0}, {"decode": 300.0}, activations).splitlines()
     assert "| decode, 10 s | torch-cpu | 600 | 300 | 100 | 1.50 | 400 | 150 | 3.0 |" in table
@@ -124,13 +112,13 @@ def test_the_memory_suite_counts_the_weights_in_use(
     tiny_bundles: ForSystem, tiny_checkpoints: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("onnx")
-    call_here(monkeypatch, memory)
+    call_here(monkeypatch, memory, shared)
     bundle, out = tiny_bundles("semanticodec"), tmp_path / "memory"
     paths = ["--bundle", str(bundle), "--checkpoint", str(tiny_checkpoints("semanticodec")), "--out", str(out)]
     memory.main([*paths, "--backends", "onnxruntime-cpu", "--seconds", "1", "--steps", "1", "--threads", "1"])
     content = json.loads(out.with_suffix(".json").read_text())
     file = Bundle.open(bundle).weights.stat().st_size / 1e6
-    both = memory.weights_mb(bundle, (*memory.STAGES["encode"], *memory.STAGES["decode"]))
+    both = shared.weights_mb(bundle, (*memory.STAGES["encode"], *memory.STAGES["decode"]))
     assert 0.95 * file < both < 1.05 * file
     assert content["weights_mb"]["encode"] < content["weights_mb"]["decode"] < both
     assert content["activations_mb"]["vae"] > 4 * 32 * 1024 * 64 / 1e6  # at least the input of its last layer

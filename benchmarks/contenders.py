@@ -1,0 +1,27 @@
+"""Opening the contenders of any system. Importing this needs no torch."""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from benchmarks.rounds import BASELINES
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.select import BACKENDS
+
+
+def open_contender(
+    system: str, name: str, *, bundle: str, checkpoint: str, plain: str, config: Mapping[str, Any], threads: int | None
+) -> Any:
+    """The `Contender` of a system's `workload`: one of BASELINES, or the bundle on a backend. `plain`: folder of the plain export.
+
+    A system's folder has `Eager` in `baselines`, `PlainOnnx` and `OnBackend` in `contenders`. Raises InputError.
+    """
+    if name not in (*BASELINES, *BACKENDS):
+        raise InputError(f"unknown contender {name!r}; known: {', '.join((*BASELINES, *BACKENDS))}")
+    ways = importlib.import_module(f"benchmarks.{system}.{'baselines' if name == 'eager' else 'contenders'}")
+    if name == "eager":
+        return ways.Eager(Path(checkpoint), config, threads)
+    return ways.PlainOnnx(Path(plain), config, threads) if name == "plain-onnx" else ways.OnBackend(bundle, name, threads)
