@@ -142,6 +142,19 @@ def test_other_precisions_become_float32(checkpoint: Path) -> None:
     assert got.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_whole_files_may_be_of_another_precision(checkpoint: Path, dtype: Any) -> None:
+    """Also what they hold of windows, filters, rotations and kernels; but for the sums of statistics, which are too large for float16."""
+
+    def cast(key: str, value: Any) -> Any:
+        return value.to(dtype) if value.is_floating_point() and not key.startswith("normfeat.") else value
+
+    for file in (MUQ, MAIN):
+        edit(checkpoint, file, lambda state: {key: cast(key, value) for key, value in state.items()})
+    (got,) = run(checkpoint, "dequantizer")
+    assert got.dtype == np.float32
+
+
 def test_statistics_that_would_still_change_are_kept_with_a_warning(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     sums = ("normfeat.counts", "normfeat.sum_x", "normfeat.sum_x2")
     expected = run(checkpoint, "normfeat")
@@ -217,9 +230,11 @@ def test_number_of_codebooks_has_to_be_that_of_the_file(checkpoint: Path) -> Non
 def test_another_spectrogram_is_refused(checkpoint: Path, key: str) -> None:
     full = f"model.preprocessor_melspec_2048.{key}"
     edit(checkpoint, MAIN, drop("muencoder."))
-    edit(checkpoint, MUQ, lambda state: {**state, full: state[full] * 0.99})
-    with refused(CheckpointError, key, "not what is computed here"):
-        run(checkpoint)
+    right = read(checkpoint, MUQ)["model"][full]
+    for wrong in (right * 0.99, (right * 0.98).to(torch.bfloat16), torch.zeros_like(right, dtype=torch.int64)):
+        edit(checkpoint, MUQ, add({full: wrong}))
+        with refused(CheckpointError, key, "not what is computed here"):
+            run(checkpoint)
 
 
 def test_another_resampling_is_refused(checkpoint: Path) -> None:
