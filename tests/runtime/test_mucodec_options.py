@@ -170,6 +170,12 @@ def test_wrong_codes_are_refused(codec: Pipeline, codes: Any, words: list[object
             call(codes)
 
 
+def test_unknown_options_of_a_batch_are_refused_by_name(codec: Pipeline) -> None:
+    wrong: Any = {"step": 2}
+    with refused(InputError, "mucodec has no option 'step'", "it has steps, guidance"):
+        codec.decode_batch([random_codes(5)], **wrong)
+
+
 def test_small_integers_and_lists_are_codes_too(codec: Pipeline) -> None:
     codes = random_codes(10) % 128
     options: Any = {"steps": 1, "seed": 0, "fit": "length"}

@@ -130,6 +130,7 @@ class Pipeline(Codec):
 
         Everything is checked before the first is decoded. noise: of a single array only. Other arguments and errors as in `decode_stream`.
         """
+        self.check_options(self.decode_stream, options)
         if options.get("noise") is not None and len(codes) != 1:
             raise InputError(f"got noise for {len(codes)} code arrays, expected one; decode them one by one, or pass a seed")
         plans = [self._plan(one, **options) for one in codes]
