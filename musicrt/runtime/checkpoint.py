@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import pickle
 import re
+import struct
 import tokenize
 import warnings
 import zipfile
@@ -85,7 +86,10 @@ def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
     return content
 
 
-_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, AssertionError, OverflowError)
+_DAMAGE = (
+    *(RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, AssertionError, OverflowError),
+    *(MemoryError, struct.error),
+)
 
 
 def _load(path: Path, with_objects: bool) -> Any:

@@ -11,6 +11,7 @@ import functools
 import logging
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -210,7 +211,33 @@ def test_other_pickles_than_those_in_archives_are_refused(tmp_path: Path, legacy
         read_tensors(path, with_objects=True)
 
 
-@pytest.mark.parametrize("pickled", [b"", b"\x80\x02", b"\x80\x02}(", b"\x80\x02ctrap\nx\n)R", b"garbage", b"\x80\x02ca\nb\n\x85R."])
+@pytest.mark.parametrize(
+    "start", [b"r" + (20_000_000).to_bytes(4, "little"), b"\x96" + (1 << 26).to_bytes(8, "little")], ids=["memo", "bytes"]
+)
+def test_memory_does_not_follow_what_a_file_says(tmp_path: Path, start: bytes) -> None:
+    """The place of an entry in the memo, the size of an array of bytes."""
+    write_zip(tmp_path / "a.pt", b"\x80\x02}" + start + b"(X\x01\x00\x00\x00wK\x01X\x03\x00\x00\x00cfgctrap\nThing\nu.")
+    tracemalloc.start()
+    with contextlib.suppress(CheckpointError):
+        assert read_tensors(tmp_path / "a.pt", with_objects=True)["w"] == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"",
+        b"\x80\x02",
+        b"\x80\x02}(",
+        b"\x80\x02ctrap\nx\n)R",
+        b"garbage",
+        b"\x80\x02ca\nb\n\x85R.",
+        b"\x80\x02J\x01",
+        b"\x80\x02ca\nb\nJ\x01",
+    ],
+)
 def test_damaged_pickles_are_refused(tmp_path: Path, pickled: bytes) -> None:
     write_zip(tmp_path / "a.pt", pickled)
     with refused(CheckpointError, tmp_path / "a.pt"):
