@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
 import struct
@@ -77,7 +78,7 @@ def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
             content = _load(path, with_objects)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how to read the file unsafely
-        reason = f"it names {named[1]}" if named else _reason(error)
+        reason = f"it names {_printable(named[1])}" if named else _reason(error)
         raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
     except _DAMAGE as error:
         raise CheckpointError(f"{path} can't be read as a torch checkpoint ({_reason(error)}); download it again") from None
@@ -92,15 +93,25 @@ _DAMAGE = (
 )
 
 
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Keeps torch from taking another unpickler than its own."""
+
+
 def _load(path: Path, with_objects: bool) -> Any:
     archive = zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError:
-        if not (with_objects and archive):
+    except pickle.UnpicklingError as error:
+        if not (with_objects and (archive or "GLOBAL" in str(error))):
             raise
+    if not archive:
+        raise CheckpointError(
+            f"{path} holds objects beside its tensors, which can't be left out of torch's old format; load it with torch, and save it again"
+        )
+    if os.environ.get(_FORCED, "").lower() in ("1", "y", "yes", "true"):
+        raise CheckpointError(f"{path} holds objects beside its tensors, which can't be left out where {_FORCED} is set; unset it")
     content, left_out = load_tensors(path)
-    names = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
+    names = f"{', '.join(map(_printable, left_out[:5]))}{' …' if len(left_out) > 5 else ''}"
     _LOG.warning("%s holds objects beside its tensors, which were left out and not made: %s", path.name, names)
     return content
 
@@ -133,6 +144,11 @@ def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], boo
         )
         raise CheckpointError(f"the checkpoint does not fit the network: {details}; check the variant or configuration")
     network.load_state_dict({key: given[key].to(torch.float32) for key in expected}, assign=True)
+
+
+def _printable(name: object) -> str:
+    """A name that a file gives, for messages: in ASCII, and not too long."""
+    return ascii(str(name))[1:-1][:80]
 
 
 def _reason(error: Exception) -> str:
