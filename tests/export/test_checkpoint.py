@@ -194,7 +194,7 @@ def test_dictionary_inside_of_itself_is_refused() -> None:
 
 def test_hash_takes_two_tensors_of_one_name() -> None:
     both: State = {7: torch.zeros(2), "7": torch.ones(2)}
-    assert hash_tensors({FILE: both}) != hash_tensors({FILE: {**both, 7: torch.ones(2)}})
+    assert hash_tensors({FILE: both}) != hash_tensors({FILE: {**both, "7": torch.zeros(2)}})
 
 
 def test_missing_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
