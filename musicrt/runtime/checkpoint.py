@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
+import os
 import pickle
 import re
+import struct
 import tokenize
 import warnings
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -76,7 +79,7 @@ def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
             content = _load(path, with_objects)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how to read the file unsafely
-        reason = f"it names {named[1]}" if named else _reason(error)
+        reason = f"it names {_printable(named[1])}" if named else _reason(error)
         raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
     except _DAMAGE as error:
         raise CheckpointError(f"{path} can't be read as a torch checkpoint ({_reason(error)}); download it again") from None
@@ -85,26 +88,70 @@ def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
     return content
 
 
-_DAMAGE = (RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, AssertionError, OverflowError)
+_DAMAGE = (
+    *(RuntimeError, OSError, EOFError, ValueError, KeyError, AttributeError, IndexError, TypeError, AssertionError, OverflowError),
+    *(MemoryError, struct.error),
+)
+
+
+_FORCED = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
+"""Keeps torch from taking another unpickler than its own."""
 
 
 def _load(path: Path, with_objects: bool) -> Any:
     archive = zipfile.is_zipfile(path)
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=archive)
-    except pickle.UnpicklingError:
-        if not (with_objects and archive):
+    except pickle.UnpicklingError as error:
+        if not (with_objects and (archive or "GLOBAL" in str(error))):
             raise
+    if not archive:
+        raise CheckpointError(
+            f"{path} holds objects beside its tensors, which can't be left out of torch's old format; load it with torch, and save it again"
+        )
+    if os.environ.get(_FORCED, "").lower() in ("1", "y", "yes", "true"):
+        raise CheckpointError(f"{path} holds objects beside its tensors, which can't be left out where {_FORCED} is set; unset it")
     content, left_out = load_tensors(path)
-    names = f"{', '.join(left_out[:5])}{' …' if len(left_out) > 5 else ''}"
+    names = f"{', '.join(map(_printable, left_out[:5]))}{' …' if len(left_out) > 5 else ''}"
     _LOG.warning("%s holds objects beside its tensors, which were left out and not made: %s", path.name, names)
     return content
 
 
-def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], bool]) -> None:
+@dataclass(frozen=True)
+class Part:
+    """A network, the file that has its tensors, and what comes there before their names."""
+
+    network: nn.Module
+    file: str
+    prefix: str = ""
+
+
+def load_parts(parts: Sequence[Part], files: Mapping[str, Mapping[str, Any]], *, dead: Callable[[str], bool]) -> None:
+    """Load networks, and make them ready for inference. Tensors that none has are ignored, and unless they are `dead`, with a warning.
+
+    files: tensors by official name, by what the file is called in messages. Raises CheckpointError as `load_weights`.
+    """
+    used: dict[str, set[str]] = {file: set() for file in files}
+    for part in parts:
+        state = files[part.file]
+        known = {key: part.prefix + key for key in part.network.state_dict() if part.prefix + key in state}
+        given = {key: state[name] for key, name in known.items()}
+        load_weights(part.network, given, dead=lambda _: False, source=part.file, prefix=part.prefix)
+        part.network.eval().requires_grad_(False)
+        used[part.file].update(known.values())
+    unknown = [key for file, state in files.items() for key in state if key not in used[file] and not dead(key)]
+    if unknown:
+        message = "the checkpoint has %d tensors that no stage uses, such as %s; they are ignored"
+        _LOG.warning(message, len(unknown), _printable(unknown[0]))
+
+
+def load_weights(
+    network: nn.Module, state: object, *, dead: Callable[[str], bool], source: str = "the checkpoint", prefix: str = ""
+) -> None:
     """Load `state` into a network, as float32. Keys that are `dead` may be there or not; all others must fit exactly.
 
-    Raises CheckpointError naming missing, unexpected and mis-shaped keys (a few of each, and how many).
+    Raises CheckpointError naming missing, unexpected and mis-shaped keys (a few of each, and how many), with the prefix that they have
+    in their source.
     """
     if not isinstance(state, Mapping):
         raise CheckpointError(f"the weights are a {type(state).__name__}, expected a dictionary from names to tensors")
@@ -112,7 +159,7 @@ def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], boo
     given = {key: value for key, value in state.items() if not (isinstance(key, str) and dead(key))}
     problems = {
         "missing": [key for key in expected if key not in given],
-        "unexpected": [str(key) for key in given if key not in expected],
+        "unexpected": [_printable(key) for key in given if key not in expected],
         "not tensors": [key for key in expected if key in given and not isinstance(given[key], Tensor)],
         "of another shape": [
             f"{key} {list(given[key].shape)} instead of {list(tensor.shape)}"
@@ -125,10 +172,17 @@ def load_weights(network: nn.Module, state: object, *, dead: Callable[[str], boo
     ]
     if any(problems.values()):
         details = "; ".join(
-            f"{len(keys)} {kind}: {', '.join(keys[:3])}{' …' if len(keys) > 3 else ''}" for kind, keys in problems.items() if keys
+            f"{len(keys)} {kind}: {', '.join(prefix + key for key in keys[:3])}{' …' if len(keys) > 3 else ''}"
+            for kind, keys in problems.items()
+            if keys
         )
-        raise CheckpointError(f"the checkpoint does not fit the network: {details}; check the variant or configuration")
+        raise CheckpointError(f"{source} does not fit the network: {details}; check the variant or configuration")
     network.load_state_dict({key: given[key].to(torch.float32) for key in expected}, assign=True)
+
+
+def _printable(name: object) -> str:
+    """A name that a file gives, for messages: in ASCII, and not too long."""
+    return ascii(str(name))[1:-1][:80]
 
 
 def _reason(error: Exception) -> str:

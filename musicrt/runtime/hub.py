@@ -38,13 +38,15 @@ def find_files(checkpoint: CheckpointSpec, source: Source) -> dict[str, Path]:
     """
     names = checkpoint.files
     if isinstance(source, Mapping):
+        if missing := [name for name in names if name not in source]:
+            raise CheckpointError(f"got no place for {', '.join(missing)}; name all of {', '.join(names)} ({checkpoint.url})")
         return {name: source[name] for name in names}
     if source.is_file() and len(names) == 1:
         return {names[0]: source}
     if not source.is_dir():
         what = "is a file" if source.is_file() else "does not exist"
         raise CheckpointError(f"{source} {what}; expected a folder with {', '.join(names)} ({checkpoint.url})")
-    found = {name: place for name in names for place in _places(source, name) if place.is_file()}
+    found = {name: place for name in names for place in file_places(source, name) if place.is_file()}
     missing = [name for name in names if name not in found]
     if missing:
         raise CheckpointError(f"{source} lacks {', '.join(missing)}; download from {checkpoint.url}")
@@ -63,14 +65,14 @@ def download_checkpoint(checkpoint: CheckpointSpec, repository: str, cache: str 
     # What the HTTP library raises for a lost connection is no OSError; which library it is depends on the hub's version.
     http_error: type[BaseException] = HfHubHTTPError.__bases__[0]
     try:
-        wanted = [str(place) for name in checkpoint.files for place in _places(Path(), name)]
+        wanted = [str(place) for name in checkpoint.files for place in file_places(Path(), name)]
         return Path(snapshot_download(repository, allow_patterns=wanted, cache_dir=cache))
     except (http_error, OSError, ValueError) as error:
         reason = " ".join(str(error).split())[:200]
         raise CheckpointError(f"{repository} can't be downloaded ({reason}); download it by hand and give its folder") from error
 
 
-def _places(folder: Path, name: str) -> list[Path]:
+def file_places(folder: Path, name: str) -> list[Path]:
     """Where an official file may be in a folder; the last one that is there counts."""
     places = [folder / Path(name).name, folder / name]
     if Path(name).suffix in _TORCH_FILES:

@@ -42,10 +42,10 @@ class Dim:
     per: int = 1
 
     def __add__(self, plus: int) -> Dim:
-        return Dim(self.axis, self.times, self.plus + plus)
+        return Dim(self.axis, self.times, self.plus + plus * self.per, self.per)
 
     def __floordiv__(self, per: int) -> Dim:
-        return Dim(self.axis, self.times, self.plus, per)
+        return Dim(self.axis, self.times, self.plus, self.per * per)
 
     def __str__(self) -> str:
         product = self.axis.name if self.times == 1 else f"{self.times}*{self.axis.name}"

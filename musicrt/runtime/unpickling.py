@@ -2,7 +2,8 @@
 
 Training frameworks write their configuration beside the weights, as objects of classes that need not be installed here and whose
 unpickling may run anything. A pickle can only call what `find_class` gives it. Here that is three constructors of tensors and ordered
-dictionaries; for any other name it is a class that takes whatever is done to it and keeps nothing.
+dictionaries; for any other name it is a class that takes whatever is done to it and keeps nothing. The unpickler is the one in Python:
+the one in C makes room for the largest index that a file names.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ from __future__ import annotations
 import pickle
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 
@@ -25,7 +26,7 @@ def load_tensors(path: Path) -> tuple[Any, list[str]]:
     return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader, mmap=True), sorted(left_out)
 
 
-def _make_unpickler(left_out: set[str]) -> type[pickle.Unpickler]:
+def _make_unpickler(left_out: set[str]) -> type[pickle._Unpickler]:
     """Everything that a pickle can get hold of is made anew for each file: what it does to that ends with it."""
 
     class OrderedDict(dict[Any, Any]):
@@ -70,7 +71,10 @@ def _make_unpickler(left_out: set[str]) -> type[pickle.Unpickler]:
         "torch._utils._rebuild_parameter": rebuild_parameter,
     }
 
-    class Unpickler(pickle.Unpickler):
+    class Unpickler(pickle._Unpickler):
+        # An array of bytes is as large as a file says, before any are read; torch's files are of a protocol that has none.
+        dispatch: ClassVar = {code: load for code, load in pickle._Unpickler.dispatch.items() if code != pickle.BYTEARRAY8[0]}
+
         def find_class(self, module: str, name: str, /) -> Any:
             full = f"{module}.{name}"
             if full in allowed:

@@ -194,6 +194,8 @@ def test_tensor_describes_and_resolves_its_shape() -> None:
     assert tensor.resolve({"batch": 2, "frames": 5}) == (2, 3, 5, 40, 512, 6)
     assert (frames * 2 + 1 + 1).size(3) == 8
     assert [(frames // 8).size(n) for n in (16, 23, 24)] == [2, 2, 3]
+    assert [(frames // 8 + 1).size(n) for n in (16, 23, 24)] == [3, 3, 4]
+    assert [((frames * 1 + 4) // 4 // 2 + 3).size(n) for n in (11, 12)] == [4, 5]
     assert [str(dim) for dim in (frames // 8, frames * 3 // 8, (frames * 3 + 1) // 8)] == ["frames//8", "3*frames//8", "(3*frames+1)//8"]
     stage = StageSpec("s", "", (tensor, TensorSpec("y", "int64", (frames,))), (tensor,), Tolerance(1e-5))
     assert stage.axes == (batch, frames)

@@ -185,6 +185,18 @@ def test_legacy_format_is_read(tmp_path: Path, weights: State) -> None:
     assert hash_tensors({FILE: loaded}) == hash_tensors({FILE: weights})
 
 
+def test_dictionary_inside_of_itself_is_refused() -> None:
+    own: State = {"w": torch.ones(1)}
+    own["own"] = own
+    with refused(CheckpointError, "more than 16 others", "own/own/", "use the official file"):
+        hash_tensors({FILE: own})
+
+
+def test_hash_takes_two_tensors_of_one_name() -> None:
+    both: State = {7: torch.zeros(2), "7": torch.ones(2)}
+    assert hash_tensors({FILE: both}) != hash_tensors({FILE: {**both, "7": torch.zeros(2)}})
+
+
 def test_missing_checkpoint_is_refused(tmp_path: Path, tiny_checkpoint: Path) -> None:
     with refused(CheckpointError, tmp_path / "missing", FILE, CHECKPOINT.url):
         read_checkpoint(CHECKPOINT, tmp_path / "missing")

@@ -176,6 +176,13 @@ def test_file_itself_is_found_where_there_is_only_one(tmp_path: Path) -> None:
         find_files(FILES, tmp_path / "renamed.pt")
 
 
+def test_every_file_needs_a_place(tmp_path: Path) -> None:
+    places = {name: tmp_path / str(index) for index, name in enumerate(FILES.files)}
+    assert find_files(FILES, places) == places
+    with refused(CheckpointError, "no place for rate50/encoder.ckpt;", *FILES.files):
+        find_files(FILES, {"codebooks/big/a.npy": tmp_path})
+
+
 def test_missing_files_are_named(tmp_path: Path) -> None:
     (tmp_path / "encoder.ckpt").mkdir()
     (tmp_path / "a.npy").touch()

@@ -11,6 +11,7 @@ import functools
 import logging
 import pickle
 import sys
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,20 @@ def test_what_was_left_out_is_named_but_not_without_end(tmp_path: Path, caplog: 
     assert message.count(",") == 1 + 4
 
 
+def test_names_are_logged_in_ascii_and_not_without_end(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    write_zip(tmp_path / "a.pt", b"\x80\x02}(X\x03\x00\x00\x00cfgcn\xc3\xa4\x1b[2J\n" + b"x" * 1000 + b"\nu.")
+    read_tensors(tmp_path / "a.pt", with_objects=True)
+    assert caplog.messages[0].endswith(": " + r"n\xe4\x1b[2J.".ljust(80, "x"))
+
+
+def test_setting_of_torch_that_is_in_the_way_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = save(tmp_path / "a.pt", {"cfg": Kind.ONE, "w": torch.ones(2)})
+    monkeypatch.setenv("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+    with refused(CheckpointError, path, "TORCH_FORCE_WEIGHTS_ONLY_LOAD is set", "unset it"):
+        read_tensors(path, with_objects=True)
+    assert list(read_tensors(save(path, {"w": torch.ones(2)}), with_objects=True)) == ["w"]
+
+
 def test_objects_are_refused_where_none_belong(tmp_path: Path) -> None:
     path = save(tmp_path / "a.pt", {"cfg": argparse.Namespace(a=1), "model": {"w": torch.ones(2)}})
     with refused(CheckpointError, path, "was not executed (it names argparse.Namespace); use the official file"):
@@ -206,11 +221,37 @@ def test_other_pickles_than_those_in_archives_are_refused(tmp_path: Path, legacy
         torch.save(content, path, _use_new_zipfile_serialization=False)
     else:
         path.write_bytes(pickle.dumps(content))
-    with refused(CheckpointError, path):
+    with refused(CheckpointError, path, *(["torch's old format", "save it again"] if legacy else ["use the official file"])):
         read_tensors(path, with_objects=True)
 
 
-@pytest.mark.parametrize("pickled", [b"", b"\x80\x02", b"\x80\x02}(", b"\x80\x02ctrap\nx\n)R", b"garbage", b"\x80\x02ca\nb\n\x85R."])
+@pytest.mark.parametrize(
+    "start", [b"r" + (20_000_000).to_bytes(4, "little"), b"\x96" + (1 << 26).to_bytes(8, "little")], ids=["memo", "bytes"]
+)
+def test_memory_does_not_follow_what_a_file_says(tmp_path: Path, start: bytes) -> None:
+    """The place of an entry in the memo, the size of an array of bytes."""
+    write_zip(tmp_path / "a.pt", b"\x80\x02}" + start + b"(X\x01\x00\x00\x00wK\x01X\x03\x00\x00\x00cfgctrap\nThing\nu.")
+    tracemalloc.start()
+    with contextlib.suppress(CheckpointError):
+        assert read_tensors(tmp_path / "a.pt", with_objects=True)["w"] == 1
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 5_000_000
+
+
+@pytest.mark.parametrize(
+    "pickled",
+    [
+        b"",
+        b"\x80\x02",
+        b"\x80\x02}(",
+        b"\x80\x02ctrap\nx\n)R",
+        b"garbage",
+        b"\x80\x02ca\nb\n\x85R.",
+        b"\x80\x02J\x01",
+        b"\x80\x02ca\nb\nJ\x01",
+    ],
+)
 def test_damaged_pickles_are_refused(tmp_path: Path, pickled: bytes) -> None:
     write_zip(tmp_path / "a.pt", pickled)
     with refused(CheckpointError, tmp_path / "a.pt"):

@@ -142,6 +142,19 @@ def test_other_precisions_become_float32(checkpoint: Path) -> None:
     assert got.dtype == np.float32
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
+def test_whole_files_may_be_of_another_precision(checkpoint: Path, dtype: Any) -> None:
+    """Also what they hold of windows, filters, rotations and kernels; but for the sums of statistics, which are too large for float16."""
+
+    def cast(key: str, value: Any) -> Any:
+        return value.to(dtype) if value.is_floating_point() and not key.startswith("normfeat.") else value
+
+    for file in (MUQ, MAIN):
+        edit(checkpoint, file, lambda state: {key: cast(key, value) for key, value in state.items()})
+    (got,) = run(checkpoint, "dequantizer")
+    assert got.dtype == np.float32
+
+
 def test_statistics_that_would_still_change_are_kept_with_a_warning(checkpoint: Path, caplog: pytest.LogCaptureFixture) -> None:
     sums = ("normfeat.counts", "normfeat.sum_x", "normfeat.sum_x2")
     expected = run(checkpoint, "normfeat")
@@ -170,9 +183,9 @@ def test_objects_beside_the_tensors_are_left_out_and_named(checkpoint: Path, cap
 @pytest.mark.parametrize(
     ("file", "change", "words"),
     [
-        (MAIN, drop("cfm_wrapper."), ["missing: scale_shift_table"]),
+        (MAIN, drop("cfm_wrapper."), [MAIN, "missing: cfm_wrapper.estimator.scale_shift_table"]),
         (MAIN, drop("zero_cond"), ["1 missing: zero_cond_embedding1"]),
-        (MAIN, drop("normfeat.counts"), ["1 missing: counts"]),
+        (MAIN, drop("normfeat.counts"), [MAIN, "1 missing: normfeat.counts"]),
         (
             MAIN,
             lambda state: {**drop("muencoder.")(state), "cond_muencoder_emb.bias": torch.zeros(3)},
@@ -184,7 +197,7 @@ def test_objects_beside_the_tensors_are_left_out_and_named(checkpoint: Path, cap
         (MAIN, add({"normfeat.sum_x": torch.full((32, 32), float("nan"))}), ["NaN", "sum_x"]),
         (VAE, add({"scale_factor": torch.tensor(float("inf"))}), ["NaN or infinite", "scale_factor"]),
         (VAE, drop("first_stage_model.vocoder.ups.0."), ["2 missing", "vocoder.ups.0."]),
-        (VAE, drop("first_stage_model."), ["missing: encoder.conv_in.weight"]),
+        (VAE, drop("first_stage_model."), [VAE, "missing: first_stage_model.encoder.conv_in.weight"]),
     ],
     ids=["no estimator", "no zero", "no counts", "bias", "rows", "override", "a number", "NaN", "infinite", "no vocoder", "no VAE"],
 )
@@ -198,7 +211,7 @@ def test_layers_are_missed_where_both_files_lack_them(checkpoint: Path) -> None:
     edit(checkpoint, MUQ, drop("model.conformer.layers.5."))
     run(checkpoint)  # the main file has them
     edit(checkpoint, MAIN, drop("muencoder."))
-    with refused(CheckpointError, "missing: conformer.layers.5."):
+    with refused(CheckpointError, f"{MUQ} (or muencoder.* of {MAIN}) does not fit", "missing: model.conformer.layers.5."):
         run(checkpoint)
 
 
@@ -209,7 +222,16 @@ def test_number_of_codebooks_has_to_be_that_of_the_file(checkpoint: Path) -> Non
     first = {key: value for key, value in read(checkpoint, MAIN).items() if key.startswith("rvq_muencoder_emb.quantizers.0.")}
     edit(checkpoint, MAIN, add({key.replace(".0.", f".{index}.", 1): value for key, value in first.items() for index in (1, 2, 3)}))
     run(checkpoint, config=four)
-    with refused(CheckpointError, "has 4 codebooks", "says 1"):
+    with refused(CheckpointError, "has 4 codebooks, the configuration says 1; use the variant codebooks4, or say so in rvq.n_codebooks"):
+        run(checkpoint)
+    edit(checkpoint, MAIN, drop("rvq_muencoder_emb.quantizers.3."))
+    with refused(CheckpointError, "has 3 codebooks, the configuration says 1; say so in rvq.n_codebooks"):
+        run(checkpoint)
+
+
+def test_another_file_in_the_place_of_the_main_one_is_told(checkpoint: Path) -> None:
+    shutil.copy(checkpoint / MUQ, checkpoint / MAIN)
+    with refused(CheckpointError, f"{MAIN} holds no rvq_muencoder_emb.*", "use the official main file"):
         run(checkpoint)
 
 
@@ -217,9 +239,11 @@ def test_number_of_codebooks_has_to_be_that_of_the_file(checkpoint: Path) -> Non
 def test_another_spectrogram_is_refused(checkpoint: Path, key: str) -> None:
     full = f"model.preprocessor_melspec_2048.{key}"
     edit(checkpoint, MAIN, drop("muencoder."))
-    edit(checkpoint, MUQ, lambda state: {**state, full: state[full] * 0.99})
-    with refused(CheckpointError, key, "not what is computed here"):
-        run(checkpoint)
+    right = read(checkpoint, MUQ)["model"][full]
+    for wrong in (right * 0.99, (right * 0.98).to(torch.bfloat16), torch.zeros_like(right, dtype=torch.int64)):
+        edit(checkpoint, MUQ, add({full: wrong}))
+        with refused(CheckpointError, key, "not what is computed here"):
+            run(checkpoint)
 
 
 def test_another_resampling_is_refused(checkpoint: Path) -> None:
@@ -256,5 +280,5 @@ def test_checkpoint_of_another_size_is_refused(checkpoint: Path) -> None:
         run(checkpoint, config={})
     shallow = json.loads(json.dumps(CONFIG))
     shallow["transformer2D"]["num_layers"] = 3
-    with refused(CheckpointError, "missing: transformer_blocks.2."):
+    with refused(CheckpointError, "missing: cfm_wrapper.estimator.transformer_blocks.2."):
         run(checkpoint, config=shallow)

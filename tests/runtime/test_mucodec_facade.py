@@ -178,6 +178,23 @@ def test_wrong_codes_and_options_are_refused(official: MuCodec) -> None:
 # Checkpoints
 
 
+def test_main_file_finds_safetensors_files(tmp_path: Path) -> None:
+    """Where a folder with the three has them; the nearest counts."""
+    from musicrt.runtime.hub import find_files
+    from musicrt.runtime.models.mucodec.facade import _locate
+    from musicrt.runtime.models.mucodec.spec import CHECKPOINT
+
+    for name in CHECKPOINT.files:
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).with_suffix(".safetensors").touch()
+    (tmp_path / "muq.safetensors").touch()
+    assert _locate(tmp_path / "ckpt" / "mucodec.safetensors") == find_files(CHECKPOINT, tmp_path)
+    (tmp_path / "ckpt" / "muq.pt").touch()
+    found = _locate(tmp_path / "ckpt" / "mucodec.safetensors")
+    assert isinstance(found, dict)
+    assert found["muq_dev/muq.pt"] == tmp_path / "ckpt" / "muq.pt"
+
+
 def test_main_file_finds_the_other_two(tiny_checkpoints: ForSystem, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """Beside it as in the official layout, or in the working directory."""
     from musicrt.runtime.models.mucodec.facade import _locate

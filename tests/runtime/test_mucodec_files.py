@@ -46,6 +46,19 @@ def test_file_is_decoded_to_stereo_of_its_length(light: Watched, song: Path, tmp
     assert np.abs(sound.T - expected[:, :72_000]).max() < 1e-3
 
 
+def test_file_keeps_a_length_that_decodes_to_a_sample_less(light: Watched, tmp_path: Path) -> None:
+    """55680 samples are 29 codes, which are 55679 samples."""
+    codec, _ = light
+    soundfile.write(tmp_path / "a.wav", music(55_680).T, 48_000, subtype="FLOAT")
+    encoded = codec.encode_file(tmp_path / "a.wav", tmp_path / "a.codes", fit="length")
+    assert encoded.values.shape == (1, 29, 2)
+    assert codec.decode_file(tmp_path / "a.codes", tmp_path / "b.wav", steps=1, seed=1, fit="length") == 55_680
+    sound, _ = soundfile.read(tmp_path / "b.wav", dtype="float32")
+    assert sound.shape == (55_680, 2)
+    assert not sound[-1].any()
+    assert sound[-2].all()
+
+
 def test_mono_comes_back_as_stereo(light: Watched, tmp_path: Path) -> None:
     codec, sessions = light
     soundfile.write(tmp_path / "mono.wav", music(20_000, 1).T, 48_000, subtype="FLOAT")

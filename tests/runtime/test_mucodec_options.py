@@ -79,6 +79,20 @@ def test_decoding_is_checked_before_there_are_codes(codec: Pipeline) -> None:
             codec.check_decoding(**options)
 
 
+def test_roundtrip_checks_how_to_decode_before_it_encodes() -> None:
+    codec, sessions = open_light()
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"step": 2}, "no option 'step'"),
+        ({"steps": 0}, "0"),
+        ({"seed": -1}, "-1"),
+        ({"prompt": music(9)}, "9 samples"),
+    ]
+    for options, word in wrong:
+        with refused(InputError, word):
+            codec.roundtrip(music(9000), **options)
+    assert sessions["muq"].calls == []
+
+
 def test_roundtrip_is_both_ways_with_fifty_steps() -> None:
     codec, sessions = open_light()
     audio = music(60_000)
@@ -168,6 +182,12 @@ def test_wrong_codes_are_refused(codec: Pipeline, codes: Any, words: list[object
     for call in (codec.decode, codec.decode_stream, lambda one: codec.decode_batch([random_codes(5), one])):
         with refused(InputError, *words):
             call(codes)
+
+
+def test_unknown_options_of_a_batch_are_refused_by_name(codec: Pipeline) -> None:
+    wrong: Any = {"step": 2}
+    with refused(InputError, "mucodec has no option 'step'", "it has steps, guidance"):
+        codec.decode_batch([random_codes(5)], **wrong)
 
 
 def test_small_integers_and_lists_are_codes_too(codec: Pipeline) -> None:

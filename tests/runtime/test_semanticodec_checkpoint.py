@@ -105,9 +105,9 @@ def test_rows_of_the_codebook_are_those_of_its_file(checkpoint: Path) -> None:
     ("file", "change", "words"),
     [
         (ENCODER, drop("encoder.weight_hh_l0"), ["2 missing", "encoder.weight_hh_l0"]),
-        (ENCODER, drop("quantizer._codebook.embed"), ["1 missing: embed"]),
-        (DECODER, drop("model.diffusion_model."), ["missing: time_embed.0.weight"]),
-        (DECODER, lambda state: {"state_dict": state}, ["missing: time_embed.0.weight"]),
+        (ENCODER, drop("quantizer._codebook.embed"), [ENCODER, "1 missing: quantizer._codebook.embed"]),
+        (DECODER, drop("model.diffusion_model."), [DECODER, "missing: model.diffusion_model.time_embed.0.weight"]),
+        (DECODER, lambda state: {"state_dict": state}, [DECODER, "missing: model.diffusion_model.time_embed.0.weight"]),
         (DECODER, drop("scale_factor"), ["1 missing: scale_factor"]),
         (ENCODER, add({"audiomae.model.pos_embed": torch.zeros(1, 257, 32)}), ["pos_embed [1, 257, 32]", "[1, 513, 32]"]),
         (ENCODER, add({"encoder_output_linear.weight": 3.0}), ["1 not tensors: encoder_output_linear.weight"]),

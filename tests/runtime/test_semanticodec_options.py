@@ -188,6 +188,12 @@ def test_wrong_tokens_are_refused(codec: Pipeline, tokens: Any, words: list[obje
         codec.decode(tokens, steps=1)
 
 
+def test_unknown_options_of_a_batch_are_refused_by_name(codec: Pipeline) -> None:
+    wrong: Any = {"step": 2}
+    with refused(InputError, "semanticodec has no option 'step'", "it has steps, guidance"):
+        codec.decode_batch([random_tokens(5)], **wrong)
+
+
 def test_small_integers_and_lists_are_tokens_too(codec: Pipeline) -> None:
     tokens = random_tokens(10) % 128
     expected = codec.decode(tokens, steps=1, seed=0)

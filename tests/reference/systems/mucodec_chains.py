@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.diffusion import OnStep
 from musicrt.runtime.models.mucodec.config import VAE_CHANNELS
 from musicrt.runtime.models.mucodec.downmix import JOINT_PEAK, halve_rate, limit, sinc_kernel
@@ -18,6 +19,7 @@ from tests.reference.case import Case
 from tests.reference.signals import Array
 from tests.reference.systems.base import CodecRunner, Outputs
 
+_SECONDS = 40.96  # of a window
 _FILLER = (WINDOW - SHARED) // 2  # frames of the draws that have no effect
 
 
@@ -53,6 +55,7 @@ class ChainRunner(CodecRunner[Pipeline]):
         return {"resampled": halve_rate(case.inputs["audio"]), "trace/kernel": sinc_kernel()[None, None]}
 
     def fetch_codes(self, case: Case) -> Outputs:
+        self.check_layer(case)
         mel = self.codec.windows.analyse(case.inputs["audio"])
         features = self.codec.windows.features(mel)
         return {"codes": self.run_stage("quantizer", hidden=features)["codes"], "features": features.transpose(0, 2, 1)}
@@ -68,6 +71,7 @@ class ChainRunner(CodecRunner[Pipeline]):
 
     def windows(self, case: Case) -> Outputs:
         """With given results in place of sampler and decoders."""
+        _check_duration(case, "duration")
         codec, inputs = self.rules, case.inputs
         sampler = codec.sampler = _GivenSampler(codec, inputs["window_latents"])
         codec.synthesis = _GivenSynthesis(codec, inputs["window_waves"])
@@ -78,13 +82,16 @@ class ChainRunner(CodecRunner[Pipeline]):
 
     def code2sound(self, case: Case) -> Outputs:
         """The official call ignores its `guidance_scale`."""
+        _check_duration(case, "duration")
         return self._decode(case, case.inputs["codes"], _option(case, "num_steps", 20), _unbatched(case.inputs.get("prompt")))
 
     def sound2sound(self, case: Case) -> Outputs:
-        codes = self._sound2code(case)
-        return {"codes": codes, **self._decode(case, _settle(case, codes), _option(case, "steps", 50))}
+        _check_duration(case, "min_duration")
+        codes, prompt = self._sound2code(case), _unbatched(case.inputs.get("prompt"))
+        return {"codes": codes, **self._decode(case, _settle(case, codes), _option(case, "steps", 50), prompt)}
 
     def compose(self, case: Case) -> Outputs:
+        self.check_layer(case)
         audio = case.inputs["audio"]
         mel = self.codec.windows.analyse(limit(audio, np.abs(audio).max(keepdims=True), JOINT_PEAK)[None])
         codes = np.stack(self.codec.windows.encode(list(mel)))
@@ -92,6 +99,12 @@ class ChainRunner(CodecRunner[Pipeline]):
         mels = np.stack([self.codec.synthesis.mel(half) for half in np.split(latents, [VAE_CHANNELS], axis=1)])
         waveform = np.stack([self.codec.synthesis.waveform(one) for one in mels])
         return {"codes": codes, "latents": latents, "mel": mels[:, None], "waveform": waveform}
+
+    def check_layer(self, case: Case) -> None:
+        """Raises InputError: a case of another hidden state than that which the network was made for."""
+        layer, layers = case.info["options"]["layer"], self.rules.config.layers
+        if layer != layers:
+            raise InputError(f"got a case of layer {layer}, the checkpoint's network is made for {layers}; set layer_num to {layer + 1}")
 
     def _sound2code(self, case: Case) -> Array:
         """Codes of the first codebook, which is what the official call keeps."""
@@ -193,6 +206,12 @@ def _settle(case: Case, codes: Array) -> Array:
     recorded = case.info["outputs"]["codes"]
     agrees = any(verdict.ok for verdict in case.compare({"codes": codes}) if verdict.output == "codes")
     return case.stored[recorded["key"]].astype(np.int64) if agrees and recorded["select"] == "whole" else codes
+
+
+def _check_duration(case: Case, name: str) -> None:
+    """Raises InputError: other windows than the default ones, which officially do not fit (SPEC section 4.1)."""
+    if (seconds := _option(case, name, _SECONDS)) != _SECONDS:
+        raise InputError(f"got a case with {name} {seconds}, expected {_SECONDS}: windows have one length")
 
 
 def _option(case: Case, name: str, default: Any) -> Any:

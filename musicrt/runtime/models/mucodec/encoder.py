@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.batches import Job
 from musicrt.runtime.errors import AudioError, InputError
 from musicrt.runtime.model import Model
-from musicrt.runtime.models.mucodec.config import CODE_SAMPLES, MUQ_CODE_SAMPLES, Config
+from musicrt.runtime.models.mucodec.config import CODE_SAMPLES, Config
 from musicrt.runtime.models.mucodec.downmix import JOINT_PEAK, limit, mix_down
 from musicrt.runtime.models.mucodec.lengths import OVERHANG, SPAN, Fit, encoded_codes, encoder_windows
 from musicrt.runtime.models.mucodec.mel import MuqMel
@@ -40,8 +40,7 @@ class WindowEncoder:
 
     def analyse(self, audio: Float) -> Float:
         """Windows [batch, channels, samples] at 48 kHz -> mel spectrograms [batch, 128, 4 C] of their C full codes."""
-        mono = mix_down(audio)
-        return self._mel.analyse(mono[:, : mono.shape[1] // MUQ_CODE_SAMPLES * MUQ_CODE_SAMPLES])
+        return self._mel.analyse(mix_down(audio))
 
     def features(self, mel: Float) -> Float:
         """Mel spectrograms [batch, 128, 4 C] -> MuQ's hidden state [batch, C, D]. Raises BackendError."""

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.errors import CheckpointError, ConfigError, InputError
 from musicrt.runtime.facades import as_array, as_floats, as_tensor, choose_device, draw_normal, open_bundle
-from musicrt.runtime.hub import Source, locate_checkpoint
+from musicrt.runtime.hub import Source, file_places, locate_checkpoint
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, SAMPLE_RATE, VAE_CHANNELS
 from musicrt.runtime.models.mucodec.downmix import JOINT_PEAK, limit
@@ -85,7 +85,7 @@ class MuCodec:
     ) -> Tensor:
         """Sound float32 [2, samples] at 48 kHz of codes [1, codebooks, n], on the CPU. `torch.manual_seed` gives the official noise.
 
-        prompt: samples [N], [1, N] or [2, N] at 48 kHz, or [1, channels, N]. guidance_scale: officially without effect, always 1.5.
+        prompt: samples [N], [1, N] or [2, N] at 48 kHz, or [1, channels, N]. guidance_scale: honoured here; officially always 1.5.
         duration: officially other values give overlaps that do not fit; they are refused. disable_progress: without effect, as
         officially; nothing is printed. Raises InputError, BackendError.
         """
@@ -162,8 +162,8 @@ def _locate(path: str | Path | None) -> Source:
     *others, own = CHECKPOINT.files
     found = {own: main}
     for name in others:
-        places = [Path(name), main.parent.parent / name, main.parent / Path(name).name]
-        place = next((place for place in places if place.is_file()), None)
+        beside = [*file_places(main.parent.parent, name), *file_places(main.parent, name)]
+        place = next((place for place in (Path(name), *reversed(beside)) if place.is_file()), None)
         if place is None:
             raise CheckpointError(
                 f"{name} is not there for {main}; put it into the working directory, or give a folder with all three files"

@@ -97,8 +97,8 @@ class Pipeline(Codec):
         fit: "window" repeats a signal up to whole windows of 40.96 s, as officially; "length" only up to the next 2.56 s, which
             costs a short clip a fraction and gives somewhat other codes.
         max_batch_size: windows that run together. on_progress: called after each batch.
-        Returns an int64 [1, codebooks, n] for each, n a code for each full 1920 samples and one more. A file is read twice, and
-        never held. Raises AudioError, InputError, BackendError.
+        Returns an int64 [1, codebooks, n] for each, n a code for each full 1920 samples and one more. A file is read twice or more
+        often, and held only if it is shorter than a window. Raises AudioError, InputError, BackendError.
         """
         sources = [check_source(open_source(one, self.sample_rate, sample_rate, kernel="sinc")) for one in audio]
         counts = [encoded_codes(source.samples) for source in sources]
@@ -130,6 +130,7 @@ class Pipeline(Codec):
 
         Everything is checked before the first is decoded. noise: of a single array only. Other arguments and errors as in `decode_stream`.
         """
+        self.check_options(self.decode_stream, options)
         if options.get("noise") is not None and len(codes) != 1:
             raise InputError(f"got noise for {len(codes)} code arrays, expected one; decode them one by one, or pass a seed")
         plans = [self._plan(one, **options) for one in codes]
@@ -170,6 +171,8 @@ class Pipeline(Codec):
         """
         if options.get("steps") is None:
             options["steps"] = self._roundtrip_steps
+        self.check_options(self.decode_stream, options)
+        self.check_decoding(**options)
         return self.decode(self.encode(audio, sample_rate=sample_rate, fit=options.get("fit", "window")), **options)
 
     def roundtrip_file(

@@ -117,6 +117,7 @@ class Pipeline(Codec):
         max_batch_size: windows that run together. on_progress: called after each evaluation.
         Returns a float32 [batch, 1, samples] for each. Raises InputError, BackendError.
         """
+        self.check_options(self.decode_stream, options)
         signals = [self.check_tokens(one) for one in tokens]
         if options.get("noise") is not None and len(signals) != 1:
             raise InputError(f"got noise for {len(signals)} token arrays, expected one; decode them one by one, or pass a seed")

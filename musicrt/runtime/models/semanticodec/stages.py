@@ -11,8 +11,7 @@ changed is where the work is done:
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +19,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicrt.runtime.checkpoint import load_weights
+from musicrt.runtime.checkpoint import Part, load_parts
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.layers import Lstm
 from musicrt.runtime.models.semanticodec.config import HOP, POSITION_CHANNELS, Config
@@ -31,8 +30,6 @@ from musicrt.runtime.models.semanticodec.network.unet import UNet
 from musicrt.runtime.models.semanticodec.network.vae import FirstStage, VaeDecoder
 from musicrt.runtime.models.semanticodec.network.vocoder import Vocoder
 from musicrt.runtime.models.semanticodec.spec import find_checkpoint
-
-_LOG = logging.getLogger("musicrt")
 
 
 @dataclass(frozen=True)
@@ -218,7 +215,7 @@ def load_stages(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any
 def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration with the size of the semantic codebook, which only its file tells. Raises CheckpointError: another than given."""
     given = Config.from_mapping(config)
-    _, _, codebook = _contents(files, given)
+    *_, codebook = _contents(files, given).values()
     array, expected = codebook["array"], given.semantic_codebook_rows
     if array.ndim != 2 or array.shape[1] != given.feature_dim or not len(array):
         raise CheckpointError(
@@ -236,31 +233,24 @@ def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, A
     """The networks as in the checkpoint. Raises CheckpointError naming what is missing or of another shape."""
     with torch.device("meta"):
         networks = Networks.build(Config.from_mapping(config))
-    encoder, decoder, codebook = _contents(files, networks.config)
-    parts: list[tuple[nn.Module, Mapping[str, Any], str]] = [
-        (networks.audiomae, encoder, "audiomae.model."),
-        (networks.residual, encoder, ""),
-        (networks.acoustic, encoder, "quantizer._codebook."),
-        (networks.semantic, codebook, ""),
-        (networks.unet, decoder, "model.diffusion_model."),
-        (networks.vae, decoder, ""),
-        (networks.vocoder, decoder, "first_stage_model.vocoder."),
+    contents = _contents(files, networks.config)
+    encoder, decoder, codebook = contents
+    parts = [
+        Part(networks.audiomae, encoder, "audiomae.model."),
+        Part(networks.residual, encoder),
+        Part(networks.acoustic, encoder, "quantizer._codebook."),
+        Part(networks.semantic, codebook),
+        Part(networks.unet, decoder, "model.diffusion_model."),
+        Part(networks.vae, decoder),
+        Part(networks.vocoder, decoder, "first_stage_model.vocoder."),
     ]
-    used: set[str] = set()
-    for network, state, prefix in parts:
-        known = {key: prefix + key for key in network.state_dict() if prefix + key in state}
-        load_weights(network, {key: state[name] for key, name in known.items()}, dead=lambda _: False)
-        network.eval().requires_grad_(False)
-        used.update(known.values())
-    unknown = [key for state in (encoder, decoder) for key in state if key not in used and not is_dead_key(key)]
-    if unknown:
-        _LOG.warning("the checkpoint has %d tensors that no stage uses, such as %s; they are ignored", len(unknown), unknown[0])
+    load_parts(parts, contents, dead=is_dead_key)
     return networks
 
 
-def _contents(files: Mapping[str, Mapping[str, Any]], config: Config) -> Iterator[Mapping[str, Any]]:
-    """What is in encoder.ckpt, decoder.ckpt and the codebook."""
-    return ({str(key): value for key, value in files[name].items()} for name in find_checkpoint(config).files)
+def _contents(files: Mapping[str, Mapping[str, Any]], config: Config) -> dict[str, Mapping[str, Any]]:
+    """What is in encoder.ckpt, decoder.ckpt and the codebook, by their official names."""
+    return {name: {str(key): value for key, value in files[name].items()} for name in find_checkpoint(config).files}
 
 
 _DEAD = (

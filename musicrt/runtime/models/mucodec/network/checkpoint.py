@@ -9,9 +9,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from musicrt.runtime.checkpoint import load_weights
+from musicrt.runtime.checkpoint import Part, load_parts
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.models.mucodec.config import Config
 from musicrt.runtime.models.mucodec.downmix import sinc_kernel
@@ -20,13 +20,15 @@ from musicrt.runtime.models.mucodec.network.estimator import Estimator
 from musicrt.runtime.models.mucodec.network.muq import Muq, rotation_rates
 from musicrt.runtime.models.mucodec.network.quantizer import Conditioner, NormFeat, ResidualQuantizer
 from musicrt.runtime.models.mucodec.network.vae import FirstStage, Scale
-from musicrt.runtime.models.mucodec.spec import CHECKPOINT
+from musicrt.runtime.models.mucodec.spec import CHECKPOINT, SYSTEM
 
 _LOG = logging.getLogger("musicrt")
 
 FROZEN_FROM = 100000
 """Latents that the official statistics take in before they stop changing, in inference too."""
+_VAE, _MUQ, _MAIN = CHECKPOINT.files
 _OVERRIDE = "muencoder."  # before MuQ's keys in a main file
+_OWN_MUQ = f"{_MUQ} (or {_OVERRIDE}* of {_MAIN})"
 
 
 @dataclass(frozen=True)
@@ -60,11 +62,15 @@ class Networks:
 def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration, if the checkpoint has as many codebooks. Raises CheckpointError, ConfigError."""
     given = Config.from_mapping(config)
-    found = len({match[1] for key in _merge(files) if (match := re.match(r"rvq_muencoder_emb\.quantizers\.(\d+)\.", key))})
+    main = _contents(files)[_MAIN]
+    found = len({match[1] for key in main if (match := re.match(r"rvq_muencoder_emb\.quantizers\.(\d+)\.", key))})
+    if not found:
+        raise CheckpointError(f"{_MAIN} holds no rvq_muencoder_emb.*; use the official main file, or export what it was trained with")
     if found != given.rvq.n_codebooks:
+        variants = [name for name, values in SYSTEM.variants.items() if values["rvq"]["n_codebooks"] == found]
+        advice = "".join(f"use the variant {name}, or " for name in variants)
         raise CheckpointError(
-            f"the checkpoint has {found} codebooks, the configuration says {given.rvq.n_codebooks}; use the variant codebooks{found}, "
-            "or say so in rvq.n_codebooks"
+            f"the checkpoint has {found} codebooks, the configuration says {given.rvq.n_codebooks}; {advice}say so in rvq.n_codebooks"
         )
     return given.to_mapping()
 
@@ -73,26 +79,19 @@ def load_networks(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, A
     """The networks as in the checkpoint. Raises CheckpointError naming what is missing, of another shape or not finite."""
     with torch.device("meta"):
         networks = Networks.build(Config.from_mapping(config))
-    state, used = _merge(files), set[str]()
-    parts: list[tuple[nn.Module, str]] = [
-        (networks.muq, "model."),
-        (networks.quantizer, "rvq_muencoder_emb."),
-        (networks.conditioner, ""),
-        (networks.normfeat, "normfeat."),
-        (networks.estimator, "cfm_wrapper.estimator."),
-        (networks.first_stage, "first_stage_model."),
-        (networks.scale, ""),
+    contents = _contents(files)
+    parts = [
+        Part(networks.muq, _OWN_MUQ, "model."),
+        Part(networks.quantizer, _MAIN, "rvq_muencoder_emb."),
+        Part(networks.conditioner, _MAIN),
+        Part(networks.normfeat, _MAIN, "normfeat."),
+        Part(networks.estimator, _MAIN, "cfm_wrapper.estimator."),
+        Part(networks.first_stage, _VAE, "first_stage_model."),
+        Part(networks.scale, _VAE),
     ]
-    for network, prefix in parts:
-        known = {key: prefix + key for key in network.state_dict() if prefix + key in state}
-        load_weights(network, {key: state[name] for key, name in known.items()}, dead=lambda _: False)
-        network.eval().requires_grad_(False)
-        used.update(known.values())
-    _check_constants(networks.config, state)
+    load_parts(parts, contents, dead=lambda key: is_dead_key(key, networks.config.layers))
+    _check_constants(networks.config, {**contents[_OWN_MUQ], **contents[_MAIN]})
     _check_counts(networks.normfeat)
-    unknown = [key for key in state if key not in used and not is_dead_key(key, networks.config.layers)]
-    if unknown:
-        _LOG.warning("the checkpoint has %d tensors that no stage uses, such as %s; they are ignored", len(unknown), unknown[0])
     return networks
 
 
@@ -110,15 +109,15 @@ _DEAD = re.compile(
 )
 
 
-def _merge(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
-    """All tensors by official key: those of the VAE, of MuQ, and of the main file, which may hold MuQ's instead. Raises CheckpointError."""
-    vae, muq, main = (files[name] for name in CHECKPOINT.files)
-    state: dict[str, Any] = {}
-    for name, tensors in zip(CHECKPOINT.files, (vae.get("state_dict", vae), muq.get("model", muq), main), strict=True):
+def _contents(files: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Tensors by official key: of the VAE, of MuQ (those that the main file has count), and of the main file. Raises CheckpointError."""
+    found = {_VAE: files[_VAE].get("state_dict", files[_VAE]), _MUQ: files[_MUQ].get("model", files[_MUQ]), _MAIN: files[_MAIN]}
+    for name, tensors in found.items():
         if not isinstance(tensors, Mapping):
             raise CheckpointError(f"{name} holds a {type(tensors).__name__} in the place of its tensors; use the official file")
-        state |= {str(key).removeprefix(_OVERRIDE): value for key, value in tensors.items()}
-    return state
+    vae, muq, main = ({str(key): value for key, value in tensors.items()} for tensors in found.values())
+    own = {key.removeprefix(_OVERRIDE): main.pop(key) for key in list(main) if key.startswith(_OVERRIDE)}
+    return {_VAE: vae, _OWN_MUQ: muq | own, _MAIN: main}
 
 
 def _check_constants(config: Config, state: Mapping[str, Any]) -> None:
@@ -139,7 +138,10 @@ def _check_constants(config: Config, state: Mapping[str, Any]) -> None:
 
 
 def _is_close(given: Tensor, expected: Tensor) -> bool:
-    return bool(torch.allclose(given.double(), expected.double(), rtol=0.0, atol=1e-4))
+    """Up to 1e-4, or to what the precision resolves in which it is stored."""
+    if not given.is_floating_point():
+        return False
+    return bool(torch.allclose(given.double(), expected.double(), rtol=torch.finfo(given.dtype).eps, atol=1e-4))
 
 
 def _check_counts(normfeat: NormFeat) -> None:
