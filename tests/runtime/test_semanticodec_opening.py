@@ -12,7 +12,7 @@ import soundfile
 
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.errors import BackendError, CheckpointError, ConfigError
-from musicrt.runtime.hub import Source
+from musicrt.runtime.hub import Source, file_places
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.facade import SemantiCodec
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
@@ -85,7 +85,8 @@ def test_files_that_are_not_in_the_working_directory_are_fetched(
     monkeypatch.chdir(tmp_path)
     SemantiCodec(cache_path="elsewhere", device="cpu")
     missing = [name for index, name in enumerate(FILES) if index not in here]
-    assert asked == ([("haoheliu/SemantiCodec", {"allow_patterns": missing, "cache_dir": "elsewhere"})] if missing else [])
+    wanted = [str(place) for name in missing for place in file_places(Path(), name)]
+    assert asked == ([("haoheliu/SemantiCodec", {"allow_patterns": wanted, "cache_dir": "elsewhere"})] if missing else [])
     ((files, _),) = opened
     assert sorted(files) == sorted((tmp_path / "hub" / name if name in missing else tmp_path / name).resolve() for name in FILES)
 
