@@ -87,7 +87,7 @@ def say(line: str) -> None:
 
 def _print_bit_rates(rates: Mapping[str, float], this: str) -> None:
     """What each variant takes, `this` marked; nothing where there is none."""
-    table = Table("variant", "nominal, one channel", "")
+    table = Table("variant", "nominal, of each row", "")
     for variant, rate in rates.items():
         table.add_row(variant, _kbps(rate), "this one" if variant == this else "")
     if rates:
