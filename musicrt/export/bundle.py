@@ -129,6 +129,7 @@ def _write_stage(folder: Path, stage: StageSpec, module: nn.Module, model: ir.Mo
     return StageEntry(
         inputs=[tensor.describe() for tensor in stage.inputs],
         outputs=[tensor.describe() for tensor in stage.outputs],
+        states=[tensor.describe() for tensor in stage.states],
         graphs={FLAVOUR: graph},
         probe=record_probe(sizes, _SEED, expected),
     )

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from musicrt.export.operators import ORT_OPERATORS
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.spec import StageSpec, updated_name
 
 OPSET = 20
 """Below 21, where group norms are exported as instance norms: ONNX Runtime's CPU kernels run those twice as fast."""
@@ -41,8 +41,8 @@ class _Flat(nn.Module):
 
 def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array]) -> ir.Model:
     """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant."""
-    inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.inputs]
-    dynamic = [{i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.inputs]
+    inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.feeds]
+    dynamic = [{i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.feeds]
     with _quiet():
         program = torch.onnx.export(
             _Flat(module).eval(),
@@ -50,8 +50,8 @@ def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array])
             dynamo=True,
             opset_version=OPSET,
             dynamic_shapes=(dynamic,),
-            input_names=[tensor.name for tensor in stage.inputs],
-            output_names=[tensor.name for tensor in stage.outputs],
+            input_names=[tensor.name for tensor in stage.feeds],
+            output_names=[*(tensor.name for tensor in stage.outputs), *(updated_name(tensor.name) for tensor in stage.states)],
             custom_translation_table=ORT_OPERATORS,
         )
     if program is None:
@@ -110,7 +110,7 @@ def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:
 
 def _name_axes(stage: StageSpec, model: ir.Model) -> None:
     """Call the dynamic dimensions of inputs and outputs what the spec calls them."""
-    for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*stage.inputs, *stage.outputs], strict=True):
+    for value, tensor in zip([*model.graph.inputs, *model.graph.outputs], [*stage.feeds, *stage.outputs, *stage.states], strict=True):
         value.shape = ir.Shape([dim if isinstance(dim, int) else str(dim) for dim in tensor.dims])
 
 

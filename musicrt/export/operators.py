@@ -18,22 +18,28 @@ op: Any = opset20  # its methods are typed for onnxscript's own values, which a 
 _LONGEST_ROW = 8192
 
 
-def _define_fused_attention() -> Any:
-    """ONNX Runtime's MultiHeadAttention, as far as it is used here; onnxscript knows the operators of the standard only."""
+def _define(name: str, inputs: dict[str, str], outputs: tuple[str, ...], attributes: tuple[str, ...]) -> Any:
+    """An operator of ONNX Runtime's own, as far as it is used here; onnxscript knows those of the standard only."""
     kinds = onnx.defs.OpSchema
     schema = kinds(
-        name="MultiHeadAttention",
+        name=name,
         domain="com.microsoft",
         since_version=1,
-        inputs=[kinds.FormalParameter(name, "T") for name in ("query", "key", "value")],
-        outputs=[kinds.FormalParameter("output", "T")],
-        type_constraints=[("T", ["tensor(float)", "tensor(float16)"], "")],
-        attributes=[kinds.Attribute("num_heads", kinds.AttrType.INT, "")],
+        inputs=[kinds.FormalParameter(one, kind) for one, kind in inputs.items()],
+        outputs=[kinds.FormalParameter(one, "T") for one in outputs],
+        type_constraints=[("T", ["tensor(float)", "tensor(float16)"], ""), ("M", ["tensor(int32)"], "")],
+        attributes=[kinds.Attribute(one, kinds.AttrType.INT, "") for one in attributes],
     )
-    return Op(Opset("com.microsoft", 1), "MultiHeadAttention", schema)
+    return Op(Opset("com.microsoft", 1), name, schema)
 
 
-fused_attention = _define_fused_attention()
+fused_attention = _define("MultiHeadAttention", dict.fromkeys(("query", "key", "value"), "T"), ("output",), ("num_heads",))
+grouped_attention = _define(
+    "GroupQueryAttention",
+    dict.fromkeys(("query", "key", "value", "past_key", "past_value"), "T") | {"seqlens_k": "M", "total_sequence_length": "M"},
+    ("output", "present_key", "present_value"),
+    ("num_heads", "kv_num_heads"),
+)
 
 
 def group_norm(
@@ -88,14 +94,38 @@ def attention(
     """
     if attn_mask is not None or dropout_p or is_causal or scale is not None or enable_gqa:
         raise NotImplementedError("only plain attention is exported")
+    heads, width = _heads(query)
+    y = fused_attention(*(_join_heads(x, heads * width) for x in (query, key, value)), num_heads=heads)
+    return op.Transpose(op.Reshape(y, [0, 0, heads, width]), perm=[0, 2, 1, 3])
+
+
+def cached_attention(
+    query: ir.Value, key: ir.Value, value: ir.Value, keys: ir.Value, values: ir.Value, length: ir.Value
+) -> tuple[Any, Any, Any]:
+    """`musicrt.runtime.layers.attend_cached` by the operator that reads no more of a cache than is filled.
+
+    Where the caches that come out are bound to those that go in, it writes the new positions only. The standard's TensorScatter and
+    Attention (opset 24) do the second but not the first: on a CPU, each step costs as much as with a full cache.
+    """
+    heads, width = _heads(query)
+    total = op.Add(length, op.Shape(query, start=2, end=3))
+    last = op.Cast(op.Expand(op.Sub(total, op.Constant(value_ints=[1])), op.Shape(query, end=1)), to=ir.DataType.INT32)
+    joined = [_join_heads(x, heads * width) for x in (query, key, value)]
+    y, keys, values = grouped_attention(
+        *joined, keys, values, last, op.Cast(total, to=ir.DataType.INT32), num_heads=heads, kv_num_heads=heads
+    )
+    return op.Transpose(op.Reshape(y, [0, 0, heads, width]), perm=[0, 2, 1, 3]), keys, values
+
+
+def _heads(query: ir.Value) -> tuple[int, int]:
+    """Number and width of the heads of [B, heads, n, width]."""
     if query.shape is None or not isinstance(heads := query.shape[1], int) or not isinstance(width := query.shape[3], int):
         raise TypeError("attention needs the number and the width of the heads")
+    return heads, width
 
-    def join(x: Any) -> Any:
-        return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), [0, 0, heads * width])
 
-    y = fused_attention(join(query), join(key), join(value), num_heads=heads)
-    return op.Transpose(op.Reshape(y, [0, 0, heads, width]), perm=[0, 2, 1, 3])
+def _join_heads(x: Any, width: int) -> Any:
+    return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), [0, 0, width])
 
 
 def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> Any:
@@ -112,19 +142,37 @@ def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> Any:
     return op.Reshape(rows, op.Concat(op.Shape(x, end=-1), op.Constant(value_ints=[weight.shape[0]]), axis=0))
 
 
-def lstm(x: ir.Value, input_weight: ir.Value, recurrent_weight: ir.Value, bias: ir.Value) -> Any:
-    """`musicrt.runtime.layers.Lstm`, whose weights lie as ONNX wants them: [B, T, I] -> [B, T, 2H]."""
+def lstm(
+    x: ir.Value,
+    input_weight: ir.Value,
+    recurrent_weight: ir.Value,
+    bias: ir.Value,
+    initial_h: ir.Value | None = None,
+    initial_c: ir.Value | None = None,
+) -> tuple[Any, Any, Any]:
+    """`musicrt.runtime.layers.Lstm`, whose weights lie as ONNX wants them: [B, T, I] -> [B, T, D * H], and the last states [D, B, H]."""
     if recurrent_weight.shape is None or not isinstance(hidden := recurrent_weight.shape[2], int):
         raise TypeError("lstm needs the shape of its weights")
-    steps_first = op.Transpose(x, perm=[1, 0, 2])
-    states, _, _ = op.LSTM(steps_first, input_weight, recurrent_weight, bias, direction="bidirectional", hidden_size=hidden)
-    return op.Reshape(op.Transpose(states, perm=[2, 0, 1, 3]), [0, 0, 2 * hidden])  # of [T, 2, B, H]
+    directions = recurrent_weight.shape[0]
+    states, h, c = op.LSTM(
+        op.Transpose(x, perm=[1, 0, 2]),
+        input_weight,
+        recurrent_weight,
+        bias,
+        None,
+        initial_h,
+        initial_c,
+        direction="bidirectional" if directions == 2 else "forward",
+        hidden_size=hidden,
+    )
+    return op.Reshape(op.Transpose(states, perm=[2, 0, 1, 3]), [0, 0, directions * hidden]), h, c  # of [T, D, B, H]
 
 
 ORT_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
     torch.ops.aten.group_norm.default: group_norm,
     torch.ops.aten.linear.default: linear,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
+    torch.ops.musicrt.cached_attention.default: cached_attention,
     torch.ops.musicrt.lstm.default: lstm,
 }
 """Translations for the `ort` flavour."""

@@ -91,8 +91,8 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest's rate or defaults do not fit its configuration; export the bundle again")
         for stage in spec.stages:
             entry = manifest.stages.get(stage.name)
-            words = [tensor.describe() for tensor in (*stage.inputs, *stage.outputs)]
-            if entry is not None and [*entry.inputs, *entry.outputs] != words:
+            words = [tensor.describe() for tensor in (*stage.inputs, *stage.outputs, *stage.states)]
+            if entry is not None and [*entry.inputs, *entry.outputs, *entry.states] != words:
                 raise BundleError(f"{self.path}: stage {stage.name!r} has other tensors than this version knows; export the bundle again")
 
     def _check_file(self, entry: FileEntry, *, hashes: bool) -> None:

@@ -62,10 +62,11 @@ class PhaseTranspose(nn.Module):
     torch 2.13 gets transposed convolutions wrong on some CPUs (oneDNN; kernel 10, stride 5, padding 2: up to 5 % off, not always).
     """
 
-    def __init__(self, layer: nn.ConvTranspose1d) -> None:
-        """`layer`: one group, not dilated."""
+    def __init__(self, layer: nn.ConvTranspose1d, cut: tuple[int, int] | None = None) -> None:
+        """`layer`: one group, not dilated. `cut`: from the beginning and the end of the whole result; by default the layer's padding."""
         super().__init__()
-        self.rate, self.cut, self.kernel = layer.stride[0], int(layer.padding[0]), layer.kernel_size[0]
+        self.rate, self.kernel = layer.stride[0], layer.kernel_size[0]
+        self.cut = (int(layer.padding[0]), int(layer.padding[0])) if cut is None else cut
         taps = -(-self.kernel // self.rate)
         whole = F.pad(layer.weight.data, (0, taps * self.rate - self.kernel))
         phases = whole.reshape(*whole.shape[:2], taps, self.rate).flip(2).permute(1, 3, 0, 2)
@@ -74,10 +75,10 @@ class PhaseTranspose(nn.Module):
         self.padding = taps - 1
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [B, C, n] -> [B, C', (n - 1) * rate + kernel - 2 * padding]."""
+        """x: float32 [B, C, n] -> [B, C', (n - 1) * rate + kernel - what is cut]."""
         phases = F.conv1d(x, self.weight, self.bias, padding=self.padding)
         y = phases.reshape(x.shape[0], -1, self.rate, x.shape[2] + self.padding).transpose(2, 3).flatten(2)
-        return y[:, :, self.cut : (x.shape[2] - 1) * self.rate + self.kernel - self.cut]
+        return y[:, :, self.cut[0] : (x.shape[2] - 1) * self.rate + self.kernel - self.cut[1]]
 
 
 def bias_of(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> Tensor:
@@ -88,36 +89,42 @@ def bias_of(layer: nn.Conv1d | nn.Conv2d | nn.ConvTranspose1d) -> Tensor:
 
 
 class Lstm(nn.Module):
-    """One bidirectional LSTM layer with zero initial state, its weights in ONNX's order (gates i, o, f, c; forward, backward).
+    """One LSTM layer, its weights in ONNX's order (gates i, o, f, c; forward, then, where it is bidirectional, backward).
 
-    input_weight [2, 4H, I], recurrent_weight [2, 4H, H], bias [2, 8H]: that of the input, then that of the state.
+    input_weight [D, 4H, I], recurrent_weight [D, 4H, H], bias [D, 8H]: that of the input, then that of the state.
     """
 
-    def __init__(self, inputs: int, hidden: int) -> None:
+    def __init__(self, inputs: int, hidden: int, directions: int = 2) -> None:
         super().__init__()
-        self.input_weight = nn.Parameter(torch.empty(2, 4 * hidden, inputs))
-        self.recurrent_weight = nn.Parameter(torch.empty(2, 4 * hidden, hidden))
-        self.bias = nn.Parameter(torch.empty(2, 8 * hidden))
+        self.input_weight = nn.Parameter(torch.empty(directions, 4 * hidden, inputs))
+        self.recurrent_weight = nn.Parameter(torch.empty(directions, 4 * hidden, hidden))
+        self.bias = nn.Parameter(torch.empty(directions, 8 * hidden))
 
     @classmethod
     def from_torch(cls, layer: nn.LSTM, index: int) -> Lstm:
-        """Layer `index` of a bidirectional `nn.LSTM`."""
-        names = [f"l{index}{direction}" for direction in ("", "_reverse")]
+        """Layer `index` of an `nn.LSTM`."""
+        names = [f"l{index}{direction}" for direction in ("", "_reverse")[: 1 + layer.bidirectional]]
+        inputs = getattr(layer, f"weight_ih_{names[0]}").shape[1]
 
         def gather(name: str) -> list[Tensor]:
             return [_reorder_gates(getattr(layer, f"{name}_{suffix}").data) for suffix in names]
 
         with torch.device("meta"):
-            made = cls(layer.input_size, layer.hidden_size)
+            made = cls(inputs, layer.hidden_size, len(names))
         made.input_weight = nn.Parameter(torch.stack(gather("weight_ih")))
         made.recurrent_weight = nn.Parameter(torch.stack(gather("weight_hh")))
         made.bias = nn.Parameter(torch.cat([torch.stack(gather("bias_ih")), torch.stack(gather("bias_hh"))], dim=1))
         return made
 
     def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [B, T, I] -> [B, T, 2H], forward states first."""
-        y: Tensor = torch.ops.musicrt.lstm(x, self.input_weight, self.recurrent_weight, self.bias)
+        """x: float32 [B, T, I] -> [B, T, D * H], forward states first. The initial state is zero."""
+        y: Tensor = torch.ops.musicrt.lstm(x, self.input_weight, self.recurrent_weight, self.bias, None, None)[0]
         return y
+
+    def go_on(self, x: Tensor, h: Tensor, c: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same from a state h, c [B, H] of a layer of one direction: -> y [B, T, H], and the state behind it."""
+        y, h, c = torch.ops.musicrt.lstm(x, self.input_weight, self.recurrent_weight, self.bias, h[None], c[None])
+        return y, h[0], c[0]
 
 
 def _reorder_gates(weight: Tensor) -> Tensor:
@@ -127,27 +134,68 @@ def _reorder_gates(weight: Tensor) -> Tensor:
 
 
 @torch.library.custom_op("musicrt::lstm", mutates_args=())
-def _lstm(x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, bias: Tensor) -> Tensor:
+def _lstm(
+    x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, bias: Tensor, initial_h: Tensor | None, initial_c: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
     """An operator of its own, because torch's LSTM would be exported with code that reorders gigabytes of weights at each start.
 
     A step of a large layer is one product with the recurrent weights, which come from memory; the loop around it costs nothing.
     """
-    hidden = recurrent_weight.shape[2]
-    result = x.new_empty(x.shape[0], x.shape[1], 2 * hidden)
-    for direction in range(2):
+    directions, _, hidden = recurrent_weight.shape
+    result = x.new_empty(x.shape[0], x.shape[1], directions * hidden)
+    last: list[tuple[Tensor, Tensor]] = []
+    for direction in range(directions):
         total = F.linear(x, input_weight[direction], bias[direction].view(2, -1).sum(0)).transpose(0, 1).contiguous()
         recurrent = recurrent_weight[direction].t()
-        h = c = x.new_zeros(x.shape[0], hidden)
+        h, c = (x.new_zeros(x.shape[0], hidden) if state is None else state[direction] for state in (initial_h, initial_c))
         steps = range(x.shape[1])
         for step in reversed(steps) if direction else steps:
             i, o, f, candidate = torch.addmm(total[step], h, recurrent).chunk(4, dim=1)
             c = f.sigmoid() * c + i.sigmoid() * candidate.tanh()
             h = o.sigmoid() * c.tanh()
             result[:, step, direction * hidden : (direction + 1) * hidden] = h
-    return result
+        last.append((h.clone(), c.clone()))
+    return result, torch.stack([h for h, _ in last]), torch.stack([c for _, c in last])
 
 
 @_lstm.register_fake
-def _(x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, bias: Tensor) -> Tensor:
-    del input_weight, bias
-    return x.new_empty(x.shape[0], x.shape[1], 2 * recurrent_weight.shape[2])
+def _(
+    x: Tensor, input_weight: Tensor, recurrent_weight: Tensor, bias: Tensor, initial_h: Tensor | None, initial_c: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    del input_weight, bias, initial_h, initial_c
+    directions, _, hidden = recurrent_weight.shape
+    state = (directions, x.shape[0], hidden)
+    return x.new_empty(x.shape[0], x.shape[1], directions * hidden), x.new_empty(state), x.new_empty(state)
+
+
+def attend_cached(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal self-attention of S new positions behind those in a cache of fixed size: -> result [N, H, S, W], and the caches.
+
+    query, key, value: float32 [N, H, S, W] of the new positions. keys, values: [N, H, capacity, W]; `length` (int64 [1]) positions are
+    filled, and the new ones are written behind them, in place. A graph can't do that: in export the caches are new tensors.
+    """
+    if torch.compiler.is_exporting():
+        y, keys, values = torch.ops.musicrt.cached_attention(query, key, value, keys, values, length)
+        return y, keys, values
+    return _attend_in_place(query, key, value, keys, values, int(length)), keys, values
+
+
+def _attend_in_place(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
+    stop = start + query.shape[2]
+    keys[:, :, start:stop], values[:, :, start:stop] = key, value
+    mask = None if stop - start == 1 else torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
+    return F.scaled_dot_product_attention(query, keys[:, :, :stop], values[:, :, :stop], attn_mask=mask)
+
+
+@torch.library.custom_op("musicrt::cached_attention", mutates_args=())
+def _cached_attention(
+    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, length: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    keys, values = keys.clone(), values.clone()
+    return _attend_in_place(query, key, value, keys, values, int(length)), keys, values
+
+
+@_cached_attention.register_fake
+def _(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    del key, value, length
+    return torch.empty_like(query), torch.empty_like(keys), torch.empty_like(values)

@@ -55,6 +55,7 @@ class StageEntry(_Entry):
 
     inputs: list[str]
     outputs: list[str]
+    states: list[str] = []
     graphs: dict[str, GraphEntry]
     probe: Probe
 

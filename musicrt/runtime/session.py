@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
 
@@ -20,8 +20,8 @@ class Session(ABC):
     """One stage, ready to run on one backend.
 
     `run` checks its inputs against the spec and returns arrays that the caller owns. `bind` checks once and returns a call
-    that reads and writes the same buffers every time: what a sampling loop uses. Sessions are not re-entrant: one thread at
-    a time.
+    that reads and writes the same buffers every time: what a sampling loop uses. Both take the stage's states among the feeds,
+    C-contiguous and writable, and change them in place; inputs they leave alone. Sessions are not re-entrant: one thread at a time.
     """
 
     def __init__(self, stage: StageSpec) -> None:
@@ -33,6 +33,10 @@ class Session(ABC):
         return self.stage.inputs
 
     @property
+    def states(self) -> tuple[TensorSpec, ...]:
+        return self.stage.states
+
+    @property
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self.stage.outputs
 
@@ -40,6 +44,7 @@ class Session(ABC):
         """Run once. `outputs`: the wanted ones, all by default. Raises InputError, BackendError."""
         self._check_open()
         self._check_inputs(feeds)
+        self._check_buffers({state.name: feeds[state.name] for state in self.states}, changed={state.name for state in self.states})
         return self._run(feeds, self._check_names(outputs))
 
     def bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
@@ -50,11 +55,7 @@ class Session(ABC):
         for tensor in self.outputs:
             if tensor.name in names:
                 check_array(tensor, results[tensor.name], sizes, self.stage.name)
-        for name, array in {**feeds, **results}.items():
-            if not array.flags.c_contiguous:
-                raise InputError(f"{self.stage.name}: buffer {name!r} is not C-contiguous; pass np.ascontiguousarray of it")
-            if name in results and not array.flags.writeable:
-                raise InputError(f"{self.stage.name}: buffer {name!r} is read-only; pass a copy of it")
+        self._check_buffers({**feeds, **results}, changed={*results, *(state.name for state in self.states)})
         run = self._bind(dict(feeds), dict(results))
 
         def call() -> None:
@@ -80,13 +81,20 @@ class Session(ABC):
             raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
 
     def _check_inputs(self, feeds: Mapping[str, Array]) -> dict[str, int]:
-        expected = {tensor.name for tensor in self.inputs}
+        expected = {tensor.name for tensor in self.stage.feeds}
         if set(feeds) != expected:
             raise InputError(f"{self.stage.name}: got inputs {sorted(feeds)}, expected {sorted(expected)}")
         sizes: dict[str, int] = {}
-        for tensor in self.inputs:
+        for tensor in self.stage.feeds:
             check_array(tensor, feeds[tensor.name], sizes, self.stage.name)
         return sizes
+
+    def _check_buffers(self, buffers: Mapping[str, Array], changed: Collection[str]) -> None:
+        for name, array in buffers.items():
+            if not array.flags.c_contiguous:
+                raise InputError(f"{self.stage.name}: buffer {name!r} is not C-contiguous; pass np.ascontiguousarray of it")
+            if name in changed and not array.flags.writeable:
+                raise InputError(f"{self.stage.name}: buffer {name!r} is read-only; pass a copy of it")
 
     def _check_names(self, names: Sequence[str] | None) -> tuple[str, ...]:
         known = tuple(tensor.name for tensor in self.outputs)

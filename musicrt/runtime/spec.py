@@ -101,7 +101,11 @@ class Tolerance:
 
 @dataclass(frozen=True)
 class StageSpec:
-    """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs."""
+    """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs.
+
+    `states`: what is fed like an input, and changed in place by a call: the caches of a language model. A graph can't change what it
+    is given; it gives the changed ones as further outputs (`updated_name`), which sessions bind to the same memory.
+    """
 
     name: str
     summary: str
@@ -109,12 +113,23 @@ class StageSpec:
     outputs: tuple[TensorSpec, ...]
     tolerance: Tolerance
     host: bool = False
+    states: tuple[TensorSpec, ...] = ()
+
+    @property
+    def feeds(self) -> tuple[TensorSpec, ...]:
+        """All that a call is given: inputs, then states."""
+        return (*self.inputs, *self.states)
 
     @property
     def axes(self) -> tuple[Axis, ...]:
-        """The axes of this stage's inputs, each once."""
-        found = {dim.axis.name: dim.axis for tensor in self.inputs for dim in tensor.dims if isinstance(dim, Dim)}
+        """The axes of this stage's inputs and states, each once."""
+        found = {dim.axis.name: dim.axis for tensor in self.feeds for dim in tensor.dims if isinstance(dim, Dim)}
         return tuple(found.values())
+
+
+def updated_name(state: str) -> str:
+    """What a graph calls the output that holds a changed state."""
+    return f"updated_{state}"
 
 
 @dataclass(frozen=True)

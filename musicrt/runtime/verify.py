@@ -48,7 +48,7 @@ def verify_bundle(path: Path | str, *, backend: str = "auto", threads: int | Non
         probe = bundle.manifest.stages[stage.name].probe
         if not _fits(probe, stage):
             raise BundleError(f"{path}: the recorded run of stage {stage.name!r} does not fit its tensors; export the bundle again")
-        size = sum(math.prod(tensor.resolve(probe.sizes)) for tensor in (*stage.inputs, *stage.outputs))
+        size = sum(math.prod(tensor.resolve(probe.sizes)) for tensor in (*stage.feeds, *stage.outputs))
         if size > _LARGEST_PROBE:
             raise BundleError(
                 f"{path}: the recorded run of stage {stage.name!r} has {size} values, expected at most {_LARGEST_PROBE}; "
@@ -72,9 +72,9 @@ def probe_sizes(stage: StageSpec, base: int) -> dict[str, int]:
 
 
 def probe_inputs(stage: StageSpec, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
-    """Test inputs, a pure function of the spec, the sizes and the seed."""
+    """Test inputs and states, a pure function of the spec, the sizes and the seed."""
     feeds: dict[str, Array] = {}
-    for index, tensor in enumerate(stage.inputs):
+    for index, tensor in enumerate(stage.feeds):
         shape = tensor.resolve(sizes)
         count = math.prod(shape)
         if tensor.values == "codes":

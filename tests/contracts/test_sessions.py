@@ -57,9 +57,11 @@ def fake_session(stage: StageSpec) -> FakeSession:
 
     def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
         sizes: dict[str, int] = {}
-        for tensor in stage.inputs:
+        for tensor in stage.feeds:
             check_array(tensor, feeds[tensor.name], sizes, stage.name)
-        level = sum(float(np.abs(feed).sum()) for feed in feeds.values())
+        level = sum(float(np.abs(feeds[tensor.name]).sum()) for tensor in stage.inputs)
+        for state in stage.states:
+            feeds[state.name][:, :, 0] = level
         return {tensor.name: np.full(tensor.resolve(sizes), level, tensor.dtype) for tensor in stage.outputs}
 
     return FakeSession(stage, compute)
@@ -79,6 +81,10 @@ def make_results(stage: StageSpec, base: int = 2) -> Feeds:
 
 def is_untouched(result: Array) -> bool:
     return bool((result == -1).all() if result.dtype == np.int64 else np.isnan(result).all())
+
+
+def states_of(session: Session) -> set[str]:
+    return {state.name for state in session.states}
 
 
 # What comes out
@@ -110,7 +116,7 @@ def test_results_are_the_callers_own(session: Session) -> None:
         assert not np.array_equal(second[name], value)
         first[name][...] = 0.0  # the caller's own: writable, and no part of the session
     for name, feed in given.items():
-        np.testing.assert_array_equal(feeds[name], feed)
+        assert np.array_equal(feeds[name], feed) == (name not in states_of(session))
     again = session.run(feeds)
     assert relative_error(again, kept) < 1e-6
 
@@ -129,10 +135,10 @@ def test_only_the_wanted_outputs_are_given(session: Session) -> None:
 def test_inputs_may_be_strided_or_read_only(session: Session) -> None:
     feeds = make_feeds(session.stage)
     expected = session.run(feeds)
-    strided = {name: np.repeat(feed, 2, axis=-1)[..., ::2] for name, feed in feeds.items()}
-    assert relative_error(session.run(strided), expected) < 1e-6
-    for feed in feeds.values():
-        feed.flags.writeable = False
+    strided = {name: np.repeat(feed, 2, axis=-1)[..., ::2] for name, feed in feeds.items() if name not in states_of(session)}
+    assert relative_error(session.run({**feeds, **strided}), expected) < 1e-6
+    for tensor in session.inputs:
+        feeds[tensor.name].flags.writeable = False
     assert relative_error(session.run(feeds), expected) < 1e-6
 
 
@@ -144,6 +150,24 @@ def test_backends_agree(kind: str, system: str, stage: str, open_stage: OpenStag
         for base in (1, 2, 5):
             feeds = make_feeds(tested.stage, base, seed=base)
             assert relative_error(tested.run(feeds), reference.run(feeds)) <= tested.stage.tolerance.rel_l2
+
+
+@pytest.mark.parametrize(("system", "stage"), [one for one in STAGES if SPECS[one[0]].stage(one[1]).states])
+@pytest.mark.parametrize("kind", [kind for kind in USABLE if kind != "torch-cpu"])
+def test_backends_agree_on_states(kind: str, system: str, stage: str, open_stage: OpenStage) -> None:
+    """Whether run or bound, a call changes the same part of the states, and nothing else of them."""
+    pytest.importorskip("torch")
+    with open_stage(kind, system, stage) as tested, open_stage("torch-cpu", system, stage) as reference:
+        given, expected, bound = (make_feeds(tested.stage) for _ in range(3))
+        before = {name: given[name].copy() for name in states_of(tested)}
+        tested.run(given)
+        reference.run(expected)
+        tested.bind(bound, make_results(tested.stage))()
+        for name, value in before.items():
+            assert not np.array_equal(given[name], value)
+            np.testing.assert_array_equal(given[name] != value, expected[name] != value)
+            np.testing.assert_allclose(given[name], expected[name], rtol=0, atol=1e-4)
+            np.testing.assert_array_equal(given[name], bound[name])
 
 
 # Bound buffers
@@ -189,6 +213,14 @@ def test_unusable_buffers_are_refused_by_name(session: Session) -> None:
     strided = np.repeat(feeds[tensor.name], 2, axis=-1)[..., ::2]
     with refused(InputError, stage.name, tensor.name, "C-contiguous"):
         session.bind({**feeds, tensor.name: strided}, results)
+    for state in session.states:
+        fixed = feeds[state.name].copy()
+        fixed.flags.writeable = False
+        halves = np.repeat(feeds[state.name], 2, axis=-1)[..., ::2]
+        for word, buffer in {"read-only": fixed, "C-contiguous": halves}.items():
+            for use in (session.run, lambda feeds: session.bind(feeds, results)):
+                with refused(InputError, stage.name, state.name, word):
+                    use({**feeds, state.name: buffer})
     unwritable = results[output.name].copy()
     unwritable.flags.writeable = False
     spoiled: dict[str, Array] = {
@@ -270,7 +302,7 @@ def spoil_multiple(stage: StageSpec, feeds: Feeds) -> str | None:
 
 def spoil_agreement(stage: StageSpec, feeds: Feeds) -> str | None:
     seen = [dim.axis for dim in stage.inputs[0].dims if isinstance(dim, Dim)]
-    return enlarge(feeds, stage.inputs[1:], lambda dim: isinstance(dim, Dim) and dim.times == 1 and dim.axis in seen)
+    return enlarge(feeds, stage.feeds[1:], lambda dim: isinstance(dim, Dim) and dim.times == 1 and dim.axis in seen)
 
 
 def spoil_minimum(stage: StageSpec, feeds: Feeds) -> str:

@@ -91,7 +91,7 @@ def test_stages_are_found_by_unique_file_safe_names(system: str) -> None:
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_stage_is_consistent(stage: StageSpec) -> None:
-    tensors = [*stage.inputs, *stage.outputs]
+    tensors = [*stage.feeds, *stage.outputs]
     assert stage.inputs
     assert stage.outputs
     assert len({tensor.name for tensor in tensors}) == len(tensors)
@@ -173,6 +173,7 @@ def test_manifest_repeats_the_spec(system: str, tiny_bundles: ForSystem) -> None
         entry = bundle.manifest.stages[stage.name]
         assert entry.inputs == [tensor.describe() for tensor in stage.inputs]
         assert entry.outputs == [tensor.describe() for tensor in stage.outputs]
+        assert entry.states == [tensor.describe() for tensor in stage.states]
         for graph in entry.graphs.values():
             assert 0 <= graph.error <= graph.tolerance == stage.tolerance.rel_l2
             errors.append(graph.error)

@@ -309,7 +309,7 @@ def test_graphs_have_the_names_and_axes_of_the_spec(tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     for stage in bundle.spec.stages:
         session = ort.InferenceSession(bundle.graph(stage.name, "ort")[0], providers=["CPUExecutionProvider"])
-        for nodes, tensors in ((session.get_inputs(), stage.inputs), (session.get_outputs(), stage.outputs)):
+        for nodes, tensors in ((session.get_inputs(), stage.feeds), (session.get_outputs(), stage.outputs)):
             assert [node.name for node in nodes] == [tensor.name for tensor in tensors]
             for node, tensor in zip(nodes, tensors, strict=True):
                 assert node.shape == [dim if isinstance(dim, int) else str(dim) for dim in tensor.dims]

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402 - needs what was asked for above
 from torch import Tensor, nn  # noqa: E402
 
-from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, bias_of  # noqa: E402
+from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, attend_cached, bias_of
 
 
 @pytest.fixture(autouse=True)
@@ -66,7 +66,54 @@ def test_lstm_is_a_sound_operator() -> None:
     """What export relies on: its shapes are known without running it, and it changes no input."""
     layer = Lstm.from_torch(make_lstm(3, 5, 1).float(), 0)
     weights = [weight.detach() for weight in (layer.input_weight, layer.recurrent_weight, layer.bias)]
-    torch.library.opcheck(torch.ops.musicrt.lstm.default, (torch.randn(2, 4, 3), *weights))
+    for states in ((None, None), (torch.randn(2, 2, 5), torch.randn(2, 2, 5))):
+        torch.library.opcheck(torch.ops.musicrt.lstm.default, (torch.randn(2, 4, 3), *weights, *states))
+
+
+def test_lstm_goes_on_from_a_state() -> None:
+    """Cut anywhere, a layer of one direction gives what torch gives for the whole."""
+    network = nn.LSTM(3, 5, 2, batch_first=True).double().requires_grad_(False)
+    layers = [Lstm.from_torch(network, index) for index in range(2)]
+    x = torch.randn(2, 7, 3, dtype=torch.float64)
+    expected, (last_h, last_c) = network(x)
+    for cut in (1, 4):
+        pieces, states = [], [(x.new_zeros(2, 5), x.new_zeros(2, 5))] * 2
+        for piece in (x[:, :cut], x[:, cut:]):
+            for index, layer in enumerate(layers):
+                piece, *states[index] = layer.go_on(piece, *states[index])
+            pieces.append(piece)
+        torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
+        for index, (h, c) in enumerate(states):
+            torch.testing.assert_close(h, last_h[index])
+            torch.testing.assert_close(c, last_c[index])
+
+
+def make_attention(rows: int, steps: int, capacity: int) -> tuple[torch.Tensor, ...]:
+    """query, key, value of new positions, and caches full of NaN: what nothing may read before it is written."""
+    return (*torch.randn(3, rows, 2, steps, 4), *torch.full((2, rows, 2, capacity, 4), torch.nan))
+
+
+def test_cached_attention_is_that_over_the_whole() -> None:
+    query, key, value, keys, values = make_attention(3, 9, 12)
+    expected = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    for start, stop in ((0, 4), (4, 5), (5, 9)):
+        new = (part[:, :, start:stop] for part in (query, key, value))
+        y, *changed = attend_cached(*new, keys, values, torch.tensor([start]))
+        torch.testing.assert_close(y, expected[:, :, start:stop])
+        assert all(given is back for given, back in zip((keys, values), changed, strict=True)), "not in place"
+    torch.testing.assert_close(keys[:, :, :9], key)
+    torch.testing.assert_close(values[:, :, :9], value)
+    assert keys[:, :, 9:].isnan().all()
+
+
+def test_cached_attention_is_a_sound_operator() -> None:
+    feeds = (*make_attention(2, 3, 8)[:3], *torch.zeros(2, 2, 2, 8, 4), torch.tensor([2]))
+    torch.library.opcheck(torch.ops.musicrt.cached_attention.default, feeds)
+    y, keys, values = torch.ops.musicrt.cached_attention(*feeds)
+    assert not feeds[3].any(), "changed its input"
+    again = attend_cached(*feeds)
+    for functional, in_place in zip((y, keys, values), again, strict=True):
+        torch.testing.assert_close(functional, in_place)
 
 
 @pytest.mark.parametrize("rates", [(2, 2), (4, 1), (3, 3), (2, 1), (1, 1)])
@@ -98,6 +145,12 @@ def test_phases_of_a_transposed_convolution(kernel: int, rate: int, padding: int
     x = torch.randn(2, 6, length)
     expected = F.conv_transpose1d(x.double(), layer.weight.double(), bias_of(layer).double(), rate, padding)
     assert_close(PhaseTranspose(layer)(x), expected.float())
+
+
+def test_transposed_convolution_is_cut_unevenly() -> None:
+    layer = nn.ConvTranspose1d(6, 4, 10, stride=5)
+    x = torch.randn(2, 6, 7)
+    assert_close(PhaseTranspose(layer, cut=(3, 2))(x), layer(x)[:, :, 3:-2])
 
 
 def test_wide_transposed_convolution_is_right() -> None:

@@ -14,7 +14,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.driver import cuda_obstacle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.spec import StageSpec, updated_name
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -38,23 +38,45 @@ class OnnxSession(Session):
         return self._session
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        updated = self._updated(feeds)
         with _backend_errors(self.stage.name):
-            values = self.session.run(list(names), dict(feeds))
-        return {name: np.asarray(value) for name, value in zip(names, values, strict=True)}
+            if updated and self._on_cpu:
+                binding = self._bind_buffers(feeds, updated)
+                for name in names:
+                    binding.bind_output(name, "cpu")
+                self.session.run_with_iobinding(binding)
+                return dict(zip(names, binding.copy_outputs_to_cpu()[len(updated) :], strict=True))
+            values = self.session.run([*names, *updated], dict(feeds))
+        for buffer, value in zip(updated.values(), values[len(names) :], strict=True):
+            np.copyto(buffer, value)
+        return {name: np.asarray(value) for name, value in zip(names, values[: len(names)], strict=True)}
 
     def _bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
-        session = self.session
-        if session.get_providers()[0] != "CPUExecutionProvider":
+        if not self._on_cpu:
             return super()._bind(feeds, results)  # host buffers have to be copied to the device in each call
-        binding = session.io_binding()
         with _backend_errors(self.stage.name):
-            for name, array in feeds.items():
-                binding.bind_cpu_input(name, array)
-            for name, array in results.items():
-                binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+            binding = self._bind_buffers(feeds, {**self._updated(feeds), **results})
 
         # The binding knows the buffers by their addresses only: the call has to keep them alive.
-        return functools.partial(self._run_bound, session, binding, (feeds, results))
+        return functools.partial(self._run_bound, self.session, binding, (feeds, results))
+
+    @property
+    def _on_cpu(self) -> bool:
+        """Whether the session works on host memory."""
+        return self.session.get_providers()[0] == "CPUExecutionProvider"
+
+    def _updated(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """The states among the feeds, by the outputs that change them."""
+        return {updated_name(state.name): feeds[state.name] for state in self.states}
+
+    def _bind_buffers(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> ort.IOBinding:
+        """A binding to arrays. An array that is fed and a result is changed in place by the operators that can."""
+        binding = self.session.io_binding()
+        for name, array in feeds.items():
+            binding.bind_cpu_input(name, array)
+        for name, array in results.items():
+            binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        return binding
 
     def _run_bound(self, session: ort.InferenceSession, binding: ort.IOBinding, _buffers: object) -> None:
         with _backend_errors(self.stage.name):

@@ -36,11 +36,16 @@ class TorchSession(Session):
             raise BackendError(f"the session of stage {self.stage.name!r} is closed")
         with torch.inference_mode():
             inputs = [torch.from_numpy(np.require(feeds[tensor.name], requirements=["C", "W"])).to(self.device) for tensor in self.inputs]
+            buffers = [torch.from_numpy(feeds[tensor.name]) for tensor in self.states]
+            states = [buffer.to(self.device) for buffer in buffers]  # on a CPU the very same memory
             try:
-                produced = self._module(*inputs)
+                produced = self._module(*inputs, *states)
             except (RuntimeError, MemoryError) as error:
                 raise BackendError(f"{self.stage.name}: torch failed: {' '.join(str(error).split())[:300]}") from error
-        values = produced if isinstance(produced, tuple) else (produced,)
+            for buffer, state in zip(buffers, states, strict=True):
+                if state is not buffer:
+                    buffer.copy_(state)
+        values = produced[: len(self.outputs)] if isinstance(produced, tuple) else (produced,)  # behind them the states once more
         results = {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
         return {name: np.ascontiguousarray(results[name].cpu().numpy()) for name in names}
 
