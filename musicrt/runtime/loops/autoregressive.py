@@ -1,0 +1,91 @@
+"""Generation of tokens, column by column (SPEC of VidMuse, section 7): what is known of a sequence, what is fed, guidance, and the choice.
+
+Random numbers are an input, so every backend can be compared token by token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from numbers import Real
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern, Tokens
+from musicrt.runtime.loops.diffusion import OnStep, guide
+
+Float = NDArray[np.float32]
+_MOST_GUIDANCE = 1e6
+Evaluate = Callable[[Tokens], Float]
+"""`evaluate(columns)`: feeds the next columns int64 [batch, codebooks, n], and gives the logits after the last of them, float32 [2, batch,
+codebooks, card]: row 0 with the condition, row 1 without. The caller may change what it was given."""
+Choose = Callable[[Float], Tokens]
+"""`choose(logits)`: a token for each row of guided logits float32 [rows, card], rows in the order batch, codebook; int64 [rows]."""
+
+
+def check_guidance(scale: object) -> float:
+    """A finite strength of guidance. Raises InputError."""
+    if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(float(scale)) < _MOST_GUIDANCE:
+        raise InputError(f"got guidance {scale!r}, expected a finite number below {_MOST_GUIDANCE:.0e}; 1.0 follows the condition as it is")
+    return float(scale)
+
+
+class Sequence:
+    """A sequence that is being written: `tokens` int64 [batch, codebooks, columns], in which what is not yet chosen is `UNKNOWN`."""
+
+    def __init__(self, pattern: DelayPattern, prompt: Tokens, timesteps: int) -> None:
+        """prompt: int64 [batch, codebooks, P], the first timesteps, perhaps none. Raises InputError unless P < timesteps."""
+        known = prompt.shape[2]
+        if known >= timesteps:
+            raise InputError(f"got a prompt of {known} timesteps for a result of {timesteps}; shorten the prompt, or make the result longer")
+        self.pattern, self.timesteps, self.known = pattern, timesteps, known
+        unknown = np.full((*prompt.shape[:2], timesteps - known), UNKNOWN, np.int64)
+        self.tokens = pattern.build(np.concatenate([prompt, unknown], axis=2))
+        self._mask = pattern.mask(timesteps)
+
+    @property
+    def first(self) -> int:
+        """The first column to be written."""
+        return self.pattern.first_column(self.known)
+
+    @property
+    def steps(self) -> int:
+        """How many columns are to be written."""
+        return self.tokens.shape[2] - self.first
+
+    def write(self, column: int, chosen: Tokens) -> None:
+        """Write tokens int64 [batch, codebooks] where none is known; outside the pattern there are only special tokens."""
+        place = self.tokens[:, :, column]
+        wanted = np.where(self._mask[:, column], chosen, self.pattern.special)
+        place[...] = np.where(place == UNKNOWN, wanted, place)
+
+    def codes(self, timesteps: range | None = None) -> Tokens:
+        """The codes int64 [batch, codebooks, n] of some timesteps, by default of all."""
+        return self.pattern.revert(self.tokens, timesteps)
+
+
+def write_columns(sequence: Sequence, evaluate: Evaluate, choose: Choose, guidance: float) -> Iterator[int]:
+    """Write a sequence; yields how many timesteps are complete, after each column. All that is known is fed first, then column by column."""
+    batch, codebooks, columns = sequence.tokens.shape
+    fed = 0
+    for column in range(sequence.first, columns):
+        logits = guide(evaluate(sequence.tokens[:, :, fed:column]), guidance)
+        chosen = choose(logits.reshape(batch * codebooks, -1))
+        sequence.write(column, chosen.reshape(batch, codebooks))
+        fed = column
+        yield sequence.pattern.complete(column)
+
+
+def generate(
+    pattern: DelayPattern, timesteps: int, prompt: Tokens, evaluate: Evaluate, choose: Choose, on_step: OnStep, guidance: float = 1.0
+) -> Tokens:
+    """Codes int64 [batch, codebooks, timesteps], which begin with the prompt int64 [batch, codebooks, P].
+
+    `on_step` is called after each column, and may raise `Cancelled`. Raises InputError for a prompt that is not shorter than the result
+    or a guidance that is not finite, and what the callables raise.
+    """
+    sequence = Sequence(pattern, prompt, timesteps)
+    for _ in write_columns(sequence, evaluate, choose, check_guidance(guidance)):
+        on_step()
+    return sequence.codes()
