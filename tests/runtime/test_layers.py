@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402 - needs what was asked for above
 from torch import Tensor, nn  # noqa: E402
 
-from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, attend_cached, bias_of
+from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, attend_cached, bias_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)

@@ -63,7 +63,7 @@ class OnnxSession(Session):
     @property
     def _on_cpu(self) -> bool:
         """Whether the session works on host memory."""
-        return self.session.get_providers()[0] == "CPUExecutionProvider"
+        return bool(self.session.get_providers()[0] == "CPUExecutionProvider")
 
     def _updated(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
         """The states among the feeds, by the outputs that change them."""
