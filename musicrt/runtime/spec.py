@@ -145,12 +145,14 @@ class Licences:
 class CheckpointSpec:
     """Where the official weights lie: paths of the official layout, no two with the same last part, and their hub repository.
 
-    `with_objects`: those that hold objects of training beside the tensors, which are left out and not made.
+    `with_objects`: those that hold objects of training beside the tensors, which are left out and not made. `companions`: files that a
+    checkpoint may do without, by the repository that has them: they come along in a download, and else from the hub's cache.
     """
 
     files: tuple[str, ...]
     hub_repository: str
     with_objects: tuple[str, ...] = ()
+    companions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def url(self) -> str:
