@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         MusicRTError,
         OutputError,
         VerificationError,
+        VideoError,
     )
     from musicrt.runtime.model import load
     from musicrt.runtime.models.mucodec.facade import MuCodec
@@ -56,6 +57,7 @@ _HOMES = {
             "MusicRTError",
             "OutputError",
             "VerificationError",
+            "VideoError",
         ),
         "errors",
     ),
@@ -80,6 +82,7 @@ __all__ = [
     "OutputError",
     "SemantiCodec",
     "VerificationError",
+    "VideoError",
     "__version__",
     "load",
     "load_encoded",

@@ -19,6 +19,10 @@ class AudioError(InputError):
     """An audio file can't be read, decoded or written as asked."""
 
 
+class VideoError(InputError):
+    """A video can't be read, or music can't be put into it, as asked."""
+
+
 class EncodedError(InputError):
     """A file of encoded audio is damaged, of another system, or belongs to another bundle."""
 

@@ -32,6 +32,7 @@ NAMES = [
     "OutputError",
     "SemantiCodec",
     "VerificationError",
+    "VideoError",
     "__version__",
     "load",
     "load_encoded",
