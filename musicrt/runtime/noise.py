@@ -25,6 +25,7 @@ _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = np.uint64(0xFFFFFFFF)
 _FRAMES_AT_ONCE = 64
+_UNIFORM = 0xFFFFFFFF  # in the place of a draw
 
 
 def philox(counter: tuple[NDArray[np.uint32], ...], seed: int) -> tuple[NDArray[np.uint32], ...]:
@@ -58,6 +59,14 @@ def normal_columns(seed: int, rows: int, frames: range, *, channel: int, draw: i
             out[pair::4, start : start + len(part)] = radius * np.cos(angle)
             out[pair + 1 :: 4, start : start + len(part)] = radius * np.sin(angle)
     return out
+
+
+def uniform_numbers(seed: int, count: int, *, draw: int) -> NDArray[np.float64]:
+    """The numbers of one draw, uniform in [0, 1) with 53 bits: float64 [count]. No normals have their counters."""
+    columns = np.arange(count, dtype=np.uint32)
+    words = philox((columns, np.full_like(columns, draw), np.zeros_like(columns), np.full_like(columns, _UNIFORM)), seed)
+    high, low = (word.astype(np.uint64) for word in words[:2])
+    return ((high << np.uint64(21)) | (low >> np.uint64(11))).astype(np.float64) * 2.0**-53
 
 
 def check_seed(seed: object) -> int:
