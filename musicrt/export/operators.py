@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import onnx
 import onnx_ir as ir
 import torch
@@ -99,22 +100,16 @@ def attention(
     return op.Transpose(op.Reshape(y, [0, 0, heads, width]), perm=[0, 2, 1, 3])
 
 
-def cached_attention(
-    query: ir.Value, key: ir.Value, value: ir.Value, keys: ir.Value, values: ir.Value, length: ir.Value
-) -> tuple[Any, Any, Any]:
+def cached_attention(projected: ir.Value, keys: ir.Value, values: ir.Value, last: ir.Value) -> tuple[Any, Any, Any]:
     """`musicrt.runtime.layers.attend_cached` by the operator that reads no more of a cache than is filled.
 
     Where the caches that come out are bound to those that go in, it writes the new positions only. The standard's TensorScatter and
     Attention (opset 24) do the second but not the first: on a CPU, each step costs as much as with a full cache.
     """
-    heads, width = _heads(query)
-    total = op.Add(length, op.Shape(query, start=2, end=3))
-    last = op.Cast(op.Expand(op.Sub(total, op.Constant(value_ints=[1])), op.Shape(query, end=1)), to=ir.DataType.INT32)
-    joined = [_join_heads(x, heads * width) for x in (query, key, value)]
-    y, keys, values = grouped_attention(
-        *joined, keys, values, last, op.Cast(total, to=ir.DataType.INT32), num_heads=heads, kv_num_heads=heads
-    )
-    return op.Transpose(op.Reshape(y, [0, 0, heads, width]), perm=[0, 2, 1, 3]), keys, values
+    if keys.shape is None or not isinstance(heads := keys.shape[1], int):
+        raise TypeError("cached_attention needs the number of heads")
+    total = op.Add(op.ReduceMax(last), op.Constant(value=ir.tensor(np.array(1, np.int32))))
+    return grouped_attention(projected, None, None, keys, values, last, total, num_heads=heads, kv_num_heads=heads)
 
 
 def _heads(query: ir.Value) -> tuple[int, int]:

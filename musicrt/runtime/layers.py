@@ -168,34 +168,35 @@ def _(
     return x.new_empty(x.shape[0], x.shape[1], directions * hidden), x.new_empty(state), x.new_empty(state)
 
 
-def attend_cached(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Causal self-attention of S new positions behind those in a cache of fixed size: -> result [N, H, S, W], and the caches.
+def attend_cached(projected: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Causal self-attention of S new positions behind those in a cache of fixed size: -> result [N, S, H * W], and the caches.
 
-    query, key, value: float32 [N, H, S, W] of the new positions. keys, values: [N, H, capacity, W]; `length` (int64 [1]) positions are
-    filled, and the new ones are written behind them, in place. A graph can't do that: in export the caches are new tensors.
+    projected: float32 [N, S, 3 * H * W], queries, keys and values of the new positions. keys, values: [N, H, capacity, W]. last: int32
+    [N], the place of the last new position, the same for all; what is new is written up to there, in place. A graph can't do that: in
+    export the caches that are given back are new tensors.
     """
     if torch.compiler.is_exporting():
-        y, keys, values = torch.ops.musicrt.cached_attention(query, key, value, keys, values, length)
+        y, keys, values = torch.ops.musicrt.cached_attention(projected, keys, values, last)
         return y, keys, values
-    return _attend_in_place(query, key, value, keys, values, int(length)), keys, values
+    return _attend_in_place(projected, keys, values, int(last[0]) + 1), keys, values
 
 
-def _attend_in_place(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, start: int) -> Tensor:
-    stop = start + query.shape[2]
+def _attend_in_place(projected: Tensor, keys: Tensor, values: Tensor, stop: int) -> Tensor:
+    query, key, value = projected.unflatten(2, (3, keys.shape[1], keys.shape[3])).permute(2, 0, 3, 1, 4)
+    start = stop - projected.shape[1]
     keys[:, :, start:stop], values[:, :, start:stop] = key, value
     mask = None if stop - start == 1 else torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)
-    return F.scaled_dot_product_attention(query, keys[:, :, :stop], values[:, :, :stop], attn_mask=mask)
+    return F.scaled_dot_product_attention(query, keys[:, :, :stop], values[:, :, :stop], attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 @torch.library.custom_op("musicrt::cached_attention", mutates_args=())
-def _cached_attention(
-    query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, length: Tensor
-) -> tuple[Tensor, Tensor, Tensor]:
+def _cached_attention(projected: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     keys, values = keys.clone(), values.clone()
-    return _attend_in_place(query, key, value, keys, values, int(length)), keys, values
+    return _attend_in_place(projected, keys, values, int(last[0]) + 1), keys, values
 
 
 @_cached_attention.register_fake
-def _(query: Tensor, key: Tensor, value: Tensor, keys: Tensor, values: Tensor, length: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    del key, value, length
-    return torch.empty_like(query), torch.empty_like(keys), torch.empty_like(values)
+def _(projected: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    del last
+    result = projected.new_empty(*projected.shape[:2], keys.shape[1] * keys.shape[3])
+    return result, torch.empty_like(keys), torch.empty_like(values)

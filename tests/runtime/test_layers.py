@@ -88,18 +88,23 @@ def test_lstm_goes_on_from_a_state() -> None:
             torch.testing.assert_close(c, last_c[index])
 
 
-def make_attention(rows: int, steps: int, capacity: int) -> tuple[torch.Tensor, ...]:
-    """query, key, value of new positions, and caches full of NaN: what nothing may read before it is written."""
-    return (*torch.randn(3, rows, 2, steps, 4), *torch.full((2, rows, 2, capacity, 4), torch.nan))
+def make_attention(rows: int, steps: int, capacity: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Projections of new positions for two heads of 4, and caches full of NaN: what nothing may read before it is written."""
+    keys, values = torch.full((2, rows, 2, capacity, 4), torch.nan)
+    return torch.randn(rows, steps, 24), keys, values
+
+
+def place(last: int, rows: int) -> Tensor:
+    return torch.full((rows,), last, dtype=torch.int32)
 
 
 def test_cached_attention_is_that_over_the_whole() -> None:
-    query, key, value, keys, values = make_attention(3, 9, 12)
-    expected = F.scaled_dot_product_attention(query, key, value, is_causal=True)
+    projected, keys, values = make_attention(3, 9, 12)
+    query, key, value = projected.unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    expected = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
     for start, stop in ((0, 4), (4, 5), (5, 9)):
-        new = (part[:, :, start:stop] for part in (query, key, value))
-        y, *changed = attend_cached(*new, keys, values, torch.tensor([start]))
-        torch.testing.assert_close(y, expected[:, :, start:stop])
+        y, *changed = attend_cached(projected[:, start:stop], keys, values, place(stop - 1, 3))
+        torch.testing.assert_close(y, expected[:, start:stop])
         assert all(given is back for given, back in zip((keys, values), changed, strict=True)), "not in place"
     torch.testing.assert_close(keys[:, :, :9], key)
     torch.testing.assert_close(values[:, :, :9], value)
@@ -107,13 +112,12 @@ def test_cached_attention_is_that_over_the_whole() -> None:
 
 
 def test_cached_attention_is_a_sound_operator() -> None:
-    feeds = (*make_attention(2, 3, 8)[:3], *torch.zeros(2, 2, 2, 8, 4), torch.tensor([2]))
+    feeds = (make_attention(2, 3, 8)[0], *torch.zeros(2, 2, 2, 8, 4), place(4, 2))
     torch.library.opcheck(torch.ops.musicrt.cached_attention.default, feeds)
-    y, keys, values = torch.ops.musicrt.cached_attention(*feeds)
-    assert not feeds[3].any(), "changed its input"
-    again = attend_cached(*feeds)
-    for functional, in_place in zip((y, keys, values), again, strict=True):
-        torch.testing.assert_close(functional, in_place)
+    functional = torch.ops.musicrt.cached_attention(*feeds)
+    assert not feeds[1].any(), "changed its input"
+    for one, in_place in zip(functional, attend_cached(*feeds), strict=True):
+        torch.testing.assert_close(one, in_place)
 
 
 @pytest.mark.parametrize("rates", [(2, 2), (4, 1), (3, 3), (2, 1), (1, 1)])
