@@ -3,6 +3,7 @@
 BUNDLE/manifest.json            what it is, hashes of everything else
 BUNDLE/stages/<stage>.onnx      one graph per stage
 BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
+BUNDLE/engines/<name>/          TensorRT plans of the stages, and what is known of their layers
 """
 
 from __future__ import annotations
@@ -17,12 +18,13 @@ from pydantic import ValidationError
 
 from musicrt.runtime.errors import BundleError, ConfigError
 from musicrt.runtime.files import sha256_of
-from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest
+from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry
 from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.spec import ModelSpec
 
 MANIFEST = "manifest.json"
 STAGES = "stages"
+ENGINES = "engines"
 WEIGHTS = "weights.safetensors"
 _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest is a few hundred kilobytes
 
@@ -67,7 +69,8 @@ class Bundle:
     def files(self) -> list[FileEntry]:
         """Every file but the manifest."""
         graphs = [graph.file for stage in self.manifest.stages.values() for graph in stage.graphs.values()]
-        return [self.manifest.weights, *graphs]
+        plans = [file for plans in self.manifest.engines.values() for plan in plans.values() for file in (plan.file, plan.report)]
+        return [self.manifest.weights, *graphs, *plans]
 
     @property
     def weights(self) -> Path:
@@ -81,6 +84,11 @@ class Bundle:
                 f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; export it again"
             )
         return self.path / graphs[flavour].file.path, graphs[flavour]
+
+    def plans(self, engine: str, stage: str) -> dict[str, PlanEntry]:
+        """A stage's plans for one member of the TensorRT family, by the name of their folder."""
+        found = {name: plans[stage] for name, plans in self.manifest.engines.items() if stage in plans}
+        return {name: plan for name, plan in found.items() if plan.engine == engine}
 
     def _check_manifest(self) -> None:
         """What the manifest says in two ways must agree: a changed hyper-parameter, rate or tensor shows here."""

@@ -5,13 +5,16 @@ from __future__ import annotations
 import ctypes
 import functools
 import sys
+from typing import Any
+
+_MAJOR, _MINOR = 75, 76  # CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR, …_MINOR
 
 
 @functools.cache
 def cuda_obstacle() -> str | None:
     """Why CUDA can't be used here; None if it can."""
     try:
-        driver = ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")
+        driver = _load()
     except OSError:
         return "no NVIDIA driver (libcuda is not installed)"
     count = ctypes.c_int()
@@ -19,3 +22,21 @@ def cuda_obstacle() -> str | None:
     if status:
         return f"the NVIDIA driver refuses to start (CUDA error {status})"
     return None if count.value else "no NVIDIA GPU"
+
+
+def gpu_architecture(index: int = 0) -> str | None:
+    """That of a GPU, such as "sm_89"; None where there is none, or the driver does not say."""
+    if cuda_obstacle():
+        return None
+    driver, device = _load(), ctypes.c_int()
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    failed = (
+        driver.cuDeviceGet(ctypes.byref(device), index)
+        or driver.cuDeviceGetAttribute(ctypes.byref(major), _MAJOR, device)
+        or driver.cuDeviceGetAttribute(ctypes.byref(minor), _MINOR, device)
+    )
+    return None if failed else f"sm_{major.value}{minor.value}"
+
+
+def _load() -> Any:
+    return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

@@ -60,6 +60,34 @@ class StageEntry(_Entry):
     probe: Probe
 
 
+class ProfileEntry(_Entry):
+    """What one optimisation profile of an engine accepts: minimum, optimum and maximum of every axis."""
+
+    bucket: str
+    axes: dict[str, tuple[int, int, int]]
+
+
+class PlanEntry(_Entry):
+    """An engine of one stage, serialised. `key`: fingerprint of all that it was made from; see `engines.fingerprint`.
+
+    report: its layers (`engines.inspect`). activation_bytes, weight_bytes: what the builder said of the largest profile, if it did.
+    targets: GPU architectures. stripped: the weights are put in when it is opened.
+    """
+
+    file: FileEntry
+    report: FileEntry
+    key: Sha256
+    engine: Literal["tensorrt", "tensorrt-rtx"]
+    version: str
+    targets: list[str]
+    precision: Literal["float32", "float16"]
+    flavour: str
+    stripped: bool
+    profiles: list[ProfileEntry]
+    activation_bytes: int | None = None
+    weight_bytes: int | None = None
+
+
 class LicenceEntry(_Entry):
     """Licences of the code and of the weights in the bundle."""
 
@@ -92,3 +120,5 @@ class Manifest(_Entry):
     weights: FileEntry
     stages: dict[str, StageEntry]
     tools: dict[str, str]
+    engines: dict[str, dict[str, PlanEntry]] = {}
+    """Plans by the name of their folder, and by stage."""
