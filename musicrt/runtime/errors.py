@@ -51,6 +51,10 @@ class BackendError(MusicRTError):
     exit_code = 6
 
 
+class EngineError(BackendError):
+    """A graph can't be made into an engine, or an engine does not fit this machine."""
+
+
 class VerificationError(MusicRTError):
     """A stage's outputs differ from the reference by more than its tolerance."""
 

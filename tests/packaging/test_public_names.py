@@ -25,6 +25,7 @@ NAMES = [
     "Encoded",
     "EncodedError",
     "EncoderDecoder",
+    "EngineError",
     "FakeSession",
     "InputError",
     "MuCodec",

@@ -1,0 +1,1 @@
+"""ONNX stages -> TensorRT engines: profiles, fingerprints, building, what is in a plan."""

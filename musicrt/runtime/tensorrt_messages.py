@@ -1,0 +1,101 @@
+"""What TensorRT says: its logger and error recorder, in terms of Python's logging.
+
+It reports a failure by returning nothing, and says why to its logger and its error recorder only.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+_LOG = logging.getLogger("musicrt.tensorrt")
+_LEVELS = {"INTERNAL_ERROR": logging.ERROR, "ERROR": logging.ERROR, "WARNING": logging.WARNING, "INFO": logging.DEBUG}
+_KEPT = 200
+_SHOWN = 400  # characters of a reason
+
+
+class Messages:
+    """Collects what one builder or runtime says. `logger`, `recorder`: the objects that TensorRT wants.
+
+    Errors are kept for whoever raises them (`reason`), and logged while nobody waits for them; the rest is logged only.
+    """
+
+    def __init__(self, trt: Any, listen: Callable[[str], None] | None = None) -> None:
+        """`trt`: the module of a member of the family. `listen`: is told every line but errors."""
+        self.errors: list[str] = []
+        self._awaited = False
+        self._listen = listen
+        self.logger = _make_logger(trt, self._take)
+        self.recorder = _make_recorder(trt, self._record)
+
+    def reason(self) -> str:
+        """What went wrong since the last call, in one line; later errors follow from the first."""
+        lines = list(dict.fromkeys(self.errors))
+        self.errors.clear()
+        return ("; ".join(lines)[:_SHOWN]) or "no reason given"
+
+    @contextmanager
+    def awaited(self) -> Iterator[None]:
+        """While errors are raised by the caller: they are not logged as well."""
+        self.errors.clear()
+        self._awaited = True
+        try:
+            yield
+        finally:
+            self._awaited = False
+
+    def _take(self, severity: str, line: str) -> None:
+        level = _LEVELS.get(severity, logging.DEBUG)
+        if level == logging.ERROR:
+            self._record(line)
+        elif self._listen is not None:
+            self._listen(line)
+        _LOG.log(logging.DEBUG if level == logging.ERROR and self._awaited else level, "%s", line)
+
+    def _record(self, line: str) -> None:
+        if len(self.errors) < _KEPT:
+            self.errors.append(" ".join(line.split()))
+
+
+def _make_logger(trt: Any, take: Callable[[str, str], None]) -> Any:
+    class Logger(trt.ILogger):  # type: ignore[misc]
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+
+        def log(self, severity: Any, line: str) -> None:
+            take(severity.name, line)
+
+    return Logger()
+
+
+def _make_recorder(trt: Any, record: Callable[[str], None]) -> Any:
+    class Recorder(trt.IErrorRecorder):  # type: ignore[misc]
+        """Keeps (code, text) of errors until TensorRT clears them."""
+
+        def __init__(self) -> None:
+            trt.IErrorRecorder.__init__(self)
+            self.kept: list[tuple[Any, str]] = []
+
+        def report_error(self, code: Any, text: str) -> bool:
+            self.kept = [*self.kept, (code, text)][-_KEPT:]
+            record(text)
+            return False  # whether the caller should stop at once
+
+        def num_errors(self) -> int:
+            return len(self.kept)
+
+        def get_error_code(self, index: int) -> Any:
+            return self.kept[index][0]
+
+        def get_error_desc(self, index: int) -> str:
+            return self.kept[index][1]
+
+        def has_overflowed(self) -> bool:
+            return len(self.kept) == _KEPT
+
+        def clear(self) -> None:
+            self.kept = []
+
+    return Recorder()
