@@ -4,28 +4,24 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import numpy as np
-import onnx_ir as ir
 from torch import nn
 
 from musicrt.export.checkpoints import beside_checkpoint, hash_tensors, read_config
-from musicrt.export.graphs import OPSET, trace_stage, write_weights
-from musicrt.runtime.backends.onnxruntime import FLAVOUR, OnnxCpu
-from musicrt.runtime.backends.torch import TorchSession
-from musicrt.runtime.bundle import MANIFEST, STAGES, WEIGHTS, Bundle, identity_of
+from musicrt.export.flavours import check_flavours, with_flavour
+from musicrt.export.stages import OnStage, write_flavour
+from musicrt.runtime.backends.onnxruntime import FLAVOUR
+from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle, identity_of
 from musicrt.runtime.checkpoint import read_checkpoint
-from musicrt.runtime.errors import ConfigError, VerificationError
+from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.files import new_folder, sha256_of
 from musicrt.runtime.hub import find_files, locate_checkpoint
-from musicrt.runtime.manifest import FileEntry, GraphEntry, LicenceEntry, Manifest, SourceEntry, StageEntry
+from musicrt.runtime.manifest import GraphEntry, LicenceEntry, Manifest, Probe, SourceEntry, StageEntry
 from musicrt.runtime.registry import build_spec, find_system, fit_spec, system_module
 from musicrt.runtime.spec import ModelSpec, StageSpec, System
-from musicrt.runtime.verify import probe_inputs, probe_sizes, record_probe, relative_error
 
-_SEED = 20240808
 _TOOLS = ("musicrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
 
@@ -38,7 +34,8 @@ def export_bundle(
     config: str | Path | None = None,
     description: str = "",
     weights_licence: str | None = None,
-    on_stage: Callable[[str, int, int], None] | None = None,
+    flavours: Sequence[str] = (),
+    on_stage: OnStage | None = None,
 ) -> Bundle:
     """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
 
@@ -47,8 +44,12 @@ def export_bundle(
     variant: hyper-parameters by name; None: those of that file, or without one the system's first. Both have to agree.
     description: said of the weights by `musicrt inspect`.
     weights_licence: of weights that are not the official ones.
-    on_stage(stage, done, total): called before each stage. Raises CheckpointError, ConfigError, OutputError, VerificationError.
+    flavours: graphs beside those for ONNX Runtime: `trt`, in half precision for TensorRT. `add_flavour` adds them to a bundle later.
+    on_stage(stage, done, total): called before each stage, once for each flavour.
+
+    Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """
+    check_flavours(flavours)
     known, given = find_system(system), Path(config) if config else None
     asked = _choose_spec(known, variant, given)
     source = locate_checkpoint(asked.checkpoint, checkpoint)
@@ -64,13 +65,8 @@ def export_bundle(
     target = Path(out)
     with new_folder(target) as folder:
         (folder / STAGES).mkdir()
-        models: dict[str, ir.Model] = {}
-        for done, stage in enumerate(spec.stages):
-            if on_stage:
-                on_stage(stage.name, done, len(spec.stages))
-            models[stage.name] = trace_stage(stage, stages[stage.name], probe_inputs(stage, probe_sizes(stage, 2), _SEED))
-        write_weights(folder / STAGES / WEIGHTS, dict(nn.ModuleDict(stages).named_parameters()), models)
-        entries = {stage.name: _write_stage(folder, stage, stages[stage.name], models[stage.name]) for stage in spec.stages}
+        weights, graphs, probes = write_flavour(folder, spec, stages, FLAVOUR, _shifted(on_stage, 0, flavours))
+        entries = {stage.name: _describe(stage, graphs[stage.name], probes[stage.name]) for stage in spec.stages}
         manifest = Manifest(
             system=system,
             variant=spec.variant,
@@ -80,10 +76,13 @@ def export_bundle(
             licences=licences,
             source=SourceEntry(description=description, files=hashes, tensors_sha256=tensors),
             identity=identity_of(system, spec.config, tensors),
-            weights=_file_entry(folder, folder / STAGES / WEIGHTS),
+            weights=weights,
             stages=entries,
             tools=dict(_tool_versions()),
         )
+        for done, flavour in enumerate(flavours, 1):
+            weights, graphs, _ = write_flavour(folder, spec, stages, flavour, _shifted(on_stage, done, flavours))
+            manifest = with_flavour(manifest, flavour, weights, graphs)
         (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
         Bundle.open(folder)
     return Bundle.open(target)
@@ -110,33 +109,21 @@ def _choose_spec(system: System, variant: str | None, config: Path | None) -> Mo
     return next((spec for spec in named if spec.config == custom.config), custom)
 
 
-def _write_stage(folder: Path, stage: StageSpec, module: nn.Module, model: ir.Model) -> StageEntry:
-    """Save a graph, hold it against torch at two sets of sizes, and keep one of the runs. Raises VerificationError."""
-    path = folder / STAGES / f"{stage.name}.onnx"
-    ir.save(model, path)
-    errors: list[float] = []
-    with OnnxCpu().open_graph(stage, path) as exported, TorchSession(stage, module) as reference:
-        for sizes in (probe_sizes(stage, 3), probe_sizes(stage, 1)):
-            feeds = probe_inputs(stage, sizes, _SEED)
-            expected = reference.run(feeds)
-            errors.append(relative_error(exported.run(feeds), expected))
-    error = float(np.max(errors))  # unlike max(), NaN if one is
-    if not error <= stage.tolerance.rel_l2:
-        raise VerificationError(
-            f"stage {stage.name}: the graph is {error:.1e} from torch, allowed {stage.tolerance.rel_l2:.0e}; nothing was written"
-        )
-    graph = GraphEntry(file=_file_entry(folder, path), opset=OPSET, precision="float32", error=error, tolerance=stage.tolerance.rel_l2)
+def _describe(stage: StageSpec, graph: GraphEntry, probe: Probe) -> StageEntry:
     return StageEntry(
         inputs=[tensor.describe() for tensor in stage.inputs],
         outputs=[tensor.describe() for tensor in stage.outputs],
         states=[tensor.describe() for tensor in stage.states],
         graphs={FLAVOUR: graph},
-        probe=record_probe(sizes, _SEED, expected),
+        probe=probe,
     )
 
 
-def _file_entry(folder: Path, path: Path) -> FileEntry:
-    return FileEntry(path=path.relative_to(folder).as_posix(), bytes=path.stat().st_size, sha256=sha256_of(path))
+def _shifted(on_stage: OnStage | None, done: int, flavours: Sequence[str]) -> OnStage | None:
+    """The progress of one flavour within that of all."""
+    if on_stage is None:
+        return None
+    return lambda name, index, total: on_stage(name, done * total + index, (1 + len(flavours)) * total)
 
 
 def _tool_versions() -> Iterator[tuple[str, str]]:

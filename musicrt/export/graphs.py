@@ -15,15 +15,15 @@ from pathlib import Path
 import numpy as np
 import onnx_ir as ir
 import torch
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from musicrt.export.operators import ORT_OPERATORS
+from musicrt.export.half import to_half
+from musicrt.export.operators import OPERATORS, OPSETS
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import StageSpec, updated_name
 
-OPSET = 20
-"""Below 21, where group norms are exported as instance norms: ONNX Runtime's CPU kernels run those twice as fast."""
 _INLINE = 1024  # bytes up to which a constant stays in the graph
 
 
@@ -39,8 +39,11 @@ class _Flat(nn.Module):
         return result
 
 
-def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array]) -> ir.Model:
-    """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant."""
+def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array], flavour: str = "ort") -> ir.Model:
+    """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant.
+
+    The graph is float32, whatever its flavour. Raises ConfigError if that flavour's operators can't have the stage's half precision.
+    """
     inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.feeds]
     dynamic = [{i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.feeds]
     with _quiet():
@@ -48,48 +51,60 @@ def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array])
             _Flat(module).eval(),
             (inputs,),
             dynamo=True,
-            opset_version=OPSET,
+            opset_version=OPSETS[flavour],
             dynamic_shapes=(dynamic,),
             input_names=[tensor.name for tensor in stage.feeds],
             output_names=[*(tensor.name for tensor in stage.outputs), *(updated_name(tensor.name) for tensor in stage.states)],
-            custom_translation_table=ORT_OPERATORS,
+            custom_translation_table=dict(OPERATORS[flavour]),
         )
     if program is None:
         raise RuntimeError(f"torch.onnx.export gave no program for stage {stage.name}")
     model: ir.Model = program.model
+    if flavour == "trt" and stage.half is not None:
+        to_half(stage, stage.half, model)
     _name_axes(stage, model)
     _strip(model)
     return model
 
 
-def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str, ir.Model]) -> None:
+def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str, ir.Model], beside: Path | None = None) -> None:
     """Write one safetensors file with `tensors` and the larger constants of the graphs; make the graphs refer into it.
 
-    A constant equal to a tensor is not stored again.
+    A constant equal to a tensor is not stored again; neither is one of the file `beside` in the same folder, into which the graphs then
+    refer too.
     """
     stored = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
-    by_content = {_content(tensor.numpy()): name for name, tensor in stored.items()}
-    places: list[tuple[ir.Value, str]] = []
+    by_content = {_content(tensor.numpy()): (path, name) for name, tensor in stored.items()}
+    if beside is not None:
+        by_content |= {_content(tensor.numpy()): (beside, name) for name, tensor in _read_tensors(beside)}
+    places: list[tuple[ir.Value, tuple[Path, str]]] = []
     for stage, model in models.items():
         for value in model.graph.initializers.values():
             if value.const_value is None or value.const_value.nbytes <= _INLINE:
                 continue
             array = value.const_value.numpy()
-            name = by_content.setdefault(_content(array), f"graph.{stage}.{value.name}")
-            if name not in stored:
+            file, name = place = by_content.setdefault(_content(array), (path, f"graph.{stage}.{value.name}"))
+            if file == path and name not in stored:
                 stored[name] = torch.from_numpy(np.array(array, order="C"))
-            places.append((value, name))
+            places.append((value, place))
     save_file(stored, path)
     path.chmod(0o644)  # safetensors writes for the owner only
-    offsets = _read_offsets(path)
-    for value, name in places:
+    offsets = {file: _read_offsets(file) for file in ([path] if beside is None else [path, beside])}
+    for value, (file, name) in places:
         tensor = value.const_value
         if tensor is None:
             continue
-        start, stop = offsets[name]
+        start, stop = offsets[file][name]
         value.const_value = ir.ExternalTensor(
-            path.name, start, stop - start, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=str(value.name), base_dir=path.parent
+            file.name, start, stop - start, tensor.dtype, shape=ir.Shape(tensor.numpy().shape), name=str(value.name), base_dir=file.parent
         )
+
+
+def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a safetensors file, one after the other."""
+    with safe_open(path, "pt") as file:
+        for name in file.keys():  # noqa: SIM118 - no mapping
+            yield name, file.get_tensor(name)
 
 
 def _read_offsets(path: Path) -> dict[str, tuple[int, int]]:

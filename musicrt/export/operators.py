@@ -1,9 +1,9 @@
-"""How torch operators become ONNX where the exporter's own way is too slow or too inexact in ONNX Runtime."""
+"""How torch operators become ONNX where the exporter's own way does not do: too slow or too inexact in ONNX Runtime, or none at all."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -16,6 +16,7 @@ from onnxscript.values import Op, Opset
 import musicrt.runtime.layers  # noqa: F401 - registers its operators
 
 op: Any = opset20  # its methods are typed for onnxscript's own values, which a translation does not see
+static: Any = Opset("", 24)  # onnxscript has no module of it yet
 _LONGEST_ROW = 8192
 
 
@@ -112,6 +113,28 @@ def cached_attention(projected: ir.Value, keys: ir.Value, values: ir.Value, last
     return grouped_attention(projected, None, None, keys, values, last, total, num_heads=heads, kv_num_heads=heads)
 
 
+def scattered_attention(projected: ir.Value, keys: ir.Value, values: ir.Value, last: ir.Value) -> tuple[Any, Any, Any]:
+    """The same by the standard's operators on caches of fixed size, which engines change in place.
+
+    New keys and values are scattered into the caches; a mask leaves out what is not filled yet, and what comes behind each new position.
+    """
+    if keys.shape is None or not isinstance(heads := keys.shape[1], int) or not isinstance(width := keys.shape[3], int):
+        raise TypeError("cached_attention needs the number and the width of the heads")
+    heads_last = static.Reshape(projected, [0, 0, 3 * heads, width])
+    query, key, value = static.Split(static.Transpose(heads_last, perm=[0, 2, 1, 3]), num_outputs=3, axis=1, _outputs=3)
+    columns = static.Shape(projected, start=1, end=2)
+    stop = static.Add(static.Cast(last, to=ir.DataType.INT64), static.Constant(value_ints=[1]))
+    start = static.Sub(stop, columns)
+    new_keys, new_values = (static.TensorScatter(cache, new, start, axis=2) for cache, new in ((keys, key), (values, value)))
+    count = static.Squeeze(columns)
+    ends = static.Add(static.Unsqueeze(start, [1]), static.Range(static.Constant(value_int=0), count, static.Constant(value_int=1)))
+    places = static.Range(static.Constant(value_int=0), static.Squeeze(static.Shape(keys, start=2, end=3)), static.Constant(value_int=1))
+    seen = static.LessOrEqual(places, static.Unsqueeze(ends, [1, 3]))  # [N, 1, S, capacity]
+    y = static.Attention(query, new_keys, new_values, seen)
+    joined = static.Reshape(static.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, heads * width])
+    return joined, new_keys, new_values
+
+
 def _heads(query: ir.Value) -> tuple[int, int]:
     """Number and width of the heads of [B, heads, n, width]."""
     if query.shape is None or not isinstance(heads := query.shape[1], int) or not isinstance(width := query.shape[3], int):
@@ -163,11 +186,21 @@ def lstm(
     return op.Reshape(op.Transpose(states, perm=[2, 0, 1, 3]), [0, 0, directions * hidden]), h, c  # of [T, D, B, H]
 
 
-ORT_OPERATORS: dict[Callable[..., Any], Callable[..., Any]] = {
+Table = Mapping[Callable[..., Any], Callable[..., Any]]
+
+_ORT: Table = {
     torch.ops.aten.group_norm.default: group_norm,
     torch.ops.aten.linear.default: linear,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     torch.ops.musicrt.cached_attention.default: cached_attention,
     torch.ops.musicrt.lstm.default: lstm,
 }
-"""Translations for the `ort` flavour."""
+_TRT: Table = {
+    torch.ops.musicrt.cached_attention.default: scattered_attention,
+    torch.ops.musicrt.lstm.default: lstm,
+}
+OPERATORS: Mapping[str, Table] = {"ort": _ORT, "trt": _TRT}
+"""Translations by flavour. TensorRT knows the operators of the standard only, and has kernels for those that stand for whole layers."""
+
+OPSETS: Mapping[str, int] = {"ort": 20, "trt": 24}
+"""By flavour. Of ONNX Runtime: below 21, where group norms are exported as instance norms, which its CPU kernels run twice as fast."""

@@ -3,6 +3,8 @@
 BUNDLE/manifest.json            what it is, hashes of everything else
 BUNDLE/stages/<stage>.onnx      one graph per stage
 BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
+BUNDLE/stages/<stage>.trt.onnx  the same in half precision, where the bundle has that flavour
+BUNDLE/stages/weights.half.safetensors   what those graphs need beside the weights
 BUNDLE/engines/<name>/          TensorRT plans of the stages, and what is known of their layers
 """
 
@@ -70,7 +72,13 @@ class Bundle:
         """Every file but the manifest."""
         graphs = [graph.file for stage in self.manifest.stages.values() for graph in stage.graphs.values()]
         plans = [file for plans in self.manifest.engines.values() for plan in plans.values() for file in (plan.file, plan.report)]
-        return [self.manifest.weights, *graphs, *plans]
+        return [self.manifest.weights, *self.manifest.more_weights.values(), *graphs, *plans]
+
+    @property
+    def flavours(self) -> list[str]:
+        """Those of which every stage has a graph."""
+        graphs = [stage.graphs for stage in self.manifest.stages.values()]
+        return [flavour for flavour in graphs[0] if all(flavour in given for given in graphs)]
 
     @property
     def weights(self) -> Path:
@@ -81,7 +89,7 @@ class Bundle:
         graphs = self.manifest.stages[stage].graphs
         if flavour not in graphs:
             raise BundleError(
-                f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; export it again"
+                f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; {_remedy(flavour)}"
             )
         return self.path / graphs[flavour].file.path, graphs[flavour]
 
@@ -118,6 +126,10 @@ class Bundle:
             raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; copy the bundle again")
         if hashes and sha256_of(path) != entry.sha256:
             raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; copy the bundle again")
+
+
+def _remedy(flavour: str) -> str:
+    return "add it with: musicrt add-flavour" if flavour == "trt" else "export it again"
 
 
 def read_manifest(path: Path) -> Manifest:

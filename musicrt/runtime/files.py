@@ -53,6 +53,19 @@ def new_folder(path: Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def added_files(folder: Path) -> Iterator[None]:
+    """Files that are written into a folder which is in use: on any error they go again. Raises OutputError."""
+    before = set(folder.iterdir())
+    try:
+        with _as_output_error(folder):
+            yield
+    except BaseException:
+        for path in set(folder.iterdir()) - before:
+            path.unlink()
+        raise
+
+
 def sha256_of(path: Path) -> str:
     """Hex SHA-256 of a file's bytes."""
     with path.open("rb") as stream:

@@ -105,7 +105,7 @@ class SourceEntry(_Entry):
 
 
 class Manifest(_Entry):
-    """manifest.json."""
+    """manifest.json. `more_weights`: by flavour, what its graphs need beside `weights`."""
 
     format: Literal["musicrt-bundle"] = "musicrt-bundle"
     version: Literal[1] = 1
@@ -118,6 +118,7 @@ class Manifest(_Entry):
     source: SourceEntry
     identity: Sha256
     weights: FileEntry
+    more_weights: dict[str, FileEntry] = {}
     stages: dict[str, StageEntry]
     tools: dict[str, str]
     engines: dict[str, dict[str, PlanEntry]] = {}

@@ -7,7 +7,7 @@ need the standard library only.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
 DType = Literal["float32", "float16", "int64"]
@@ -99,9 +99,38 @@ class Tolerance:
     rel_l2: float
 
 
+FLOAT32_OPERATORS = (
+    *("BatchNormalization", "GroupNormalization", "InstanceNormalization", "LayerNormalization", "RMSNormalization"),
+    *("Softmax", "LogSoftmax", "Exp", "Log", "Pow", "Sqrt", "Reciprocal", "Sin", "Cos", "CumSum"),
+    *("ReduceL2", "ReduceLogSumExp", "ReduceMean", "ReduceProd", "ReduceSum", "ReduceSumSquare"),
+)
+"""ONNX operators that stay float32 in every stage: they add up many values, or leave the range of float16 (6e-8 to 65504) on the way.
+
+Attention stays half: TensorRT takes no `softmax_precision`, and its fused kernels keep sums in float32 by themselves.
+"""
+
+
+@dataclass(frozen=True)
+class Half:
+    """What a stage is where it runs in half precision (the flavour `trt`): float16, and float32 on the islands named here.
+
+    operators: ONNX operators that stay float32. modules: torch modules of the stage that do, with all inside them, by their names.
+    tolerance: largest accepted distance from the float32 network, as in `Tolerance`. Rounding every value to 11 bits once costs 2.1e-4
+    (2^-11 / sqrt(5.4), the mean over a binade), and k roundings one after the other about sqrt(k) times that; those of the specs are
+    about three times what export measures with the stand-in weights, tiny and full.
+    """
+
+    tolerance: float = 1e-2
+    operators: tuple[str, ...] = FLOAT32_OPERATORS
+    modules: tuple[str, ...] = ()
+
+
 @dataclass(frozen=True)
 class StageSpec:
     """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs.
+
+    `half`: what it is in half precision; None: it stays float32 as a whole. A front end does, as it works on powers of spectra, and so does
+    what compares distances, or runs once for a schedule and decides where a sampler goes.
 
     `states`: what is fed like an input, and changed in place by a call: the caches of a language model. A graph can't change what it
     is given; it gives the changed ones as further outputs (`updated_name`), which sessions bind to the same memory.
@@ -114,6 +143,7 @@ class StageSpec:
     tolerance: Tolerance
     host: bool = False
     states: tuple[TensorSpec, ...] = ()
+    half: Half | None = field(default_factory=Half)
 
     @property
     def feeds(self) -> tuple[TensorSpec, ...]:
@@ -125,6 +155,16 @@ class StageSpec:
         """The axes of this stage's inputs and states, each once."""
         found = {dim.axis.name: dim.axis for tensor in self.feeds for dim in tensor.dims if isinstance(dim, Dim)}
         return tuple(found.values())
+
+    def in_flavour(self, flavour: str) -> StageSpec:
+        """The stage as a graph of one flavour has it: in half precision, states are float16; inputs and outputs never change."""
+        if flavour != "trt" or self.half is None:
+            return self
+        return replace(self, states=tuple(replace(state, dtype="float16") for state in self.states))
+
+    def tolerance_of(self, flavour: str) -> float:
+        """The largest accepted distance of a graph of one flavour from the float32 network."""
+        return self.tolerance.rel_l2 if flavour != "trt" or self.half is None else self.half.tolerance
 
 
 def updated_name(state: str) -> str:

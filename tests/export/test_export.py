@@ -26,6 +26,7 @@ pytest.importorskip("onnxscript")
 ort = pytest.importorskip("onnxruntime")
 
 from musicrt.export import bundle as export_module  # noqa: E402 - needs what was asked for above
+from musicrt.export import stages as writing  # noqa: E402
 from musicrt.export.bundle import export_bundle  # noqa: E402
 from musicrt.export.checkpoints import hash_tensors  # noqa: E402
 from musicrt.export.graphs import write_weights  # noqa: E402
@@ -183,7 +184,7 @@ def test_unknown_names_are_refused_with_the_known_ones(tiny_checkpoint: Path, tm
 @pytest.fixture
 def empty_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     """Makes tracing quick; what it gives is good enough to be written."""
-    monkeypatch.setattr(export_module, "trace_stage", lambda *_: ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))
+    monkeypatch.setattr(writing, "trace_stage", lambda *_: ir.Model(ir.Graph([], [], nodes=[]), ir_version=10))
 
 
 def raise_it(error: BaseException) -> Callable[..., Any]:
@@ -203,8 +204,9 @@ def test_interrupted_export_leaves_nothing(
     tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str, error: BaseException
 ) -> None:
     if place == "identity_of":
-        monkeypatch.setattr(export_module, "_write_stage", lambda *_: None)
-    monkeypatch.setattr(export_module, place, raise_it(error))
+        monkeypatch.setattr(writing, "_write_stage", lambda *_: (None, None))
+        monkeypatch.setattr(export_module, "_describe", lambda *_: None)
+    monkeypatch.setattr(export_module if place == "identity_of" else writing, place, raise_it(error))
     with pytest.raises(type(error)):
         export_bundle("music2latent", tiny_checkpoint, tmp_path / "new" / "out")
     assert list(tmp_path.rglob("*")) in ([], [tmp_path / "new"])
@@ -213,7 +215,7 @@ def test_interrupted_export_leaves_nothing(
 @pytest.mark.usefixtures("empty_graphs")
 @pytest.mark.parametrize("place", ["write_weights", "_write_stage"])
 def test_full_disk_is_an_output_error(tiny_checkpoint: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, place: str) -> None:
-    monkeypatch.setattr(export_module, place, raise_it(FULL_DISK))
+    monkeypatch.setattr(writing, place, raise_it(FULL_DISK))
     with refused(OutputError, tmp_path / "out", "No space left on device", "free space"):
         export_bundle("music2latent", tiny_checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []

@@ -18,7 +18,19 @@ from musicrt.runtime.models.mucodec.config import (
     VOCODER_EXTRA,
     Config,
 )
-from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.spec import (
+    FLOAT32_OPERATORS,
+    Axis,
+    CheckpointSpec,
+    Dim,
+    Half,
+    Licences,
+    ModelSpec,
+    StageSpec,
+    System,
+    TensorSpec,
+    Tolerance,
+)
 
 BATCH = Axis("batch", 1, 1, 64)
 CODES = Axis("codes", 1, 1024, 1 << 14)
@@ -85,6 +97,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("mel", BATCH, MUQ_BINS, clip * 4),),
             Tolerance(1e-4),
             host=True,
+            half=None,
         ),
         StageSpec(
             "muq",
@@ -99,6 +112,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("hidden", BATCH, CODES, features),),
             (codes(BATCH, rvq.n_codebooks, CODES),),
             Tolerance(1e-2),
+            half=None,
         ),
         StageSpec(
             "dequantizer",
@@ -106,6 +120,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (codes(BATCH, codebooks, CODES),),
             (floats("quantised", BATCH, features, CODES),),
             Tolerance(1e-5),
+            half=None,
         ),
         StageSpec(
             "condition",
@@ -120,6 +135,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (latents("latents"),),
             (latents("projected"), latents("returned")),
             Tolerance(1e-6),
+            half=None,
         ),
         StageSpec(
             "context",
@@ -134,6 +150,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("timestep", STEPS, scale=0.3),),
             (floats("modulation", STEPS, modulation), floats("embedding", STEPS, embedding)),
             Tolerance(1e-4),
+            half=None,
         ),
         StageSpec(
             "estimator",
@@ -160,6 +177,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("mel", BATCH, MEL_FRAMES, MEL_BINS),),
             (floats("waveform", BATCH, MEL_FRAMES * MEL_HOP + VOCODER_EXTRA),),
             Tolerance(1e-4),
+            half=Half(operators=(*FLOAT32_OPERATORS, "Tanh"), modules=("network.conv_post",)),
         ),
         StageSpec(
             "prompt-frontend",
@@ -168,6 +186,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("mel", BATCH, prompt * 1 + 1, MEL_BINS),),
             Tolerance(1e-4),
             host=True,
+            half=None,
         ),
         StageSpec(
             "vae-encoder",

@@ -55,7 +55,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
     waveform = TensorSpec("waveform", "float32", (BATCH, FRAMES * config.hop + 3 * config.hop), scale=0.2)
     spectrum = TensorSpec("representation", "float32", (BATCH, 2, config.bins, FRAMES), scale=0.4)
     stages = (
-        StageSpec("frontend", "waveform -> companded spectrum", (waveform,), (spectrum,), Tolerance(5e-5), host=True),
+        StageSpec("frontend", "waveform -> companded spectrum", (waveform,), (spectrum,), Tolerance(5e-5), host=True, half=None),
         StageSpec(
             "encoder",
             "spectrum -> latents, features",
@@ -73,6 +73,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
                 *sigma_tables(STEPS),
             ),
             Tolerance(1e-5),
+            half=None,
         ),
         StageSpec(
             "pyramid",
@@ -95,7 +96,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (output,),
             Tolerance(5e-5),
         ),
-        StageSpec("synthesis", "companded spectrum -> waveform", (spectrum,), (waveform,), Tolerance(1e-5), host=True),
+        StageSpec("synthesis", "companded spectrum -> waveform", (spectrum,), (waveform,), Tolerance(1e-5), host=True, half=None),
     )
     return ModelSpec(
         system=SYSTEM.name,

@@ -6,7 +6,18 @@ from collections.abc import Mapping
 from typing import Any
 
 from musicrt.runtime.models.semanticodec.config import HOP, LATENT_SHAPE, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES, VOCODER_BINS, Config
-from musicrt.runtime.spec import Axis, CheckpointSpec, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.spec import (
+    FLOAT32_OPERATORS,
+    Axis,
+    CheckpointSpec,
+    Half,
+    Licences,
+    ModelSpec,
+    StageSpec,
+    System,
+    TensorSpec,
+    Tolerance,
+)
 
 BATCH = Axis("batch", 1, 1, 64)
 FRAMES = Axis("frames", 1, SEGMENT_FRAMES, 1 << 20)
@@ -68,6 +79,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (TensorSpec("mel", "float32", (BATCH, FRAMES, MEL_BINS)),),
             Tolerance(1e-4),
             host=True,
+            half=None,
         ),
         StageSpec("audiomae", "spectrogram of a segment -> representation", (mel,), (representation,), Tolerance(5e-5)),
         StageSpec(
@@ -76,6 +88,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (representation,),
             (semantic, centroids),
             Tolerance(1e-2),
+            half=None,
         ),
         StageSpec(
             "residual",
@@ -84,13 +97,14 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (residual,),
             Tolerance(1e-4),
         ),
-        StageSpec("acoustic", "residual -> acoustic codes", (residual,), (acoustic,), Tolerance(1e-2)),
+        StageSpec("acoustic", "residual -> acoustic codes", (residual,), (acoustic,), Tolerance(1e-2), half=None),
         StageSpec(
             "embedding",
             "codes -> feature: the two code vectors, the acoustic one first",
             (codes("semantic", semantic_codes, BATCH, tokens), codes("acoustic", acoustic_codes, BATCH, tokens)),
             (floats("feature", BATCH, tokens, 2 * width),),
             Tolerance(1e-6),
+            half=None,
         ),
         StageSpec(
             "conditioning",
@@ -105,6 +119,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (codes("timestep", config.decoder.timesteps, STEPS),),
             (floats("shift", STEPS, shifts),),
             Tolerance(2e-5),
+            half=None,
         ),
         StageSpec(
             "denoiser",
@@ -126,6 +141,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (log_mel,),
             (TensorSpec("waveform", "float32", (BATCH, FRAMES * HOP + 32)),),
             Tolerance(5e-5),
+            half=Half(operators=(*FLOAT32_OPERATORS, "Tanh"), modules=("conv_post",)),
         ),
     )
     return ModelSpec(
