@@ -87,12 +87,13 @@ def export(
     ] = None,
     description: Annotated[str, typer.Option(help="Said of the weights by `inspect`.")] = "",
     weights_licence: Annotated[str | None, typer.Option(help="Licence of weights that are not the official ones.")] = None,
+    flavour: Annotated[
+        list[str] | None, typer.Option(help="Graphs beside those for ONNX Runtime: trt, in half precision for TensorRT. Takes as long again.")
+    ] = None,
 ) -> None:
     """Make a bundle from an official checkpoint (needs the extra `export`)."""
-    try:
+    with _room("export"):
         from musicrt.export.bundle import export_bundle
-    except ModuleNotFoundError as error:
-        raise InputError(f"export needs {error.name}, which is not installed: pip install 'musicrt[export]'") from None
     with _progress("exporting") as report:
         bundle = export_bundle(
             system,
@@ -102,9 +103,23 @@ def export(
             config=config,
             description=description,
             weights_licence=weights_licence,
+            flavours=flavour or (),
             on_stage=lambda stage, done, total: report(done, total, f"exporting {stage}"),
         )
     print_bundle(bundle)
+
+
+@app.command()
+def add_flavour(
+    bundle: BundleArgument,
+    flavour: Annotated[str, typer.Argument(help="trt: graphs in half precision for TensorRT.")],
+) -> None:
+    """Give a bundle the graphs of one more flavour, made of its own weights (needs the extra `export`)."""
+    with _room("export"):
+        from musicrt.export.flavours import add_flavour as add
+    with _progress("exporting") as report:
+        changed = add(_path(bundle), flavour, on_stage=lambda stage, done, total: report(done, total, f"exporting {stage}"))
+    print_bundle(changed)
 
 
 @app.command(cls=OptionsCommand)
@@ -167,11 +182,17 @@ def roundtrip(
 
 
 @app.command()
-def verify(bundle: BundleArgument, backend: BackendOption = "auto", threads: ThreadsOption = None, as_json: JsonOption = False) -> None:
+def verify(
+    bundle: BundleArgument,
+    backend: BackendOption = "auto",
+    flavour: Annotated[str | None, typer.Option(help="The graphs to run; by default those of the backend. trt runs on a CPU too.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
     """Check every file's hash and every stage's numbers (error: relative L2; of integers, the share that differs)."""
     from musicrt.runtime.verify import verify_bundle
 
-    checks = verify_bundle(_path(bundle), backend=backend, threads=threads)
+    checks = verify_bundle(_path(bundle), backend=backend, flavour=flavour, threads=threads)
     if as_json:
         print_json([{**vars(check), "ok": check.ok} for check in checks])
     else:
@@ -234,6 +255,15 @@ def bench(
 
     report = bench_bundle(_path(bundle), backends=backend, seconds=seconds, repeats=repeats, steps=steps, threads=threads)
     sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
+
+
+@contextmanager
+def _room(extra: str) -> Iterator[None]:
+    """Around the import of what an extra installs."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        raise InputError(f"{extra} needs {error.name}, which is not installed: pip install 'musicrt[{extra}]'") from None
 
 
 def _path(bundle: Path) -> Path:

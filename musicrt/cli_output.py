@@ -40,8 +40,10 @@ def print_bundle(bundle: Bundle, as_json: bool = False) -> None:
     print_facts(facts if rate is None else {**facts, "nominal bit rate": _kbps(rate)})
     table = Table("stage", "flavour", "precision", "error", "what it does")
     for stage in bundle.spec.stages:
+        words = [stage.name, stage.summary]
         for flavour, graph in manifest.stages[stage.name].graphs.items():
-            table.add_row(stage.name, flavour, graph.precision, f"{graph.error:.1e}", stage.summary)
+            table.add_row(words[0], flavour, graph.precision, f"{graph.error:.1e}", words[1])
+            words = ["", ""]
     console.print(table)
     _print_bit_rates(rates, manifest.variant)
 

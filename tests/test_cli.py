@@ -332,8 +332,8 @@ def test_export_hands_every_option_on(monkeypatch: pytest.MonkeyPatch, tmp_path:
     out = tmp_path / "bundle"
     assert "identity: " in call("export", "music2latent", "--out", out).out
     plain = {"system": "music2latent", "checkpoint": None, "out": out, "variant": None}
-    assert given == {**plain, "config": None, "description": "", "weights_licence": None}
+    assert given == {**plain, "config": None, "description": "", "weights_licence": None, "flavours": ()}
     options = ["--checkpoint", "a/b", "--variant", "tiny", "--config", "c.json", "--description", "own", "--weights-licence", "CC0"]
-    call("export", "music2latent", "--out", out, *options)
+    call("export", "music2latent", "--out", out, *options, "--flavour", "trt")
     own = {"checkpoint": "a/b", "variant": "tiny", "config": Path("c.json"), "description": "own", "weights_licence": "CC0"}
-    assert given == {**plain, **own}
+    assert given == {**plain, **own, "flavours": ["trt"]}

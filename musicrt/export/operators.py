@@ -130,7 +130,7 @@ def scattered_attention(projected: ir.Value, keys: ir.Value, values: ir.Value, l
     ends = static.Add(static.Unsqueeze(start, [1]), static.Range(static.Constant(value_int=0), count, static.Constant(value_int=1)))
     places = static.Range(static.Constant(value_int=0), static.Squeeze(static.Shape(keys, start=2, end=3)), static.Constant(value_int=1))
     seen = static.LessOrEqual(places, static.Unsqueeze(ends, [1, 3]))  # [N, 1, S, capacity]
-    y = static.Attention(query, new_keys, new_values, seen)
+    y, *_ = static.Attention(query, new_keys, new_values, seen)
     joined = static.Reshape(static.Transpose(y, perm=[0, 2, 1, 3]), [0, 0, heads * width])
     return joined, new_keys, new_values
 

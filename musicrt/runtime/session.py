@@ -146,6 +146,7 @@ class Backend(ABC):
     name: ClassVar[str]
     device: ClassVar[Literal["cpu", "cuda"]]
     extra: ClassVar[str]  # the extra of this package that installs it
+    flavour: str = "ort"  # of the graphs that it runs
 
     def __init__(self, *, threads: int | None = None) -> None:
         """`threads`: CPU threads inside an operator; None: as many as the process may use."""
@@ -155,6 +156,16 @@ class Backend(ABC):
     @abstractmethod
     def obstacle(cls) -> str | None:
         """Why this backend can't run on this machine; None if it can."""
+
+    def with_flavour(self, flavour: str) -> Self:
+        """This backend on graphs of another flavour. Raises BackendError if it can't run those."""
+        if flavour != self.flavour:
+            raise BackendError(f"{self.name} runs no {flavour!r} graphs, only {self.flavour!r}; leave the flavour out")
+        return self
+
+    def check_bundle(self, bundle: Any) -> None:
+        """Raises BackendError where a `Bundle` lacks what this backend runs. By default it lacks nothing."""
+        return
 
     @abstractmethod
     def open_session(self, bundle: Any, stage: str) -> Session:

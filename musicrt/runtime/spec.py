@@ -15,12 +15,16 @@ DType = Literal["float32", "float16", "int64"]
 
 @dataclass(frozen=True)
 class Axis:
-    """A dimension that changes from call to call. `minimum` to `maximum` is what a session accepts; `optimum` what is tuned for."""
+    """A dimension that changes from call to call. `minimum` to `maximum` is what a session accepts; `optimum` what is tuned for.
+
+    `fixed`: an engine has one size of it, as TensorRT wants of the room in a cache.
+    """
 
     name: str
     minimum: int
     optimum: int
     maximum: int
+    fixed: bool = False
 
     def __mul__(self, times: int) -> Dim:
         return Dim(self, times)

@@ -6,7 +6,7 @@ import functools
 import importlib.util
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 
@@ -94,8 +94,14 @@ class _OnnxBackend(Backend):
 
     def open_session(self, bundle: Bundle, stage: str) -> OnnxSession:
         """Open one stage of a bundle. Raises BackendError, BundleError."""
-        path, _ = bundle.graph(stage, FLAVOUR)
-        return self.open_graph(bundle.spec.stage(stage), path)
+        path, _ = bundle.graph(stage, self.flavour)
+        return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path)
+
+    def with_flavour(self, flavour: str) -> Self:
+        """The same for graphs of any flavour: all are ONNX."""
+        other = type(self)(threads=self.threads)
+        other.flavour = flavour
+        return other
 
     def open_graph(self, stage: StageSpec, path: Path) -> OnnxSession:
         """Open an ONNX file; refuses to run on another provider than asked for. Raises BackendError."""
