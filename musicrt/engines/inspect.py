@@ -12,6 +12,7 @@ from pydantic import ValidationError
 
 from musicrt.engines.layers import Layer, Report, count_precisions, undeclared
 from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.cuda.engine import open_plan
 from musicrt.runtime.errors import BundleError, EngineError
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.tensorrt_family import find_family
@@ -71,11 +72,7 @@ def read_engine(path: Path, entry: PlanEntry) -> dict[str, Any]:
             f"{path.name} can't be read here: {reason}; what was noted when it was built is in {Path(entry.report.path).name}"
         )
     trt = family.load()
-    messages = Messages(trt)
-    with messages.awaited():
-        engine = trt.Runtime(messages.logger).deserialize_cuda_engine(path.read_bytes())
-        if engine is None:
-            raise EngineError(f"{path.name} can't be opened: {messages.reason()}; build the engines again on this machine")
-        text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    _, engine = open_plan(trt, path.stem, path, Messages(trt))
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     read: dict[str, Any] = json.loads(text)
     return read

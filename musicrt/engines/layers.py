@@ -26,8 +26,8 @@ _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 class Layer(BaseModel):
-    """One layer. `node`, `operator`: the ONNX node that it was made from. `precision`: the widest float that it computes with, or else
-    the type of what it gives."""
+    """One layer. `node`, `operator`: the ONNX node that it was made from. `positions`: it makes floats of whole numbers, or goes on with
+    those; these stay float32 in every stage, because half precision does not tell large ones apart."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -36,9 +36,11 @@ class Layer(BaseModel):
     operator: str
     inputs: list[str]
     outputs: list[str]
+    positions: bool = False
 
     @property
     def precision(self) -> str:
+        """The widest float that it computes with, or else the type of what it gives."""
         types = (*self.inputs, *self.outputs)
         return next((wide for wide in ("float32", "bfloat16", "float16") if wide in types), self.outputs[0] if self.outputs else "none")
 
@@ -67,24 +69,40 @@ def read_layers(trt: Any, network: Any, operators: Mapping[str, str]) -> list[La
     The parser notes a node on the layer that gives its result; those that it adds on the way come before that one.
     """
     layers: list[Layer] = []
-    waiting: list[tuple[str, str, list[str], list[str]]] = []
+    waiting: list[Any] = []
+    positions, constants = set[str](), set[str]()
     for index in range(network.num_layers):
         layer = network.get_layer(index)
-        inputs = [layer.get_input(i) for i in range(layer.num_inputs)]
+        waiting.append(layer)
         found = _NODE.search(layer.metadata or "")
-        waiting.append(
-            (
-                layer.name,
-                layer.type.name,
-                [type_name(trt, tensor.dtype) for tensor in inputs if tensor is not None],
-                [type_name(trt, layer.get_output(i).dtype) for i in range(layer.num_outputs)],
-            )
-        )
-        if found:
-            node = found.group(1)
-            layers += [_layer(*one, node, operators.get(node, "")) for one in waiting]
+        if found or index == network.num_layers - 1:
+            node = found.group(1) if found else ""
+            layers += [_read(trt, one, node, operators.get(node, ""), positions, constants) for one in waiting]
             waiting.clear()
-    return [*layers, *(_layer(*one, "", "") for one in waiting)]
+    return layers
+
+
+def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], constants: set[str]) -> Layer:
+    """One layer; the tensors that it gives are added to those of positions, or to the constants."""
+    inputs = [tensor for tensor in (layer.get_input(i) for i in range(layer.num_inputs)) if tensor is not None]
+    outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+    kind, given = layer.type.name, [type_name(trt, tensor.dtype) for tensor in outputs]
+    floats = [tensor.name for tensor in inputs if "float" in type_name(trt, tensor.dtype) and tensor.name not in constants]
+    makes = not floats and "float32" in given and (kind in ("CAST", "FILL") or operator == "Range")
+    exact = makes or (bool(floats) and positions.issuperset(floats))
+    if exact:
+        positions.update(tensor.name for tensor in outputs)
+    if kind == "CONSTANT":
+        constants.update(tensor.name for tensor in outputs)
+    return Layer(
+        name=layer.name,
+        type=kind,
+        node=node,
+        operator=operator,
+        inputs=[type_name(trt, tensor.dtype) for tensor in inputs],
+        outputs=given,
+        positions=exact,
+    )
 
 
 def node_operators(graph: Path) -> dict[str, str]:
@@ -110,12 +128,12 @@ def count_precisions(layers: Iterable[Layer]) -> dict[str, Counter[str]]:
 
 
 def undeclared(stage: StageSpec, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers that compute in float32 without being on an island of the stage's half precision."""
+    """The layers that compute in float32 without being on an island of the stage's half precision.
+
+    Layers of a module that the spec keeps in float32 are among them: which node came from which module, a graph does not say.
+    """
     if stage.half is None:
         return []
     declared = set(stage.half.operators)
-    return [layer for layer in layers if layer.computes and layer.precision == "float32" and layer.operator not in declared]
-
-
-def _layer(name: str, kind: str, inputs: list[str], outputs: list[str], node: str, operator: str) -> Layer:
-    return Layer(name=name, type=kind, node=node, operator=operator, inputs=inputs, outputs=outputs)
+    wide = [layer for layer in layers if layer.computes and layer.precision == "float32" and not layer.positions]
+    return [layer for layer in wide if layer.operator not in declared]

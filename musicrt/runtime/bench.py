@@ -29,6 +29,7 @@ from musicrt.runtime.measure import (
 from musicrt.runtime.model import load
 from musicrt.runtime.pipeline import options_of
 from musicrt.runtime.select import BACKENDS
+from musicrt.runtime.session import Backend
 from musicrt.runtime.verify import probe_inputs, relative_error, verify_bundle
 
 _SEED = 7
@@ -89,7 +90,7 @@ def bench_bundle(
     Raises BundleError, BackendError: unknown, not usable here, or failed; InputError for audio that is too short.
     """
     opened = Bundle.open(bundle)
-    obstacles = {name: backend.obstacle() for name, backend in BACKENDS.items()}
+    obstacles = {name: backend.obstacle() or _lack(backend, opened) for name, backend in BACKENDS.items()}
     for name in backends or ():
         if name not in obstacles:
             raise BackendError(f"unknown backend {name!r}; known: {', '.join(obstacles)}")
@@ -111,6 +112,15 @@ def bench_bundle(
         rows=tuple(rows),
         skipped={name: obstacle for name, obstacle in obstacles.items() if obstacle is not None and backends is None},
     )
+
+
+def _lack(backend: type[Backend], bundle: Bundle) -> str | None:
+    """What a usable backend does not find in the bundle."""
+    try:
+        backend().check_bundle(bundle)
+    except BackendError as error:
+        return str(error)
+    return None
 
 
 def measure_encode(bundle: str, backend: str, seconds: float, repeats: int, threads: int | None, values: str, **_: Any) -> dict[str, Any]:

@@ -77,7 +77,7 @@ class PlanEntry(_Entry):
     file: FileEntry
     report: FileEntry
     key: Sha256
-    engine: Literal["tensorrt", "tensorrt-rtx"]
+    engine: str
     version: str
     targets: list[str]
     precision: Literal["float32", "float16"]

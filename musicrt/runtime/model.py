@@ -12,7 +12,7 @@ from musicrt.runtime.errors import BackendError
 from musicrt.runtime.hub import Source
 from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
-from musicrt.runtime.session import Session
+from musicrt.runtime.session import Backend, Session
 from musicrt.runtime.spec import ModelSpec
 
 
@@ -39,10 +39,12 @@ class Model:
     ) -> Model:
         """Open the bundle at `path`. `device` narrows "auto" down. Raises BundleError, BackendError."""
         bundle = Bundle.open(path)
-        first = bundle.spec.stages[0].name
-        runner, choice = select_backend(
-            backend, device=device, threads=threads, probe=lambda candidate: candidate.open_session(bundle, first).close()
-        )
+
+        def probe(candidate: Backend) -> None:
+            candidate.check_bundle(bundle)
+            candidate.open_session(bundle, bundle.spec.stages[0].name).close()
+
+        runner, choice = select_backend(backend, device=device, threads=threads, probe=probe)
         return cls(
             bundle.spec,
             lambda stage: runner.open_session(bundle, stage),

@@ -8,11 +8,12 @@ from numbers import Integral
 from typing import Literal
 
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxCuda
+from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Backend
 
-BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (OnnxCuda, TorchCuda, OnnxCpu, TorchCpu)}
+BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Tensorrt, TensorrtRtx, OnnxCuda, TorchCuda, OnnxCpu, TorchCpu)}
 """In the order in which `auto` tries them."""
 _MOST_THREADS = 1024
 

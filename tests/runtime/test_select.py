@@ -21,7 +21,8 @@ from musicrt.runtime.select import BACKENDS, Choice, select_backend
 from musicrt.runtime.session import Backend, Session
 from tests.conftest import refused
 
-ORDER = ["onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "torch-cpu"]
+ORDER = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "torch-cpu"]
+ON_GPU = ORDER[:4]
 
 
 def stub(kind: str, reasons: dict[str, str | None]) -> type[Backend]:
@@ -29,7 +30,7 @@ def stub(kind: str, reasons: dict[str, str | None]) -> type[Backend]:
 
     class Stub(Backend):
         name = kind
-        device: ClassVar[Literal["cpu", "cuda"]] = "cuda" if kind.endswith("cuda") else "cpu"
+        device: ClassVar[Literal["cpu", "cuda"]] = "cuda" if kind in ON_GPU else "cpu"
         extra = "extra"
 
         @classmethod
@@ -86,7 +87,7 @@ def test_explicit_request_is_met_or_refused(obstacles: dict[str, str | None], na
         select_backend(name)
 
 
-@pytest.mark.parametrize(("device", "names"), [("cpu", ORDER[2:]), ("cuda", ORDER[:2])])
+@pytest.mark.parametrize(("device", "names"), [("cpu", ORDER[4:]), ("cuda", ON_GPU)])
 def test_device_narrows_auto_down(obstacles: dict[str, str | None], device: Any, names: list[str]) -> None:
     assert select_backend(device=device)[1] == Choice(names[0], f"{names[0]} with None threads")
     for name in names:
@@ -106,12 +107,12 @@ def test_gpu_backend_that_fails_its_trial_is_passed_over(obstacles: dict[str, st
 
     _, choice = select_backend(probe=probe)
     assert choice.name == "onnxruntime-cpu"
-    assert choice.reasons == {name: f"{name} ran out of memory" for name in ORDER[:2]}
-    assert tried == ORDER[:2]
+    assert choice.reasons == {name: f"{name} ran out of memory" for name in ON_GPU}
+    assert tried == ON_GPU
     assert select_backend("torch-cuda", probe=probe)[1].name == "torch-cuda"
 
 
-@pytest.mark.parametrize("name", ["", "Auto", "tensorrt", "onnxruntime", "torch-cpu "])
+@pytest.mark.parametrize("name", ["", "Auto", "tensorrt ", "onnxruntime", "torch-cpu "])
 def test_unknown_name_is_refused_with_the_legal_ones(name: str) -> None:
     with refused(BackendError, repr(name), "auto", *ORDER):
         select_backend(name)

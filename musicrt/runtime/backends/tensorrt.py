@@ -1,0 +1,193 @@
+"""TensorRT engines on an NVIDIA GPU: `tensorrt` and `tensorrt-rtx`, which share all but a few lines of data (`tensorrt_family`)."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.cuda.device import Arena, Device, DeviceArray
+from musicrt.runtime.cuda.engine import OpenEngine, open_plan
+from musicrt.runtime.driver import gpu_architecture
+from musicrt.runtime.errors import BackendError, EngineError, InputError
+from musicrt.runtime.manifest import PlanEntry
+from musicrt.runtime.session import Array, Backend, Session
+from musicrt.runtime.spec import Dim, StageSpec, TensorSpec, updated_name
+from musicrt.runtime.tensorrt_family import Family, find_family
+from musicrt.runtime.tensorrt_messages import Messages
+
+
+class TensorrtSession(Session):
+    """A stage as an engine. `run` and `bind` take arrays of the host, `bind_device` those of the GPU, which nothing is copied of."""
+
+    def __init__(self, stage: StageSpec, engine: OpenEngine, device: Device, arena: Arena) -> None:
+        super().__init__(stage)
+        self._engine: OpenEngine | None = engine
+        self._device, self._arena = device, arena
+        self._buffers: dict[str, DeviceArray] = {}
+
+    def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
+        sizes = self._check_inputs(feeds)
+        self._device.make_current()
+        arrays = self._place(sizes)
+        for tensor in self.stage.feeds:
+            self._device.upload(np.ascontiguousarray(feeds[tensor.name]), arrays[tensor.name])
+        self._opened.run(sizes, self._with_updates(arrays), self._device.stream, self._arena)
+        results = {tensor.name: np.empty(tensor.resolve(sizes), tensor.dtype) for tensor in self.outputs if tensor.name in names}
+        for name, result in results.items():
+            self._device.download(arrays[name], result)
+        for state in self.states:
+            self._device.download(arrays[state.name], feeds[state.name])
+        self._device.wait()
+        return {name: results[name] for name in names}
+
+    def bind_device(self, feeds: Mapping[str, Any], results: Mapping[str, Any], *, stream: int | None = None) -> Callable[[], None]:
+        """A call that enqueues the stage on `stream` (the backend's own by default) for arrays on the GPU, and does not wait for it.
+
+        feeds, results: all inputs, states and outputs, each with `__cuda_array_interface__`; states are changed in place. Calls of all
+        stages of a pipeline have to be on one stream, as they share scratch memory. Raises InputError, BackendError.
+        """
+        self._check_open()
+        given = {name: DeviceArray.of(array) for name, array in {**feeds, **results}.items()}
+        expected = [*self.stage.feeds, *self.outputs]
+        if given.keys() != {tensor.name for tensor in expected}:
+            raise InputError(f"{self.stage.name}: got the arrays {sorted(given)}, expected {sorted(tensor.name for tensor in expected)}")
+        sizes: dict[str, int] = {}
+        for tensor in expected:
+            _check_device_array(tensor, given[tensor.name], sizes, self.stage.name)
+        arrays, opened = self._with_updates(given), self._opened
+        opened.profile_of(sizes)
+
+        def call() -> None:
+            self._check_open()
+            opened.run(sizes, arrays, self._device.stream if stream is None else stream, self._arena)
+
+        return call
+
+    def new_states(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
+        """Zeroed states on the GPU for `bind_device`."""
+        self._check_open()
+        arrays = {state.name: self._device.empty(state.resolve(sizes), state.dtype) for state in self.states}
+        for array in arrays.values():
+            self._device.clear(array)
+        return arrays
+
+    @property
+    def _opened(self) -> OpenEngine:
+        if self._engine is None:
+            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
+        return self._engine
+
+    def _place(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
+        """Arrays on the GPU for all inputs, states and outputs; memory is kept from call to call where it is large enough."""
+        arrays = {}
+        for tensor in (*self.stage.feeds, *self.outputs):
+            shape, known = tensor.resolve(sizes), self._buffers.get(tensor.name)
+            wanted = DeviceArray(0, shape, np.dtype(tensor.dtype))
+            if known is None or known.nbytes < wanted.nbytes:
+                known = self._buffers[tensor.name] = self._device.empty(shape, tensor.dtype)
+            arrays[tensor.name] = DeviceArray(known.address, shape, wanted.dtype, known)
+        return arrays
+
+    def _with_updates(self, arrays: Mapping[str, DeviceArray]) -> dict[str, DeviceArray]:
+        """With the outputs that hold changed states: the very memory of the states."""
+        return {**arrays, **{updated_name(state.name): arrays[state.name] for state in self.states}}
+
+    def _close(self) -> None:
+        self._engine = None
+        self._buffers.clear()
+
+
+class _TensorrtBackend(Backend):
+    """What both share. TensorRT and CUDA are imported when the first session is opened; the driver is asked before."""
+
+    device: ClassVar[Literal["cpu", "cuda"]] = "cuda"
+    flavour = "trt"
+
+    @classmethod
+    def family(cls) -> Family:
+        """Which member it is."""
+        return find_family(cls.name)
+
+    @classmethod
+    def obstacle(cls) -> str | None:
+        return cls.family().run_obstacle()
+
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Raises EngineError unless every stage has an engine for this GPU and version."""
+        for stage in bundle.spec.stages:
+            self._choose(bundle, stage.name)
+
+    def open_session(self, bundle: Bundle, stage: str) -> TensorrtSession:
+        """Open the plan of one stage. Raises BackendError, EngineError, BundleError."""
+        if reason := self.obstacle():
+            raise BackendError(f"{self.name} can't run here: {reason}")
+        plan = self._choose(bundle, stage)
+        graph = bundle.graph(stage, plan.flavour)[0] if plan.stripped else None
+        spec = bundle.spec.stage(stage).in_flavour(plan.flavour)
+        device, arena = self._gpu
+        device.make_current()
+        messages = Messages(self._trt)
+        runtime, engine = open_plan(self._trt, stage, bundle.path / plan.file.path, messages, weights=graph)
+        return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), device, arena)
+
+    def describe(self) -> str:
+        return f"{self.name} {self._trt.__version__}, {self._gpu[0].name}, {gpu_architecture()}"
+
+    def _choose(self, bundle: Bundle, stage: str) -> PlanEntry:
+        """The plan of a stage that fits version and GPU. Raises EngineError with what there is."""
+        plans = bundle.plans(self.name, stage)
+        remedy = f"make one with: musicrt build {bundle.path} --engine {self.name}"
+        if not plans:
+            others = sorted({plan.engine for plans in bundle.manifest.engines.values() for name, plan in plans.items() if name == stage})
+            has = f"only for {', '.join(others)}" if others else "none at all"
+            raise EngineError(f"{bundle.path} has no {self.name} engine of stage {stage!r}, {has}; {remedy}")
+        version, architecture = str(self._trt.__version__), gpu_architecture()
+        current = [plan for plan in plans.values() if plan.version == version]
+        if not current:
+            had = ", ".join(sorted({plan.version for plan in plans.values()}))
+            raise EngineError(f"the engine of stage {stage!r} is of {self.name} {had}, installed is {version}; {remedy}")
+        fitting = [plan for plan in current if architecture in plan.targets]
+        if not fitting:
+            had = ", ".join(sorted({target for plan in current for target in plan.targets}))
+            more = f" --target {architecture}" if self.family().ahead else ""
+            raise EngineError(f"the engine of stage {stage!r} is made for {had}, this GPU is {architecture}; {remedy}{more}")
+        return fitting[0]
+
+    @functools.cached_property
+    def _trt(self) -> Any:
+        return self.family().load()
+
+    @functools.cached_property
+    def _gpu(self) -> tuple[Device, Arena]:
+        device = Device()
+        return device, Arena(device)
+
+
+class Tensorrt(_TensorrtBackend):
+    """TensorRT 10 or 11; its engines run where they were built."""
+
+    name = "tensorrt"
+    extra = "tensorrt"
+
+
+class TensorrtRtx(_TensorrtBackend):
+    """TensorRT for RTX; its engines run on every GPU that they were built for."""
+
+    name = "tensorrt-rtx"
+    extra = "tensorrt-rtx"
+
+
+def _check_device_array(tensor: TensorSpec, array: DeviceArray, sizes: dict[str, int], owner: str) -> None:
+    """Hold an array on the GPU against its spec, as `check_array` does with others. Raises InputError."""
+    wrong = InputError(f"{owner}: {tensor.name} is {array.dtype} {list(array.shape)}, expected {tensor.describe()}")
+    if array.dtype != tensor.dtype or len(array.shape) != len(tensor.shape):
+        raise wrong
+    for size, dim in zip(array.shape, tensor.dims, strict=True):
+        if isinstance(dim, Dim):
+            count = sizes.setdefault(dim.axis.name, dim.count(size))
+        if size != (dim.size(count) if isinstance(dim, Dim) else dim):
+            raise wrong

@@ -1,0 +1,104 @@
+"""An engine that was read from its plan, and the calls that run it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from musicrt.runtime.cuda.device import Arena, DeviceArray
+from musicrt.runtime.errors import BackendError, EngineError, InputError
+from musicrt.runtime.manifest import ProfileEntry
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensorrt_messages import Messages
+
+
+class OpenEngine:
+    """A deserialised engine with an execution context, whose scratch memory is lent to it for each call."""
+
+    def __init__(self, trt: Any, stage: StageSpec, opened: tuple[Any, Any], profiles: Sequence[ProfileEntry], messages: Messages) -> None:
+        """`opened`: what `open_plan` gives. Raises EngineError where the GPU has no room for a context."""
+        self._stage, self._profiles, self._messages = stage, profiles, messages
+        self._opened = opened  # runtime and engine outlive the context
+        engine = opened[1]
+        with messages.awaited():
+            self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
+            if self._context is None:
+                raise EngineError(f"{stage.name}: no execution context: {messages.reason()}; free memory of the GPU and load again")
+        self._context.error_recorder = messages.recorder
+        self._profile: int | None = None
+        self._sizes: dict[str, int] = {}
+        self._scratch = 0
+
+    def profile_of(self, sizes: Mapping[str, int]) -> int:
+        """Index of the profile for these sizes. Raises InputError where there is none."""
+        index = fitting_profile(self._profiles, sizes)
+        if index is None:
+            known = "; ".join(_describe(profile) for profile in self._profiles)
+            got = ", ".join(f"{name} {size}" for name, size in sizes.items())
+            raise InputError(
+                f"{self._stage.name}: got {got}, but the engine is made for {known}; use shorter or fewer windows, "
+                "or build it with another --profile"
+            )
+        return index
+
+    def run(self, sizes: Mapping[str, int], arrays: Mapping[str, DeviceArray], stream: int, arena: Arena) -> None:
+        """Enqueue one call. `arrays`: every input and output of the engine. Raises BackendError, InputError."""
+        context, messages = self._context, self._messages
+        with messages.awaited():
+            self._prepare(dict(sizes), stream)
+            context.set_device_memory(arena.reserve(self._scratch), self._scratch)
+            for name, array in arrays.items():
+                self._must(context.set_tensor_address(name, array.address), f"takes no address for {name!r}")
+            # A refused call does nothing and says so here only.
+            self._must(context.execute_async_v3(stream), "does not run")
+
+    def _prepare(self, sizes: dict[str, int], stream: int) -> None:
+        """Choose the profile and set the shapes, where they are not those of the last call."""
+        if sizes == self._sizes:
+            return
+        self._sizes = {}
+        index = self.profile_of(sizes)
+        if index != self._profile:
+            self._must(self._context.set_optimization_profile_async(index, stream), f"takes no profile {index}")
+            self._profile = index
+        for tensor in self._stage.feeds:
+            shape = tensor.resolve(sizes)
+            self._must(self._context.set_input_shape(tensor.name, shape), f"takes no {tensor.name!r} of shape {list(shape)}")
+        if missing := self._context.infer_shapes():
+            raise BackendError(f"{self._stage.name}: TensorRT lacks the shapes of {', '.join(missing)}; build the engines again")
+        self._scratch = int(self._context.update_device_memory_size_for_shapes())
+        self._sizes = sizes
+
+    def _must(self, done: bool, failure: str) -> None:
+        if not done:
+            raise BackendError(f"{self._stage.name}: TensorRT {failure}: {self._messages.reason()}")
+
+
+def open_plan(trt: Any, stage: str, path: Path, messages: Messages, *, weights: Path | None = None) -> tuple[Any, Any]:
+    """A runtime, and the engine that it reads from a file. `weights`: the graph whose weights a stripped one gets. Raises EngineError."""
+    with messages.awaited():
+        runtime = trt.Runtime(messages.logger)
+        engine = runtime.deserialize_cuda_engine(path.read_bytes())
+        if engine is None:
+            raise EngineError(f"{stage}: {path.name} can't be opened: {messages.reason()}; build the engines again on this machine")
+        if weights is not None:
+            refitter = trt.Refitter(engine, messages.logger)
+            filled = trt.OnnxParserRefitter(refitter, messages.logger).refit_from_file(str(weights)) and refitter.refit_cuda_engine()
+            if not filled:
+                raise EngineError(f"{stage}: the weights of {weights.name} don't fit the engine: {messages.reason()}; build it again")
+    return runtime, engine
+
+
+def fitting_profile(profiles: Sequence[ProfileEntry], sizes: Mapping[str, int]) -> int | None:
+    """Index of the profile that accepts these sizes and is tuned for the nearest; None if none accepts them."""
+    fits = [
+        (sum(abs(sizes[name] - optimum) / optimum for name, (_, optimum, _) in profile.axes.items()), index)
+        for index, profile in enumerate(profiles)
+        if all(least <= sizes[name] <= most for name, (least, _, most) in profile.axes.items())
+    ]
+    return min(fits)[1] if fits else None
+
+
+def _describe(profile: ProfileEntry) -> str:
+    return f"{profile.bucket} (" + ", ".join(f"{name} {least} to {most}" for name, (least, _, most) in profile.axes.items()) + ")"
