@@ -17,6 +17,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 import musicrt
+from musicrt.cli_engines import print_built, print_engines
 from musicrt.cli_options import DECODING, ENCODING, FEATURES, OptionsCommand, check_flags, given_of, with_options
 from musicrt.cli_output import console, errors, print_bundle, print_encoded, print_facts, print_json, say
 from musicrt.runtime.bundle import EMBEDDED, Bundle
@@ -88,7 +89,8 @@ def export(
     description: Annotated[str, typer.Option(help="Said of the weights by `inspect`.")] = "",
     weights_licence: Annotated[str | None, typer.Option(help="Licence of weights that are not the official ones.")] = None,
     flavour: Annotated[
-        list[str] | None, typer.Option(help="Graphs beside those for ONNX Runtime: trt, in half precision for TensorRT. Takes as long again.")
+        list[str] | None,
+        typer.Option(help="Graphs beside those for ONNX Runtime: trt, in half precision for TensorRT. Takes as long again."),
     ] = None,
 ) -> None:
     """Make a bundle from an official checkpoint (needs the extra `export`)."""
@@ -120,6 +122,42 @@ def add_flavour(
     with _progress("exporting") as report:
         changed = add(_path(bundle), flavour, on_stage=lambda stage, done, total: report(done, total, f"exporting {stage}"))
     print_bundle(changed)
+
+
+@app.command()
+def build(
+    bundle: BundleArgument,
+    engine: Annotated[str, typer.Option(help="tensorrt-rtx (builds anywhere) or tensorrt (builds on the machine that runs it).")],
+    target: Annotated[str | None, typer.Option(help="GPU architectures for one plan: sm_86,sm_89,sm_120. Default: all usual ones.")] = None,
+    stages: Annotated[str | None, typer.Option(help="Some stages only: encoder,decoder.")] = None,
+    profile: Annotated[
+        str, typer.Option(help="How far sizes may go: latency, throughput, edge; or several in one engine, separated by commas.")
+    ] = "latency",
+    stripped: Annotated[bool, typer.Option("--stripped", help="Leave the weights out of the plans; needs a GPU to build.")] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make TensorRT engines of a bundle's graphs in half precision; what is there and current is left alone."""
+    with _room(engine):
+        from musicrt.engines.build import build_engines
+    stage = ""
+
+    def begin(name: str, done: int, total: int) -> None:
+        nonlocal stage
+        stage = f"building {name} ({done + 1} of {total})"
+        report(0, 1, stage)
+
+    with _progress("building") as report:
+        built = build_engines(
+            _path(bundle),
+            engine,
+            targets=_names(target),
+            stages=_names(stages),
+            profiles=_names(profile),
+            stripped=stripped,
+            on_stage=begin,
+            on_phase=lambda phase, done, total: report(done, total, f"{stage}: {phase}"),
+        )
+    print_built(built, as_json)
 
 
 @app.command(cls=OptionsCommand)
@@ -209,10 +247,13 @@ def verify(
 @app.command()
 def inspect(
     path: Annotated[Path, typer.Argument(help="A bundle folder, `embedded` for the one inside the package, or a file of encoded audio.")],
+    engines: Annotated[bool, typer.Option("--engines", help="Show the engines: profiles, memory, layers and their precision.")] = False,
     as_json: JsonOption = False,
 ) -> None:
     """Show what a bundle holds, where it comes from, and under which licence; or what a file of encoded audio holds."""
-    if path.is_file():
+    if engines:
+        print_engines(Bundle.open(_path(path)), as_json)
+    elif path.is_file():
         print_encoded(path, as_json)
     elif _path(path).exists():
         print_bundle(Bundle.open(_path(path)), as_json)
@@ -227,10 +268,12 @@ def inspect(
 def doctor(as_json: JsonOption = False) -> None:
     """Say what runs on this machine, and why the rest does not."""
     from musicrt.runtime.select import BACKENDS
+    from musicrt.runtime.tensorrt_family import FAMILIES
 
     found = {name: kind.obstacle() for name, kind in BACKENDS.items()}
+    builders = {name: family.build_obstacle() for name, family in FAMILIES.items()}
     if as_json:
-        print_json({"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found})
+        print_json({"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found, "engines": builders})
         return
     table = Table("backend", "usable", "why not")
     for name, obstacle in found.items():
@@ -238,6 +281,8 @@ def doctor(as_json: JsonOption = False) -> None:
     console.print(table)
     first = next((name for name, obstacle in found.items() if not obstacle), None)
     say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
+    for name, obstacle in builders.items():
+        say(f"engines can{' not' if obstacle else ''} be built here with {name}" + (f": {obstacle}" if obstacle else ""))
 
 
 @app.command()
@@ -264,6 +309,11 @@ def _room(extra: str) -> Iterator[None]:
         yield
     except ModuleNotFoundError as error:
         raise InputError(f"{extra} needs {error.name}, which is not installed: pip install 'musicrt[{extra}]'") from None
+
+
+def _names(text: str | None) -> list[str]:
+    """Those in a list with commas."""
+    return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
 def _path(bundle: Path) -> Path:
