@@ -80,6 +80,25 @@ def tiny_bundles(tiny_checkpoints: ForSystem, tmp_path_factory: pytest.TempPathF
 
 
 @pytest.fixture(scope="session")
+def half_bundles(tiny_bundles: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
+    """Gives the same bundle with graphs in half precision beside the others. Tests may read it only."""
+
+    @functools.cache
+    def add(system: str) -> Path:
+        bundle = tiny_bundles(system)
+        if read_manifest(bundle).more_weights:
+            return bundle
+        for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
+            pytest.importorskip(module)
+        from musicrt.export.flavours import add_flavour
+
+        copy = shutil.copytree(bundle, tmp_path_factory.mktemp("half") / system)
+        return add_flavour(copy, "trt").path
+
+    return add
+
+
+@pytest.fixture(scope="session")
 def tiny_checkpoint(tiny_checkpoints: ForSystem) -> Path:
     """Music2Latent's tiny checkpoint: a folder with music2latent.pt and config.json."""
     return tiny_checkpoints("music2latent")

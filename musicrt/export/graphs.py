@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from musicrt.export.half import to_half
 from musicrt.export.operators import OPERATORS, OPSETS
+from musicrt.export.types import check_standard
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import StageSpec, updated_name
 
@@ -62,6 +63,8 @@ def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array],
     model: ir.Model = program.model
     if flavour == "trt" and stage.half is not None:
         to_half(stage, stage.half, model)
+    elif flavour == "trt":
+        check_standard(stage.name, model)
     _name_axes(stage, model)
     _strip(model)
     return model

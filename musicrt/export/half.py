@@ -12,7 +12,7 @@ import numpy as np
 import onnx_ir as ir
 from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedNodesPass
 
-from musicrt.export.types import check_types, float_places, infer_types, tensors_of
+from musicrt.export.types import check_standard, check_types, float_places, infer_types, tensors_of
 from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.spec import Half, StageSpec, updated_name
 
@@ -36,6 +36,7 @@ def to_half(stage: StageSpec, half: Half, model: ir.Model) -> None:
     Needs the names of modules that the exporter notes at nodes. Raises ConfigError: an operator that has no half precision, or a constant
     that half precision can't hold, by stage and node.
     """
+    check_standard(stage.name, model)
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     RemoveUnusedNodesPass()(model)
     infer_types(stage.name, model)

@@ -24,7 +24,7 @@ def round_values(model: ir.Model) -> ir.Model:
         if node.op_type in LAYOUT:
             continue
         for value in node.outputs:
-            if value.dtype == ir.DataType.FLOAT16 and value.shape is not None and len(value.shape):
+            if value.dtype == ir.DataType.FLOAT16 and (value.shape is None or len(value.shape)):  # a scalar can't be held
                 _hold(copy.graph, node, value)
     return copy
 

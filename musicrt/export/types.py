@@ -28,13 +28,11 @@ class Places:
 
 def float_places(node: ir.Node) -> Places:
     """What of a node changes its type in half precision; the rest stays as it is (the scales of a Resize, say)."""
-    return _places(node.domain, node.op_type, len(node.inputs), len(node.outputs))
+    return _places(node.op_type, len(node.inputs), len(node.outputs))
 
 
 @functools.cache
-def _places(domain: str, kind: str, inputs: int, outputs: int) -> Places:
-    if domain:
-        return Places((), (), f"{domain}.{kind} is no operator of the ONNX standard")
+def _places(kind: str, inputs: int, outputs: int) -> Places:
     if kind in ("If", "Loop", "Scan"):
         return Places((), (), f"{kind} has a graph of its own")
     if kind in _MADE:
@@ -58,13 +56,27 @@ def tensors_of(node: ir.Node) -> Iterator[ir.Value]:
     yield from node.outputs
 
 
+def check_standard(stage: str, model: ir.Model) -> None:
+    """TensorRT knows the operators of the standard only. Raises ConfigError for others, by stage and node."""
+    for node in model.graph.all_nodes():
+        if node.domain not in ("", "ai.onnx"):
+            raise ConfigError(
+                f"stage {stage}: node {node.name} is a {node.op_type} of {node.domain}, which TensorRT does not know; "
+                "translate its torch operator for the flavour trt in musicrt/export/operators.py"
+            )
+
+
 def infer_types(stage: str, model: ir.Model) -> None:
-    """Fill in the types that the exporter left open. Raises ConfigError."""
+    """Fill in the types and ranks that the exporter left open. Raises ConfigError."""
     known = _infer(stage, model)
     for node in model.graph:
         for value in node.outputs:
-            if value.dtype is None and value.name in known:
-                value.dtype = known[value.name]
+            if value.name not in known:
+                continue
+            dtype, rank = known[value.name]
+            value.dtype = value.dtype or dtype
+            if value.shape is None and rank is not None:
+                value.shape = ir.Shape([None] * rank)
 
 
 def check_types(stage: str, model: ir.Model) -> None:
@@ -72,14 +84,13 @@ def check_types(stage: str, model: ir.Model) -> None:
     known = _infer(stage, model, strict=True)
     for node in model.graph:
         for value in node.outputs:
-            if known.get(str(value.name)) != value.dtype:
-                raise ConfigError(
-                    f"stage {stage}: node {node.name} gives {known.get(str(value.name))}, expected {value.dtype}; report this"
-                )
+            found, _ = known.get(str(value.name), (None, None))
+            if found != value.dtype:
+                raise ConfigError(f"stage {stage}: node {node.name} gives {found}, expected {value.dtype}; report this")
 
 
-def _infer(stage: str, model: ir.Model, *, strict: bool = False) -> dict[str, ir.DataType]:
-    """The type of every value, as ONNX infers them."""
+def _infer(stage: str, model: ir.Model, *, strict: bool = False) -> dict[str, tuple[ir.DataType, int | None]]:
+    """The type and, where it is known, the rank of every value, as ONNX infers them."""
     proto = ir.to_proto(_light(model))
     del proto.graph.value_info[:]  # what is claimed must not pass for what is so
     try:
@@ -88,8 +99,12 @@ def _infer(stage: str, model: ir.Model, *, strict: bool = False) -> dict[str, ir
         inferred = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=strict)
     except (onnx.shape_inference.InferenceError, onnx.checker.ValidationError) as error:
         raise ConfigError(f"stage {stage}: the types of the graph do not fit: {' '.join(str(error).split())[:300]}") from error
-    values = [*inferred.graph.value_info, *inferred.graph.output]
-    return {value.name: ir.DataType(value.type.tensor_type.elem_type) for value in values if value.type.tensor_type.elem_type}
+    tensors = {value.name: value.type.tensor_type for value in (*inferred.graph.value_info, *inferred.graph.output)}
+    return {
+        name: (ir.DataType(tensor.elem_type), len(tensor.shape.dim) if tensor.HasField("shape") else None)
+        for name, tensor in tensors.items()
+        if tensor.elem_type
+    }
 
 
 def _light(model: ir.Model) -> ir.Model:
