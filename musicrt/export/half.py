@@ -31,7 +31,7 @@ _ANY = frozenset(("Shape", "Size", "Cast", "IsNaN", "IsInf"))
 
 
 def to_half(stage: StageSpec, half: Half, model: ir.Model) -> None:
-    """Give every value of a graph its type, in place. Inputs and outputs keep those of the spec, states become float16.
+    """Give every value of a graph its type, in place. Inputs and outputs keep those that the spec has for it.
 
     Needs the names of modules that the exporter notes at nodes. Raises ConfigError: an operator that has no half precision, or a constant
     that half precision can't hold, by stage and node.
@@ -41,8 +41,7 @@ def to_half(stage: StageSpec, half: Half, model: ir.Model) -> None:
     RemoveUnusedNodesPass()(model)
     infer_types(stage.name, model)
     kinds = _choose_kinds(stage, half, model)
-    states = {name for state in stage.states for name in (state.name, updated_name(state.name))}
-    _Rewriter(stage.name, model, kinds, states).rewrite()
+    _Rewriter(stage.name, model, kinds, _half_ends(stage)).rewrite()
     check_types(stage.name, model)
 
 
@@ -70,7 +69,7 @@ def _choose_kinds(stage: StageSpec, half: Half, model: ir.Model) -> dict[ir.Node
             )
     if unused:
         raise ConfigError(f"stage {stage.name}: the spec keeps {sorted(unused)[0]!r} in float32, but no node comes from such a module")
-    _settle_layout(kinds, {state.name for state in stage.states})
+    _settle_layout(kinds, _half_ends(stage))
     return kinds
 
 
@@ -88,7 +87,16 @@ def _is_exact(node: ir.Node, exact: set[ir.Node]) -> bool:
     return all(maker in exact for maker in makers)
 
 
-def _settle_layout(kinds: dict[ir.Node, Kind], states: set[str]) -> None:
+def _half_ends(stage: StageSpec) -> set[str]:
+    """What a graph takes and gives in float16, by name."""
+    typed = stage.in_flavour("trt")
+    return {
+        *(tensor.name for tensor in (*typed.feeds, *typed.outputs) if tensor.dtype == "float16"),
+        *(updated_name(state.name) for state in typed.states),
+    }
+
+
+def _settle_layout(kinds: dict[ir.Node, Kind], ends: set[str]) -> None:
     """Layout nodes stay float32 where all floats that come in and all uses of what goes out are; the others become half."""
     kept = {node for node, kind in kinds.items() if kind == "layout"}
 
@@ -97,7 +105,7 @@ def _settle_layout(kinds: dict[ir.Node, Kind], states: set[str]) -> None:
 
     def comes_as_float(value: ir.Value) -> bool:
         maker = value.producer()
-        return value.name not in states if maker is None else is_float(maker)
+        return value.name not in ends if maker is None else is_float(maker)
 
     def stays(node: ir.Node) -> bool:
         floats = [value for value in node.inputs if value is not None and value.dtype == _FLOAT and not value.is_initializer()]
@@ -114,8 +122,8 @@ def _settle_layout(kinds: dict[ir.Node, Kind], states: set[str]) -> None:
 class _Rewriter:
     """Gives types to values and puts casts between them."""
 
-    def __init__(self, stage: str, model: ir.Model, kinds: dict[ir.Node, Kind], states: set[str]) -> None:
-        self.stage, self.graph, self.kinds, self.states = stage, model.graph, kinds, states
+    def __init__(self, stage: str, model: ir.Model, kinds: dict[ir.Node, Kind], ends: set[str]) -> None:
+        self.stage, self.graph, self.kinds, self.ends = stage, model.graph, kinds, ends
         self._casts: dict[ir.Value, ir.Value] = {}
 
     def rewrite(self) -> None:
@@ -124,7 +132,7 @@ class _Rewriter:
         for value in halves:
             self._round(value)
         for value in self.graph.inputs:
-            if value.name in self.states:
+            if value.name in self.ends:
                 value.dtype = _HALF
         for node in list(self.graph):
             self._type(node)
@@ -194,7 +202,7 @@ class _Rewriter:
 
     def _give(self, index: int, value: ir.Value) -> None:
         """An output in the type of the spec, under its own name."""
-        dtype = _HALF if value.name in self.states else _FLOAT
+        dtype = _HALF if value.name in self.ends else _FLOAT
         if value.dtype == dtype or value.dtype not in (_FLOAT, _HALF):
             return
         name, value.name = value.name, f"{value.name}.{'float' if dtype == _HALF else 'half'}"

@@ -119,6 +119,7 @@ class Half:
     """What a stage is where it runs in half precision (the flavour `trt`): float16, and float32 on the islands named here.
 
     operators: ONNX operators that stay float32. modules: torch modules of the stage that do, with all inside them, by their names.
+    tensors: inputs and outputs that are float16 as well, as states are: what one stage hands to another in every step.
     tolerance: largest accepted distance from the float32 network, as in `Tolerance`. Rounding every value to 11 bits once costs 2.1e-4
     (2^-11 / sqrt(5.4), the mean over a binade), and k roundings one after the other about sqrt(k) times that; those of the specs are
     about three times what export measures with the stand-in weights, tiny and full.
@@ -127,6 +128,7 @@ class Half:
     tolerance: float = 1e-2
     operators: tuple[str, ...] = FLOAT32_OPERATORS
     modules: tuple[str, ...] = ()
+    tensors: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -161,10 +163,15 @@ class StageSpec:
         return tuple(found.values())
 
     def in_flavour(self, flavour: str) -> StageSpec:
-        """The stage as a graph of one flavour has it: in half precision, states are float16; inputs and outputs never change."""
+        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16."""
         if flavour != "trt" or self.half is None:
             return self
-        return replace(self, states=tuple(replace(state, dtype="float16") for state in self.states))
+        named = {*self.half.tensors, *(state.name for state in self.states)}
+
+        def typed(tensors: tuple[TensorSpec, ...]) -> tuple[TensorSpec, ...]:
+            return tuple(replace(tensor, dtype="float16") if tensor.name in named else tensor for tensor in tensors)
+
+        return replace(self, inputs=typed(self.inputs), outputs=typed(self.outputs), states=typed(self.states))
 
     def tolerance_of(self, flavour: str) -> float:
         """The largest accepted distance of a graph of one flavour from the float32 network."""

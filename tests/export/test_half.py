@@ -118,6 +118,17 @@ def test_inputs_and_outputs_keep_their_types(small: Any) -> None:
     assert [str(dim) for dim in small.graph.outputs[0].shape] == ["batch", "columns", str(WIDTH)]
 
 
+def test_tensors_between_stages_may_be_half(tmp_path: Path) -> None:
+    stage = dataclasses.replace(STAGE, half=Half(tensors=("x", "y")))
+    model = trace(stage, Small())
+    assert [(value.name, value.dtype) for value in (*model.graph.inputs, *model.graph.outputs)] == [("x", HALF), ("y", HALF)]
+    assert_typed(model, stage)
+    feeds = probe_inputs(stage, {"batch": 3, "columns": 7}, 2)
+    found = run_rounded(stage, model, {"x": feeds["x"].astype(np.float16)}, tmp_path / "r.onnx")
+    assert found["y"].dtype == np.float16
+    assert relative_error(found, TorchSession(STAGE, Small().eval()).run(feeds)) < 1e-3
+
+
 def test_positions_are_float32_until_they_meet_half(small: Any) -> None:
     """At 300 radians per position, float16 would be off by a quarter of a turn from the tenth on."""
     (sine,) = nodes_of(small, "Sin")
