@@ -25,7 +25,7 @@ def print_bundle(bundle: Bundle, as_json: bool = False) -> None:
     rates = {} if rate is None else bit_rates(manifest.system)
     if as_json:
         more = {} if rate is None else {"bit_rate": rate, "nominal_bit_rates": rates}
-        print_json({**manifest.model_dump(mode="json"), **more})
+        print_json({**manifest.model_dump(mode="json", exclude_unset=True), **more})
         return
     facts = {
         "bundle": str(bundle.path),

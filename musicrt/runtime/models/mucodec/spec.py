@@ -105,6 +105,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("mel", BATCH, MUQ_BINS, CODES * 4),),
             (floats("hidden", BATCH, CODES, features),),
             Tolerance(1e-4),
+            half=Half(1.2e-2),
         ),
         StageSpec(
             "quantizer",
@@ -128,6 +129,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("quantised", BATCH, features, FRAMES * 2), floats("known", BATCH, FRAMES)),
             (latents("condition"),),
             Tolerance(1e-5),
+            half=Half(2e-3),
         ),
         StageSpec(
             "normfeat",
@@ -143,6 +145,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (latents("incontext", ROWS * PATCH), latents("condition", ROWS * PATCH)),
             (floats("context", BATCH, tokens, width),),
             Tolerance(1e-5),
+            half=Half(1e-3),
         ),
         StageSpec(
             "timesteps",
@@ -163,6 +166,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             ),
             (floats("velocity", GUIDANCE, BATCH, LATENT_CHANNELS, ROWS * PATCH, LATENT_BINS),),
             Tolerance(1e-4),
+            half=Half(3e-3),
         ),
         StageSpec(
             "vae",
@@ -170,6 +174,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("latents", BATCH, VAE_CHANNELS, FRAMES, LATENT_BINS, scale=0.5),),
             (floats("mel", BATCH, FRAMES * VAE_FACTOR, MEL_BINS),),
             Tolerance(1e-4),
+            half=Half(3e-3),
         ),
         StageSpec(
             "vocoder",

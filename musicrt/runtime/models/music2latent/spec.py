@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Half, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
 
 SYSTEM = System(
     name="music2latent",
@@ -62,6 +62,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (representation,),
             (latents, TensorSpec("features", "float32", (BATCH, config.feature_channels, LATENTS))),
             Tolerance(5e-5),
+            half=Half(1e-2),
         ),
         StageSpec(
             "conditioning",
@@ -81,6 +82,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (latents,),
             (*(TensorSpec(f"pyramid{level}", "float32", shape) for level, shape in enumerate(maps)), *contributions),
             Tolerance(2e-5),
+            half=Half(8e-3),
         ),
         StageSpec(
             "denoiser",
@@ -88,6 +90,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (x, *sigma_tables(BATCH), *contributions),
             (output,),
             Tolerance(5e-5),
+            half=Half(4e-3),
         ),
         StageSpec(
             "decoder",

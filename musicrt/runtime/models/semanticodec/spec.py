@@ -112,6 +112,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("feature", BATCH, count, 2 * width, scale=0.5),),
             (*context("key", BATCH), *context("value", BATCH)),
             Tolerance(2e-5),
+            half=Half(1e-3),
         ),
         StageSpec(
             "timesteps",
@@ -127,6 +128,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (*context("key", GUIDANCE, BATCH), *context("value", GUIDANCE, BATCH), floats("x", *latent), floats("shift", BATCH, shifts)),
             (floats("v", GUIDANCE, *latent),),
             Tolerance(5e-5),
+            half=Half(2e-2),
         ),
         StageSpec(
             "vae",
