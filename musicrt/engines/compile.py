@@ -15,7 +15,7 @@ from musicrt.runtime.errors import EngineError
 from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.spec import StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family
-from musicrt.runtime.tensorrt_messages import Messages
+from musicrt.runtime.tensorrt_messages import Messages, messages_of
 
 STRIPPED = ("STRIP_PLAN", "REFIT_IDENTICAL")
 """Builder flags of a plan without weights, which are put in when it is opened."""
@@ -58,8 +58,8 @@ def compile_plan(
     """
     trt = family.load()
     started, said = time.perf_counter(), _Memory()
-    messages = Messages(trt, said.listen)
-    with messages.awaited():
+    messages = messages_of(trt)
+    with messages.awaited(said.listen):
         builder = trt.Builder(messages.logger)
         # TensorRT 11 and tensorrt-rtx know nothing else and ignore the flag; 10 needs it.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -157,16 +157,16 @@ def _make_monitor(trt: Any, on_phase: OnPhase) -> Any:
         def phase_start(self, phase: str, parent: str | None, steps: int) -> None:
             del parent
             self.steps[phase] = steps
-            self.tell(phase, 0)
+            self._tell(phase, 0)
 
         def phase_finish(self, phase: str) -> None:
-            self.tell(phase, self.steps.get(phase, 0))
+            self._tell(phase, self.steps.get(phase, 0))
 
         def step_complete(self, phase: str, step: int) -> bool:
-            self.tell(phase, step + 1)
+            self._tell(phase, step + 1)
             return self.error is None
 
-        def tell(self, phase: str, done: int) -> None:
+        def _tell(self, phase: str, done: int) -> None:
             try:
                 if self.error is None:
                     on_phase(phase, done, self.steps.get(phase, 0))

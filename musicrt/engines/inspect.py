@@ -16,7 +16,7 @@ from musicrt.runtime.cuda.engine import open_plan
 from musicrt.runtime.errors import BundleError, EngineError
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.tensorrt_family import find_family
-from musicrt.runtime.tensorrt_messages import Messages
+from musicrt.runtime.tensorrt_messages import messages_of
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ def read_engine(path: Path, entry: PlanEntry) -> dict[str, Any]:
             f"{path.name} can't be read here: {reason}; what was noted when it was built is in {Path(entry.report.path).name}"
         )
     trt = family.load()
-    _, engine = open_plan(trt, path.stem, path, Messages(trt))
+    _, engine = open_plan(trt, path.stem, path, messages_of(trt))
     text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     read: dict[str, Any] = json.loads(text)
     return read

@@ -88,11 +88,11 @@ def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], c
     outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
     kind, given = layer.type.name, [type_name(trt, tensor.dtype) for tensor in outputs]
     floats = [tensor.name for tensor in inputs if "float" in type_name(trt, tensor.dtype) and tensor.name not in constants]
-    makes = not floats and "float32" in given and (kind in ("CAST", "FILL") or operator == "Range")
+    makes = "float32" in given and (operator == "Range" or (kind == "CAST" and not floats))
     exact = makes or (bool(floats) and positions.issuperset(floats))
     if exact:
         positions.update(tensor.name for tensor in outputs)
-    if kind == "CONSTANT":
+    if kind == "CONSTANT" or (inputs and not exact and constants.issuperset(tensor.name for tensor in inputs)):
         constants.update(tensor.name for tensor in outputs)
     return Layer(
         name=layer.name,

@@ -5,6 +5,7 @@ It reports a failure by returning nothing, and says why to its logger and its er
 
 from __future__ import annotations
 
+import functools
 import logging
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -15,18 +16,20 @@ _LEVELS = {"INTERNAL_ERROR": logging.ERROR, "ERROR": logging.ERROR, "WARNING": l
 _KEPT = 200
 _SHOWN = 400  # characters of a reason
 
+Listener = Callable[[str], None]
+
 
 class Messages:
-    """Collects what one builder or runtime says. `logger`, `recorder`: the objects that TensorRT wants.
+    """Collects what a member of the family says. `logger`, `recorder`: the objects that TensorRT wants.
 
     Errors are kept for whoever raises them (`reason`), and logged while nobody waits for them; the rest is logged only.
+    `messages_of` is the way to get one.
     """
 
-    def __init__(self, trt: Any, listen: Callable[[str], None] | None = None) -> None:
-        """`trt`: the module of a member of the family. `listen`: is told every line but errors."""
+    def __init__(self, trt: Any) -> None:
         self.errors: list[str] = []
         self._awaited = False
-        self._listen = listen
+        self._listen: Listener | None = None
         self.logger = _make_logger(trt, self._take)
         self.recorder = _make_recorder(trt, self._record)
 
@@ -37,14 +40,15 @@ class Messages:
         return ("; ".join(lines)[:_SHOWN]) or "no reason given"
 
     @contextmanager
-    def awaited(self) -> Iterator[None]:
-        """While errors are raised by the caller: they are not logged as well."""
+    def awaited(self, listen: Listener | None = None) -> Iterator[None]:
+        """While errors are raised by the caller: they are not logged as well. `listen` is told every line that is no error."""
+        before = self._awaited, self._listen
         self.errors.clear()
-        self._awaited = True
+        self._awaited, self._listen = True, listen
         try:
             yield
         finally:
-            self._awaited = False
+            self._awaited, self._listen = before
 
     def _take(self, severity: str, line: str) -> None:
         level = _LEVELS.get(severity, logging.DEBUG)
@@ -57,6 +61,15 @@ class Messages:
     def _record(self, line: str) -> None:
         if len(self.errors) < _KEPT:
             self.errors.append(" ".join(line.split()))
+
+
+@functools.cache
+def messages_of(trt: Any) -> Messages:
+    """The messages of a member of the family, given its module: one object for the whole process.
+
+    TensorRT goes on using the first logger that it was given, by its address: it must not go away.
+    """
+    return Messages(trt)
 
 
 def _make_logger(trt: Any, take: Callable[[str, str], None]) -> Any:

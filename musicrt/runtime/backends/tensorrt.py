@@ -17,7 +17,7 @@ from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.session import Array, Backend, Session
 from musicrt.runtime.spec import Dim, StageSpec, TensorSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family, find_family
-from musicrt.runtime.tensorrt_messages import Messages
+from musicrt.runtime.tensorrt_messages import messages_of
 
 
 class TensorrtSession(Session):
@@ -130,7 +130,7 @@ class _TensorrtBackend(Backend):
         spec = bundle.spec.stage(stage).in_flavour(plan.flavour)
         device, arena = self._gpu
         device.make_current()
-        messages = Messages(self._trt)
+        messages = messages_of(self._trt)
         runtime, engine = open_plan(self._trt, stage, bundle.path / plan.file.path, messages, weights=graph)
         return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), device, arena)
 

@@ -1,0 +1,1 @@
+"""ONNX -> TensorRT engines, without a GPU."""
