@@ -38,9 +38,7 @@ class StageCheck:
         return self.error <= self.tolerance  # False for NaN
 
 
-def verify_bundle(
-    path: Path | str, *, backend: str = "auto", flavour: str | None = None, threads: int | None = None
-) -> list[StageCheck]:
+def verify_bundle(path: Path | str, *, backend: str = "auto", flavour: str | None = None, threads: int | None = None) -> list[StageCheck]:
     """Check the hash of every file, then run every stage. Raises BundleError, BackendError; judge by `StageCheck.ok`.
 
     flavour: the graphs to run, where a backend can run others than its own: ONNX Runtime runs those in half precision (`trt`) as well. On a
