@@ -1,0 +1,149 @@
+"""A module with the part of TensorRT's API that runs engines, and a GPU to go with it: host memory, and a record of all calls."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from typing import Any
+
+import numpy as np
+
+from musicrt.runtime.cuda.device import Device, DeviceArray
+from musicrt.runtime.session import Array
+
+__version__ = "1.7.1.116"
+calls: list[tuple[Any, ...]] = []
+settings: dict[str, Any] = {}
+
+
+class ExecutionContextAllocationStrategy(enum.Enum):
+    STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
+class Severity(enum.Enum):
+    INTERNAL_ERROR, ERROR, WARNING, INFO, VERBOSE = range(5)
+
+
+class ILogger:
+    """Those of the real one take no arguments either."""
+
+
+class IErrorRecorder:
+    pass
+
+
+class Context:
+    """Takes every call, unless `settings["refuse"]` names it; doubles each input into the output of the same place."""
+
+    def __init__(self) -> None:
+        self.error_recorder: Any = None
+
+    def set_optimization_profile_async(self, index: int, stream: int) -> bool:
+        return self._note("profile", index, stream)
+
+    def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
+        return self._note("shape", name, shape)
+
+    def infer_shapes(self) -> list[str]:
+        return []
+
+    def update_device_memory_size_for_shapes(self) -> int:
+        return int(settings.get("scratch", 1000))
+
+    def set_device_memory(self, address: int, size: int) -> None:
+        self._note("memory", address, size)
+
+    def set_tensor_address(self, name: str, address: int) -> bool:
+        return self._note("address", name, address)
+
+    def execute_async_v3(self, stream: int) -> bool:
+        if not self._note("execute", stream):
+            return False
+        addresses = {call[1]: call[2] for call in calls if call[0] == "address"}
+        settings["compute"]({name: FakeDevice.memory[address] for name, address in addresses.items()})
+        return True
+
+    def _note(self, *call: Any) -> bool:
+        calls.append(call)
+        if settings.get("refuse") == call[0]:
+            settings["logger"].log(Severity.ERROR, f"no {call[0]} today")
+            return False
+        return True
+
+
+class Engine:
+    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Context | None:
+        calls.append(("context", strategy.name))
+        return None if settings.get("refuse") == "context" else Context()
+
+
+class Runtime:
+    def __init__(self, logger: Any) -> None:
+        settings["logger"] = logger
+
+    def deserialize_cuda_engine(self, data: bytes) -> Engine | None:
+        calls.append(("deserialize", len(data)))
+        if settings.get("refuse") == "deserialize":
+            settings["logger"].log(Severity.ERROR, "the plan\nis of another version")
+            return None
+        return Engine()
+
+
+class Refitter:
+    def __init__(self, engine: Engine, logger: Any) -> None:
+        del engine, logger
+
+    def refit_cuda_engine(self) -> bool:
+        calls.append(("refit",))
+        return True
+
+
+class OnnxParserRefitter:
+    def __init__(self, refitter: Refitter, logger: Any) -> None:
+        del refitter, logger
+
+    def refit_from_file(self, path: str) -> bool:
+        calls.append(("weights", path))
+        return settings.get("refuse") != "weights"
+
+
+class FakeDevice(Device):
+    """Arrays by address, in host memory."""
+
+    memory: dict[int, Array] = {}  # noqa: RUF012 - one GPU
+    _free = itertools.count(256, 1 << 20)
+
+    def __init__(self) -> None:
+        self.waits = 0
+
+    name = "a fake GPU"
+    stream = 77
+
+    def make_current(self) -> None:
+        return
+
+    def allocate(self, size: int) -> Any:
+        address = next(self._free)
+        calls.append(("allocate", size))
+
+        class Buffer:
+            handle = address
+
+        self.memory[address] = np.zeros(size, np.uint8)
+        return Buffer()
+
+    def clear(self, array: DeviceArray, stream: int | None = None) -> None:
+        del stream
+        self.memory[array.address][: array.nbytes] = 0
+
+    def upload(self, array: Array, to: DeviceArray, stream: int | None = None) -> None:
+        del stream
+        self.memory[to.address][: array.nbytes] = array.reshape(-1).view(np.uint8)
+
+    def download(self, array: DeviceArray, to: Array, stream: int | None = None) -> None:
+        del stream
+        to.reshape(-1).view(np.uint8)[...] = self.memory[array.address][: to.nbytes]
+
+    def wait(self, stream: int | None = None) -> None:
+        del stream
+        self.waits += 1

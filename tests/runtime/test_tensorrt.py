@@ -1,0 +1,306 @@
+"""The backends for TensorRT, as far as that goes without a GPU: what is refused and why, and the order of calls on a fake of its API."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from musicrt.runtime import tensorrt_family
+from musicrt.runtime.backends import tensorrt as backend_module
+from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx, TensorrtSession
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.cuda.device import Arena, DeviceArray
+from musicrt.runtime.cuda.engine import OpenEngine, open_plan
+from musicrt.runtime.driver import cuda_obstacle
+from musicrt.runtime.errors import BackendError, EngineError, InputError
+from musicrt.runtime.manifest import FileEntry, PlanEntry, ProfileEntry
+from musicrt.runtime.model import Model
+from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.tensorrt_family import FAMILIES
+from musicrt.runtime.tensorrt_messages import messages_of
+from tests.conftest import refused
+from tests.runtime import fake_tensorrt as fake
+
+BATCH, LENGTH, ROOM = Axis("batch", 1, 1, 8), Axis("length", 1, 4, 64), Axis("room", 1, 8, 64)
+X, Y = TensorSpec("x", "float32", (BATCH, LENGTH)), TensorSpec("y", "float32", (BATCH, LENGTH))
+CACHE = TensorSpec("cache", "float16", (BATCH, ROOM))
+STAGE = StageSpec("small", "", (X,), (Y,), Tolerance(1e-5), states=(CACHE,))
+PROFILES = [
+    ProfileEntry(bucket="latency", axes={"batch": (1, 1, 2), "length": (1, 4, 8), "room": (1, 8, 16)}),
+    ProfileEntry(bucket="throughput", axes={"batch": (1, 8, 8), "length": (1, 4, 4), "room": (1, 8, 8)}),
+]
+
+
+def compute(memory: dict[str, Any]) -> None:
+    """y = 2 x, as far as both go, and the states are all ones."""
+    memory["y"].view(np.float32)[...] = 2 * memory["x"].view(np.float32)[: memory["y"].nbytes // 4]
+    assert memory["updated_cache"] is memory["cache"]
+    memory["updated_cache"].view(np.float16)[...] = 1
+
+
+@pytest.fixture(autouse=True)
+def settings() -> Iterator[dict[str, Any]]:
+    fake.calls.clear()
+    fake.settings.clear()
+    fake.settings["compute"] = compute
+    yield fake.settings
+    fake.settings.clear()
+
+
+def open_session(arena: Arena | None = None, device: fake.FakeDevice | None = None) -> TensorrtSession:
+    device = device or fake.FakeDevice()
+    messages = messages_of(fake)
+    opened = open_plan(fake, "small", Path(__file__), messages)
+    return TensorrtSession(STAGE, OpenEngine(fake, STAGE, opened, PROFILES, messages), device, arena or Arena(device))
+
+
+def feeds(batch: int = 1, length: int = 4, room: int = 8) -> dict[str, Any]:
+    return {"x": np.arange(batch * length, dtype=np.float32).reshape(batch, length), "cache": np.zeros((batch, room), np.float16)}
+
+
+def named(kind: str) -> list[tuple[Any, ...]]:
+    return [call[1:] for call in fake.calls if call[0] == kind]
+
+
+def test_a_call_sets_all_that_tensorrt_wants_in_its_order() -> None:
+    session = open_session()
+    given = feeds()
+    outputs = session.run(given)
+    np.testing.assert_array_equal(outputs["y"], [[0, 2, 4, 6]])
+    assert (given["cache"] == 1).all()
+    order = list(dict.fromkeys(call[0] for call in fake.calls if call[0] != "allocate"))
+    assert order == ["deserialize", "context", "profile", "shape", "memory", "address", "execute"]
+    assert named("context") == [("USER_MANAGED",)]
+    assert named("profile") == [(0, 77)]
+    assert named("shape") == [("x", (1, 4)), ("cache", (1, 8))]
+    assert [name for name, _ in named("address")] == ["x", "cache", "y", "updated_cache"]
+    assert dict(named("address"))["cache"] == dict(named("address"))["updated_cache"]
+    assert named("execute") == [(77,)]
+
+
+def test_shapes_are_set_again_only_when_they_change() -> None:
+    session = open_session()
+    for _ in range(3):
+        session.run(feeds())
+    assert len(named("profile")) == 1
+    assert len(named("shape")) == 2
+    allocated = len(named("allocate"))
+    session.run(feeds(length=3))  # smaller: in the same memory
+    assert len(named("shape")) == 4
+    assert len(named("allocate")) == allocated
+    session.run(feeds(batch=8))
+    assert named("profile") == [(0, 77), (1, 77)]
+    assert named("shape")[-2:] == [("x", (8, 4)), ("cache", (8, 8))]
+
+
+def test_sizes_beyond_every_profile_are_refused() -> None:
+    session = open_session()
+    with refused(InputError, "small", "length 9", "latency", "throughput", "length 1 to 8", "--profile"):
+        session.run(feeds(length=9))
+    assert named("execute") == []
+    assert session.run(feeds())["y"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("call", ["profile", "shape", "address", "execute"])
+def test_refused_call_is_an_error_with_its_reason(call: str, settings: dict[str, Any]) -> None:
+    session = open_session()
+    settings["refuse"] = call
+    with refused(BackendError, "small", f"no {call} today"):
+        session.run(feeds())
+    settings["refuse"] = ""
+    assert session.run(feeds())["y"].shape == (1, 4)  # nothing is taken for done
+
+
+def test_plan_and_context_that_do_not_open(settings: dict[str, Any]) -> None:
+    settings["refuse"] = "deserialize"
+    with refused(EngineError, "small", "the plan is of another version", "build the engines again"):
+        open_session()
+    settings["refuse"] = "context"
+    with refused(EngineError, "small", "no execution context"):
+        open_session()
+
+
+def test_scratch_memory_is_shared_and_grows(settings: dict[str, Any]) -> None:
+    device = fake.FakeDevice()
+    arena = Arena(device)
+    first, second = open_session(arena, device), open_session(arena, device)
+    first.run(feeds())
+    settings["scratch"] = 5000
+    second.run(feeds())
+    first.run(feeds())
+    (small, _), (large, _), (again, size) = named("memory")
+    assert small != large == again
+    assert size == 1000  # as much as it asked for, in the larger one
+    assert arena.size == 5000
+
+
+def test_arrays_on_the_gpu_are_bound_without_copies() -> None:
+    device = fake.FakeDevice()
+    session = open_session(device=device)
+    x, y = device.empty((1, 4), np.float32), device.empty((1, 4), np.float32)
+    states = session.new_states({"batch": 1, "room": 8})
+    device.upload(feeds()["x"], x)
+    call = session.bind_device({"x": x, **states}, {"y": y}, stream=5)
+    assert named("execute") == []
+    call()
+    call()
+    assert named("execute") == [(5,), (5,)]
+    assert dict(named("address")) == {
+        "x": x.address,
+        "cache": states["cache"].address,
+        "y": y.address,
+        "updated_cache": states["cache"].address,
+    }
+    assert device.waits == 0
+    result = np.empty((1, 4), np.float32)
+    device.download(y, result)
+    np.testing.assert_array_equal(result, [[0, 2, 4, 6]])
+
+
+def test_arrays_on_the_gpu_are_checked() -> None:
+    device = fake.FakeDevice()
+    session = open_session(device=device)
+    x, y = device.empty((1, 4), np.float32), device.empty((1, 4), np.float32)
+    states = session.new_states({"batch": 1, "room": 8})
+    with refused(InputError, "small", "['x', 'y']", "cache"):
+        session.bind_device({"x": x}, {"y": y})
+    with refused(InputError, "small", "x is float16"):
+        session.bind_device({"x": device.empty((1, 4), np.float16), **states}, {"y": y})
+    with refused(InputError, "small", "y is float32 [1, 5]"):
+        session.bind_device({"x": x, **states}, {"y": device.empty((1, 5), np.float32)})
+    with refused(BackendError, "ndarray", "__cuda_array_interface__"):
+        session.bind_device({"x": np.zeros((1, 4), np.float32), **states}, {"y": y})
+    session.close()
+    with refused(BackendError, "closed"):
+        session.bind_device({"x": x, **states}, {"y": y})
+
+
+def test_arrays_of_other_packages_are_taken() -> None:
+    class Foreign:
+        def __init__(self, strides: Any = None) -> None:
+            self.__cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f2", "data": (4096, False), "version": 3, "strides": strides}
+
+    array = DeviceArray.of(Foreign())
+    assert (array.address, array.shape, array.dtype, array.nbytes) == (4096, (2, 3), np.float16, 12)
+    assert DeviceArray.of(array) is array
+    assert array.__cuda_array_interface__["data"] == (4096, False)
+    with refused(BackendError, "C-contiguous"):
+        DeviceArray.of(Foreign((2, 4)))
+
+
+# Which plan of a bundle runs here
+
+
+@pytest.fixture
+def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As if there were a GPU, an RTX 4090, and a TensorRT."""
+    monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: None)
+    monkeypatch.setattr(tensorrt_family, "_is_there", lambda _: True)
+    monkeypatch.setattr(tensorrt_family.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
+    monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
+    monkeypatch.setattr(backend_module, "Device", fake.FakeDevice)
+
+
+def with_plan(bundle: Bundle, *, stages: int = 99, **changes: Any) -> Bundle:
+    """The bundle with an entry for a plan of each stage; the files are not there."""
+    file = FileEntry(path="manifest.json", bytes=1, sha256="0" * 64)
+    values = {"engine": "tensorrt-rtx", "version": fake.__version__, "targets": ["sm_86", "sm_89"], "stripped": False} | changes
+    plan = PlanEntry(file=file, report=file, key="0" * 64, precision="float16", flavour="trt", profiles=PROFILES, **values)
+    names = [stage.name for stage in bundle.spec.stages][:stages]
+    bundle.manifest = bundle.manifest.model_copy(update={"engines": {"folder": dict.fromkeys(names, plan)}})
+    return bundle
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_plan_that_fits_is_opened(tiny_bundle: Path) -> None:
+    backend = TensorrtRtx()
+    assert backend.obstacle() is None
+    bundle = with_plan(Bundle.open(tiny_bundle))
+    backend.check_bundle(bundle)
+    with backend.open_session(bundle, "encoder") as session:
+        assert isinstance(session, TensorrtSession)
+        assert session.stage.name == "encoder"
+    assert named("deserialize") == [((tiny_bundle / "manifest.json").stat().st_size,)]
+    assert backend.describe() == "tensorrt-rtx 1.7.1.116, a fake GPU, sm_89"
+
+
+@pytest.mark.usefixtures("with_gpu")
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"stages": 0}, ("has no tensorrt-rtx engine", "none at all", "musicrt build")),
+        ({"stages": 2}, ("has no tensorrt-rtx engine", "conditioning")),
+        ({"engine": "tensorrt"}, ("only for tensorrt;",)),
+        ({"version": "1.6.0.1"}, ("of tensorrt-rtx 1.6.0.1", "installed is 1.7.1.116")),
+        ({"targets": ["sm_86", "sm_120"]}, ("made for sm_120, sm_86", "this GPU is sm_89", "--target sm_89")),
+    ],
+)
+def test_plan_that_does_not_fit_is_refused(tiny_bundle: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    with refused(EngineError, *words, "musicrt build"):
+        TensorrtRtx().check_bundle(with_plan(Bundle.open(tiny_bundle), **changes))
+
+
+def test_auto_passes_over_a_bundle_without_engines(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("onnxruntime")
+    monkeypatch.setattr(TensorrtRtx, "obstacle", lambda: None)
+    monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
+    monkeypatch.setattr(tensorrt_family.Family, "load", lambda _: fake)
+    monkeypatch.setattr(backend_module, "Device", fake.FakeDevice)
+    with Model.open(tiny_bundle) as model:
+        assert "has no tensorrt-rtx engine" in model.backend.reasons["tensorrt-rtx"]
+
+
+@pytest.mark.usefixtures("with_gpu")
+def test_stripped_engine_gets_the_weights_of_its_graph(tmp_path: Path, settings: dict[str, Any]) -> None:
+    graph = tmp_path / "a.trt.onnx"
+    open_plan(fake, "small", Path(__file__), messages_of(fake), weights=graph)
+    assert named("weights") == [(str(graph),)]
+    assert ("refit",) in fake.calls
+    settings["refuse"] = "weights"
+    with refused(EngineError, "small", graph.name):
+        open_plan(fake, "small", Path(__file__), messages_of(fake), weights=graph)
+
+
+@pytest.mark.parametrize("kind", [Tensorrt, TensorrtRtx])
+def test_driver_is_asked_before_anything_else(kind: Any, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
+    monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: "no NVIDIA driver")
+    monkeypatch.setattr(tensorrt_family.Family, "load", lambda _: pytest.fail("TensorRT was imported"))
+    assert kind.obstacle() == "no NVIDIA driver"
+    with refused(BackendError, kind.name, "no NVIDIA driver"):
+        kind().open_session(Bundle.open(tiny_bundle), "encoder")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_missing_or_other_version_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    family = FAMILIES[name]
+    monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: None)
+    monkeypatch.setattr(tensorrt_family.importlib.util, "find_spec", lambda _: None)
+    assert family.run_obstacle() == f"{name} is not installed (pip install 'musicrt[{name}]')"
+    monkeypatch.setattr(tensorrt_family.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setitem(sys.modules, family.module, None)
+    assert f"{name} can't be imported" in (family.run_obstacle() or "")
+    monkeypatch.setitem(sys.modules, family.module, fake)
+    for version, fits in ((family.oldest, True), (family.newest, False), ("0.9", False), (f"{family.oldest}.7.post1", True)):
+        monkeypatch.setattr(fake, "__version__", version)
+        assert (family.build_obstacle() is None) == fits
+
+
+@pytest.mark.gpu
+def test_engines_run_and_agree_with_float32(half_bundles: Any, tmp_path: Path) -> None:
+    """Builds here, runs here. Nobody has run it yet on a GPU."""
+    import shutil
+
+    from musicrt.engines.build import build_engines
+    from musicrt.runtime.verify import verify_bundle
+
+    if reason := cuda_obstacle() or FAMILIES["tensorrt-rtx"].run_obstacle():
+        pytest.skip(reason)
+    bundle = Path(shutil.copytree(half_bundles("music2latent"), tmp_path / "bundle"))
+    build_engines(bundle)
+    assert [check for check in verify_bundle(bundle, backend="tensorrt-rtx") if not check.ok] == []
