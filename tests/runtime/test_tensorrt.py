@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -186,7 +187,7 @@ def test_arrays_of_other_packages_are_taken() -> None:
             self.__cuda_array_interface__ = {"shape": (2, 3), "typestr": "<f2", "data": (4096, False), "version": 3, "strides": strides}
 
     array = DeviceArray.of(Foreign())
-    assert (array.address, array.shape, array.dtype, array.nbytes) == (4096, (2, 3), np.float16, 12)
+    assert (array.address, array.shape, array.dtype.name, array.nbytes) == (4096, (2, 3), "float16", 12)
     assert DeviceArray.of(array) is array
     assert array.__cuda_array_interface__["data"] == (4096, False)
     with refused(BackendError, "C-contiguous"):
@@ -201,7 +202,7 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     """As if there were a GPU, an RTX 4090, and a TensorRT."""
     monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: None)
     monkeypatch.setattr(tensorrt_family, "_is_there", lambda _: True)
-    monkeypatch.setattr(tensorrt_family.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
     monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
     monkeypatch.setattr(backend_module, "Device", fake.FakeDevice)
@@ -210,7 +211,12 @@ def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def with_plan(bundle: Bundle, *, stages: int = 99, **changes: Any) -> Bundle:
     """The bundle with an entry for a plan of each stage; the files are not there."""
     file = FileEntry(path="manifest.json", bytes=1, sha256="0" * 64)
-    values = {"engine": "tensorrt-rtx", "version": fake.__version__, "targets": ["sm_86", "sm_89"], "stripped": False} | changes
+    values: dict[str, Any] = {
+        "engine": "tensorrt-rtx",
+        "version": fake.__version__,
+        "targets": ["sm_86", "sm_89"],
+        "stripped": False,
+    } | changes
     plan = PlanEntry(file=file, report=file, key="0" * 64, precision="float16", flavour="trt", profiles=PROFILES, **values)
     names = [stage.name for stage in bundle.spec.stages][:stages]
     bundle.manifest = bundle.manifest.model_copy(update={"engines": {"folder": dict.fromkeys(names, plan)}})
@@ -248,7 +254,7 @@ def test_plan_that_does_not_fit_is_refused(tiny_bundle: Path, changes: dict[str,
 
 def test_auto_passes_over_a_bundle_without_engines(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(TensorrtRtx, "obstacle", lambda: None)
+    monkeypatch.setattr(TensorrtRtx, "obstacle", staticmethod(lambda: None))
     monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
     monkeypatch.setattr(tensorrt_family.Family, "load", lambda _: fake)
     monkeypatch.setattr(backend_module, "Device", fake.FakeDevice)
@@ -280,9 +286,9 @@ def test_driver_is_asked_before_anything_else(kind: Any, monkeypatch: pytest.Mon
 def test_missing_or_other_version_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     family = FAMILIES[name]
     monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: None)
-    monkeypatch.setattr(tensorrt_family.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
     assert family.run_obstacle() == f"{name} is not installed (pip install 'musicrt[{name}]')"
-    monkeypatch.setattr(tensorrt_family.importlib.util, "find_spec", lambda _: object())
+    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
     monkeypatch.setitem(sys.modules, family.module, None)
     assert f"{name} can't be imported" in (family.run_obstacle() or "")
     monkeypatch.setitem(sys.modules, family.module, fake)
