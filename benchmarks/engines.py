@@ -93,7 +93,7 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
         [
             markdown_table(_HEADER, [_cells(row) for row in rows], text_columns=3),
             "Layers: those that compute, of the network definition before TensorRT fuses them; float32: how many of them are on islands "
-            "of a stage in half precision, or the whole stage; undeclared: float32 layers that the spec names by their module or not at all. "
+            "of a stage in half precision, or the whole stage; undeclared: float32 layers that the spec names by module or not at all. "
             "Seconds: parsing and building. Peak: resident memory of the process. Activations: scratch memory for the largest sizes of the "
             "profiles, as the builder's log says. Nothing here ran on a GPU.",
         ]
