@@ -280,9 +280,9 @@ def doctor(as_json: JsonOption = False) -> None:
         table.add_row(name, "no" if obstacle else "yes", escape(obstacle or ""))
     console.print(table)
     first = next((name for name, obstacle in found.items() if not obstacle), None)
-    say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
     for name, obstacle in builders.items():
         say(f"engines can{' not' if obstacle else ''} be built here with {name}" + (f": {obstacle}" if obstacle else ""))
+    say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
 
 
 @app.command()
