@@ -13,7 +13,7 @@ from musicrt.engines.layers import Layer, node_operators, read_layers, type_name
 from musicrt.engines.profiles import tensor_range
 from musicrt.runtime.errors import EngineError
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import StageSpec, updated_name
+from musicrt.runtime.spec import Dim, StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family
 from musicrt.runtime.tensorrt_messages import Messages, messages_of
 
@@ -64,7 +64,7 @@ def compile_plan(
         # TensorRT 11 and tensorrt-rtx know nothing else and ignore the flag; 10 needs it.
         network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
         parser = trt.OnnxParser(network, messages.logger)
-        if not parser.parse_from_file(str(graph)):
+        if not _parse(parser, stage, graph):
             raise EngineError(f"{stage.name}: {_parser_reason(parser, messages)}")
         _check_tensors(trt, stage, network)
         _decompose_attention(trt, network)
@@ -89,6 +89,22 @@ def compile_plan(
         if data is None:
             raise EngineError(f"{stage.name}: {family.name} can't build it: {messages.reason()}")
     return Plan(memoryview(data), layers, said.of.get("Activation"), said.of.get("Weights"), time.perf_counter() - started)
+
+
+def _parse(parser: Any, stage: StageSpec, graph: Path) -> bool:
+    """Parse a graph. Axes that engines can't change get their size before: TensorRT refuses caches of a dynamic length."""
+    dims = {str(dim): dim for tensor in (*stage.feeds, *stage.outputs) for dim in tensor.dims if isinstance(dim, Dim)}
+    sizes = {name: dim.size(dim.axis.optimum) for name, dim in dims.items() if dim.axis.fixed}
+    if not sizes:
+        return bool(parser.parse_from_file(str(graph)))
+    import onnx
+
+    model = onnx.load(graph, load_external_data=False)
+    for value in (*model.graph.input, *model.graph.output, *model.graph.value_info):
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param in sizes:
+                dimension.dim_value = sizes[dimension.dim_param]
+    return bool(parser.parse(model.SerializeToString(), str(graph)))  # the path leads to the weights
 
 
 def _parser_reason(parser: Any, messages: Messages) -> str:

@@ -50,7 +50,9 @@ def find_buckets(names: Sequence[str]) -> tuple[Bucket, ...]:
 
 
 def axis_range(axis: Axis, bucket: Bucket) -> Range:
-    """What a profile accepts of an axis."""
+    """What a profile accepts of an axis. One that engines can't change has its optimum in every bucket."""
+    if axis.fixed:
+        return (axis.optimum,) * 3
     if axis.name in WHOLE:
         return axis.minimum, axis.optimum, axis.maximum
     optimum, most = bucket.batch if axis.name == BATCH else (axis.optimum, round(axis.optimum * bucket.longest))

@@ -48,7 +48,7 @@ RECEIVERS = {
 }
 NOT_TENSORRT = {  # attributes of the same variables where they hold something else
     ("layer", name) for name in ("computes", "precision", "positions", "operator", "inputs", "outputs", "node", "attention")
-} | {("tensor", "resolve")}
+} | {("tensor", "resolve"), ("tensor", "dims")}
 AHEAD = {("IBuilderConfig", "num_compute_capabilities"), ("IBuilderConfig", "set_compute_capability"), ("", "ComputeCapability")}
 """What is used of a family that builds ahead of time only."""
 

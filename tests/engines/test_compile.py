@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +13,7 @@ from musicrt.engines.compile import OnPhase, Plan, compile_plan
 from musicrt.engines.layers import count_precisions, undeclared
 from musicrt.engines.profiles import find_buckets, stage_profiles
 from musicrt.runtime.errors import Cancelled, EngineError
-from musicrt.runtime.spec import Half, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.spec import Axis, Half, StageSpec, TensorSpec, Tolerance, updated_name
 from musicrt.runtime.tensorrt_family import FAMILIES
 from tests.conftest import refused
 from tests.engines.graphs import BATCH, FLOAT, HALF, LENGTH, WIDTH, node, onnx, stage_of, write_graph
@@ -119,3 +121,35 @@ def test_positions_are_no_undeclared_island(tmp_path: Path) -> None:
     plan = build(stage, write_graph(tmp_path / "a.onnx", nodes))
     assert undeclared(stage, plan.layers) == []
     assert WIDTH == 4
+
+
+def test_caches_get_the_size_that_an_engine_has_for_them(tmp_path: Path) -> None:
+    """TensorRT takes no cache of a dynamic length, so the room in it is fixed before the graph is parsed; batch and columns stay open."""
+    room = Axis("room", 16, 48, 1 << 16, fixed=True)
+    columns = Axis("columns", 1, 1, 64)
+    new = tuple(TensorSpec(name, "float16", (BATCH, 2, columns, 8)) for name in ("query", "new_key", "new_value"))
+    start = TensorSpec("start", "int64", (BATCH,))
+    caches = tuple(TensorSpec(name, "float16", (BATCH, 2, room, 8)) for name in ("key", "value"))
+    y = TensorSpec("y", "float16", (BATCH, 2, columns, 8))
+    stage = StageSpec("cached", "", (*new, start), (y,), Tolerance(1e-5), states=caches, half=None)
+    updated = [replace(cache, name=updated_name(cache.name)) for cache in caches]
+    kinds = {"float16": HALF, "int64": onnx.TensorProto.INT64}
+
+    def value(tensor: TensorSpec) -> Any:
+        return onnx.helper.make_tensor_value_info(
+            tensor.name, kinds[tensor.dtype], [dim if isinstance(dim, int) else str(dim) for dim in tensor.dims]
+        )
+
+    nodes = [
+        node("TensorScatter", ["key", "new_key", "start"], ["updated_key"], "keep_key", axis=2),
+        node("TensorScatter", ["value", "new_value", "start"], ["updated_value"], "keep_value", axis=2),
+        node("Attention", ["query", "updated_key", "updated_value"], ["y"], "attend"),
+    ]
+    graph = onnx.helper.make_graph(nodes, "cached", [*map(value, stage.feeds)], [*map(value, (y, *updated))])
+    path = tmp_path / "a.onnx"
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 24)], ir_version=10), path)
+    (profile,) = stage_profiles(stage, LATENCY)
+    assert profile.axes == {"batch": (1, 1, 2), "columns": (1, 1, 2), "room": (48, 48, 48)}
+    plan = build(stage, path)
+    assert {layer.node for layer in plan.layers if layer.type == "KV_CACHE_UPDATE"} == {"keep_key", "keep_value"}
+    assert onnx.load(path).graph.input[4].type.tensor_type.shape.dim[2].dim_param == "room"  # the file stays as it was
