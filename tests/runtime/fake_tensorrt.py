@@ -147,3 +147,6 @@ class FakeDevice(Device):
     def wait(self, stream: int | None = None) -> None:
         del stream
         self.waits += 1
+
+    def wait_for_all(self) -> None:
+        calls.append(("wait for all",))

@@ -138,6 +138,7 @@ def test_scratch_memory_is_shared_and_grows(settings: dict[str, Any]) -> None:
     assert small != large == again
     assert size == 1000  # as much as it asked for, in the larger one
     assert arena.size == 5000
+    assert named("wait for all") == [()]  # before the small one goes
 
 
 def test_arrays_on_the_gpu_are_bound_without_copies() -> None:
@@ -295,6 +296,17 @@ def test_missing_or_other_version_is_named(name: str, monkeypatch: pytest.Monkey
     for version, fits in ((family.oldest, True), (family.newest, False), ("0.9", False), (f"{family.oldest}.7.post1", True)):
         monkeypatch.setattr(fake, "__version__", version)
         assert (family.build_obstacle() is None) == fits
+
+
+def test_names_of_the_cuda_packages_are_there() -> None:
+    """All that `Device` calls; no driver is needed to ask."""
+    core, driver = pytest.importorskip("cuda.core"), pytest.importorskip("cuda.bindings.driver")
+    for name in ("set_current", "create_stream", "allocate", "name"):
+        assert hasattr(core.Device, name)
+    assert hasattr(core.Stream, "handle")
+    assert hasattr(core.Buffer, "handle")
+    for name in ("CUstream", "cuMemsetD8Async", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuCtxSynchronize"):
+        assert hasattr(driver, name)
 
 
 @pytest.mark.gpu

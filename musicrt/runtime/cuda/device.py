@@ -97,6 +97,10 @@ class Device:
         """Until all work on the stream is done. Errors of that work show here, as BackendError."""
         self._check(self._driver.cuStreamSynchronize(self._stream_of(stream)))
 
+    def wait_for_all(self) -> None:
+        """Until all work on all streams is done."""
+        self._check(self._driver.cuCtxSynchronize())
+
     def _stream_of(self, stream: int | None) -> Any:
         return self._driver.CUstream(self.stream if stream is None else stream)
 
@@ -106,7 +110,10 @@ class Device:
 
 
 class Arena:
-    """Scratch memory that the stages of a pipeline share: they run one after the other on one stream, and each needs it for a call only."""
+    """Scratch memory that the stages of a pipeline share: they run one after the other on one stream, and each needs it for a call only.
+
+    A graph that was captured before the arena had to grow must not be replayed: `reserve` what is needed first.
+    """
 
     def __init__(self, device: Device) -> None:
         self._device = device
@@ -116,5 +123,7 @@ class Arena:
     def reserve(self, size: int) -> int:
         """The address of at least `size` bytes, another one than before if the arena had to grow."""
         if self._buffer is None or size > self.size:
+            if self._buffer is not None:
+                self._device.wait_for_all()  # calls on a stream of the caller's may still use it
             self._buffer, self.size = self._device.allocate(size), size
         return int(self._buffer.handle)
