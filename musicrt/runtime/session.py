@@ -165,7 +165,7 @@ class Backend(ABC):
 
     def check_bundle(self, bundle: Any) -> None:
         """Raises BackendError where a `Bundle` lacks what this backend runs. By default it lacks nothing."""
-        return
+        del bundle
 
     @abstractmethod
     def open_session(self, bundle: Any, stage: str) -> Session:
