@@ -1,4 +1,4 @@
-"""Choosing one token of each row of logits (SPEC of VidMuse, section 7): what may be chosen, with which weights, and by which random numbers.
+"""Choosing a token of each row of logits (SPEC of VidMuse, section 7): what may be chosen, with which weights, by which random numbers.
 
 Probabilities are float32, as in the networks; what is summed up to compare with a uniform number is float64.
 """
@@ -43,7 +43,7 @@ class Sampling:
         if not _is_between(self.top_p, 0.0, 1.0):
             raise InputError(f"got top_p {self.top_p!r}, expected a number from 0 to 1; 0 is off")
         if not _is_between(self.temperature, 0.0, _HOTTEST):
-            raise InputError(f"got temperature {self.temperature!r}, expected a number from 0 to {_HOTTEST:.0e}; 0 takes the likeliest token")
+            raise InputError(f"got temperature {self.temperature!r}, expected a number from 0 to {_HOTTEST:.0e}; 0 is greedy")
         return self
 
     @property
@@ -52,7 +52,7 @@ class Sampling:
         return self.temperature == 0
 
     def weigh(self, logits: Float) -> tuple[Float, Tokens | None]:
-        """Probabilities float32 [rows, n] of logits [rows, n], 0 for what is left out; and the token of each entry, None for the entry's own number.
+        """Probabilities float32 [rows, n] of logits [rows, n], 0 for what is left out, and the token of each entry; None: its own number.
 
         Of top_p the entries fall; equal ones keep their order.
         """
@@ -86,7 +86,7 @@ def softmax(logits: Float) -> Float:
 
 
 def pick(weights: Float, uniform: NDArray[np.float64]) -> Tokens:
-    """By inverse distribution function: the number of entries of cumulative weights [rows, n] that are at most u, float64 [rows] in [0, 1)."""
+    """By uniform numbers u, float64 [rows] in [0, 1): how many of the cumulative sums of weights [rows, n] are at most u."""
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     sums /= sums[:, -1:]
     return np.count_nonzero(sums <= uniform[:, None], axis=1)

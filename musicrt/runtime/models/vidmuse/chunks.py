@@ -6,10 +6,12 @@ The last windows see frames of an earlier moment, as officially: the frames end 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from numbers import Real
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.delays import DelayPattern
 from musicrt.runtime.models.vidmuse.config import FRAME_RATE, VIDEO_RATE, WINDOW_SECONDS
 
 STRIDE = 29.5
@@ -38,7 +40,8 @@ def check_duration(duration: object) -> float:
 
 def check_stride(stride: object) -> float:
     """Seconds from one window to the next, at least one timestep and less than a window. Raises InputError."""
-    if isinstance(stride, bool) or not isinstance(stride, Real) or not math.isfinite(stride) or not 1 <= int(FRAME_RATE * float(stride)):
+    is_number = isinstance(stride, Real) and not isinstance(stride, bool) and math.isfinite(stride)
+    if not is_number or int(FRAME_RATE * float(stride)) < 1:  # type: ignore[arg-type]
         raise InputError(f"got extend_stride {stride!r}, expected seconds from {1 / FRAME_RATE} to below {WINDOW_SECONDS:.0f}")
     if float(stride) >= WINDOW_SECONDS:
         raise InputError(f"got extend_stride {stride!r}, expected less than the {WINDOW_SECONDS:.0f} s of a window; they have to overlap")
@@ -62,6 +65,11 @@ def plan_chunks(duration: float, stride: float, frames: int, known: int = 0) -> 
             "shorten it, or make more music, up to 30 s of which it may be the beginning"
         )
     return chunks
+
+
+def count_columns(pattern: DelayPattern, chunks: Sequence[Chunk]) -> int:
+    """Columns of tokens that are written for these windows."""
+    return sum(pattern.columns(chunk.timesteps) - pattern.first_column(chunk.known) for chunk in chunks)
 
 
 def _windows(duration: float, stride: float, frames: int, known: int) -> list[Chunk]:

@@ -26,7 +26,7 @@ class Language:
         self._caches: dict[str, Float] = {}
 
     def open(self, keys: Keys, null_keys: Keys, columns: int) -> Window:
-        """A window of so many columns. keys: of every row, null_keys: of one row without condition, any number of tokens. Raises BackendError.
+        """A window of so many columns. keys: of every row; null_keys: of one row without condition, of any length. Raises BackendError.
 
         The window before it must not be used any more.
         """
@@ -59,8 +59,8 @@ class Window:
         self._step = self._session.bind(bound, {"logits": self._logits})
 
     def feed(self, columns: Tokens) -> Float:
-        """Feed columns int64 [batch, codebooks, n] -> the logits after the last one, float32 [2, batch, codebooks, card]: with the condition,
-        without it. Raises BackendError.
+        """Feed columns int64 [batch, codebooks, n] -> the logits after the last one, float32 [2, batch, codebooks, card]: those with the
+        condition, those without. Raises BackendError.
         """
         first = min(columns.shape[2], self._most) if self._length[0] == 0 else 1
         if first > 1:
