@@ -78,7 +78,7 @@ class LanguageLayer(nn.Module):
 
     def __init__(self, layer: Layer, config: Config) -> None:
         super().__init__()
-        self.layer, self.heads = layer, config.heads
+        self.layer, self.heads, self.head_width = layer, config.heads, config.head_width
         self.query = nn.Parameter(_rows_of(layer, 0, 1) * config.head_width**-0.5)
         self.back = layer.cross_attention.out_proj
         del layer.cross_attention
@@ -90,9 +90,8 @@ class LanguageLayer(nn.Module):
         layer = self.layer
         y, keys, values = attend_cached(F.linear(layer.norm1(x), layer.self_attn.in_proj_weight), keys, values, last)
         x = x + layer.self_attn.out_proj(y)
-        queries = F.linear(layer.norm_cross(x), self.query).reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
-        with_condition, without = queries.chunk(2)
-        seen = torch.cat([_look(with_condition, *conditions[:2]), _look(without, *conditions[2:])])
+        queries = F.linear(layer.norm_cross(x), self.query).reshape(2, -1, x.shape[1], self.heads, self.head_width).transpose(2, 3)
+        seen = torch.cat([_look(queries[0], *conditions[:2]), _look(queries[1], *conditions[2:])])
         x = x + self.back(seen.transpose(1, 2).flatten(2))
         return x + layer.feed_forward(x), keys, values
 
@@ -175,7 +174,7 @@ class Quantizer(nn.Module):
             square = residual.square().sum(2, keepdim=True)
             nearness = -(square - 2.0 * F.linear(residual, book) + squares)
             codes.append(nearness.argmax(-1))
-            residual = residual - F.embedding(codes[-1], book)
+            residual = residual - book[codes[-1]]
         return torch.stack(codes, dim=1)
 
 
