@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("musicrt")
 _MISSING = 0.1  # seconds, or 1 %: what may be missing of the promised length
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp .3g2 .gif .mxf .vob".split())
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "ogv", "3gp", "gif", "mxf")
+)
 """What video files are called, in lower case; those of other names are read too, if they hold a video."""
 
 
