@@ -21,6 +21,7 @@ from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from tests.reference.case import Case
 from tests.reference.signals import Array
 from tests.reference.systems.base import CodecRunner, Outputs
+from tests.reference.systems.vidmuse_media import read_clip
 
 _DEFAULTS: Mapping[str, Any] = {"use_sampling": True, "top_k": 250, "top_p": 0.0, "temperature": 1.0, "cfg_coef": 3.0, "extend_stride": 29.5}
 
@@ -86,12 +87,7 @@ class ChainRunner(CodecRunner[Pipeline]):
         return self._generate(case, [clip], _Race(inputs["draws"], inputs["draw_ids"]))
 
     def video_to_audio(self, case: Case) -> Outputs:
-        options = case.info["options"]
-        if options["seek_time"]:
-            raise ValueError(f"got seek_time {options['seek_time']}, expected 0")
-        frames, count = case.inputs["frames"], options["global_num_frames"]
-        seconds, antialias = int(options["duration"]), options["antialias"]
-        clip = Clip.from_frames(frames, options["avg_fps"], seconds=seconds, global_frames=count, antialias=antialias)
+        clip = read_clip(case)
         return {"trace/local_ids": clip.local_ids(), **self._generate(case, [clip], _uniforms(case))}
 
     def _generate(

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.config import VISUAL_WIDTH
-from musicrt.runtime.models.vidmuse.frames import Clip, Frames, black_pixels, pixel_values
+from musicrt.runtime.models.vidmuse.frames import Clip
+from musicrt.runtime.models.vidmuse.pixels import Frames, black_pixels, pixel_values
 
 Float = NDArray[np.float32]
 Keys = Mapping[str, Float]
