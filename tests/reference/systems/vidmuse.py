@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -165,5 +164,5 @@ def _complete(values: Mapping[str, Any], checkpoint: Path, folder: Path) -> tupl
     """A checkpoint that has only a codec, with the language model of the vendored tiny one: hyper-parameters, and a new folder."""
     layout = json.loads((DATA / "vidmuse" / "layout-tiny.json").read_text())
     write_files({**layout, "files": {_MAIN: layout["files"][_MAIN]}}, {}, "", folder)
-    os.symlink(checkpoint / _CODEC, folder / _CODEC)
+    (folder / _CODEC).symlink_to(checkpoint / _CODEC)
     return {**{name: part for name, part in layout["config"].items() if name != "encodec"}, **values}, folder
