@@ -23,7 +23,15 @@ from tests.reference.signals import Array
 from tests.reference.systems.base import CodecRunner, Outputs
 from tests.reference.systems.vidmuse_media import read_clip
 
-_DEFAULTS: Mapping[str, Any] = {"use_sampling": True, "top_k": 250, "top_p": 0.0, "temperature": 1.0, "cfg_coef": 3.0, "extend_stride": 29.5}
+_DEFAULTS: Mapping[str, Any] = {
+    "use_sampling": True,
+    "top_k": 250,
+    "top_p": 0.0,
+    "temperature": 1.0,
+    "cfg_coef": 3.0,
+    "extend_stride": 29.5,
+    "duration": 30.0,
+}
 
 
 class ChainRunner(CodecRunner[Pipeline]):
@@ -145,7 +153,8 @@ class _TracedComposer(Composer):
         if not isinstance(numbers, InjectedNumbers):
             raise TypeError(f"got {type(numbers).__name__}, expected recorded numbers")
         sums = np.cumsum(weights, axis=1, dtype=np.float64)
-        return np.abs(sums / sums[:, -1:] - numbers.of(call)[:, None]).min(axis=1)
+        margin: Array = np.abs(sums / sums[:, -1:] - numbers.of(call)[:, None]).min(axis=1)
+        return margin
 
 
 class _Race:

@@ -8,16 +8,19 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.delays import DelayPattern
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, VIDEO_RATE, WINDOW_SECONDS
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
+from musicrt.runtime.models.vidmuse.config import VIDEO_RATE, WINDOW_SECONDS
 
 STRIDE = 29.5
 """Seconds from one window to the next, by default."""
 LONGEST = 360_000.0
 """Seconds."""
+MOST_TIMESTEPS = 1 << 14
+"""Of a single window."""
 _FRAMES = int(VIDEO_RATE * WINDOW_SECONDS)
 
 
@@ -46,6 +49,13 @@ def check_stride(stride: object) -> float:
     if float(stride) >= WINDOW_SECONDS:
         raise InputError(f"got extend_stride {stride!r}, expected less than the {WINDOW_SECONDS:.0f} s of a window; they have to overlap")
     return float(stride)
+
+
+def plan_window(timesteps: object, frames: int, known: int = 0) -> Chunk:
+    """A single window that sees all of `frames` local frames. Raises InputError for too few or too many timesteps."""
+    if isinstance(timesteps, bool) or not isinstance(timesteps, Integral) or not known < int(timesteps) <= MOST_TIMESTEPS:
+        raise InputError(f"got {timesteps!r} timesteps in all, expected {known + 1} to {MOST_TIMESTEPS}: more than the prompt has")
+    return Chunk(0, int(timesteps), known, range(frames))
 
 
 def plan_chunks(duration: float, stride: float, frames: int, known: int = 0) -> list[Chunk]:

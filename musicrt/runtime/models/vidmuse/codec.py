@@ -78,6 +78,10 @@ class AudioCodec:
         parts = [np.ascontiguousarray(embedding[:, :, start : start + _QUANTISED]) for start in starts]
         return np.concatenate([quantizer.run({"embedding": part})["codes"] for part in parts], axis=2)
 
+    def dequantize(self, codes: Tokens) -> Float:
+        """What codes stand for, float32 [batch, latent channels, T]. Raises BackendError."""
+        return self._model.session("dequantizer").run({"codes": codes})["latent"]
+
     def decode(self, codes: Tokens) -> Iterator[Float]:
         """Decode in constant memory; blocks of audio. Raises BackendError."""
         decoder = self.open(len(codes))

@@ -21,7 +21,7 @@ from musicrt.runtime.models.vidmuse.composer import Composer
 from musicrt.runtime.models.vidmuse.config import HOP, TOKENS_PER_FRAME, VIDEO_RATE, Config
 from musicrt.runtime.models.vidmuse.loudness import Meter, apply_gain
 from musicrt.runtime.models.vidmuse.noise import Numbers, Uniforms
-from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Video
+from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Video, check_settings
 from musicrt.runtime.models.vidmuse.plan import Plan, make_plan, read_prompts
 from musicrt.runtime.models.vidmuse.spec import CAPACITY
 from musicrt.runtime.packing import bits_of
@@ -58,7 +58,7 @@ class Pipeline(Generator):
         noise: for videos that all run together. Other arguments and errors as in `generate_stream`.
         """
         plan = self._plan(videos, max_batch_size, **options)
-        return [np.concatenate(list(self.audio.decode(codes)), axis=1) for codes in self._write(plan)]
+        return [np.concatenate(list(self.audio.decode(codes)), axis=1) for codes in self._write_codes(plan)]
 
     def generate_tokens(self, video: Video, **options: Unpack[GenerateOptions]) -> Tokens:
         """The same as codes, int64 [1, codebooks, n]: what `decode` makes audio of. Arguments and errors as in `generate_stream`."""
@@ -68,7 +68,14 @@ class Pipeline(Generator):
         self, videos: Sequence[Video], *, max_batch_size: int = VIDEOS, **options: Unpack[GenerateOptions]
     ) -> list[Tokens]:
         """The codes of several videos, int64 [1, codebooks, n] each. Arguments and errors as in `generate_batch`."""
-        return list(self._write(self._plan(videos, max_batch_size, **options)))
+        return list(self._write_codes(self._plan(videos, max_batch_size, **options)))
+
+    def generate_window(self, videos: Sequence[Video], timesteps: int, **options: Unpack[GenerateOptions]) -> list[Tokens]:
+        """The codes of several videos, made together in one window of any length, which sees all local frames there are.
+
+        `duration` and `extend_stride` have no effect. Other arguments and errors as in `generate_batch`.
+        """
+        return list(self._write_codes(self._plan(videos, len(videos), timesteps, **options)))
 
     def generate_stream(
         self,
@@ -129,7 +136,7 @@ class Pipeline(Generator):
         shortest = min((sum(chunk.timesteps - chunk.known for chunk in task.chunks) for task in plan.tasks), default=math.inf)
         if loudness and shortest * HOP < _SHORTEST * self.sample_rate:
             raise InputError(f"got {shortest * HOP / self.sample_rate:.2f} s of music, too little to have a loudness; turn loudness off")
-        return (self._finish(codes, loudness) for codes in self._write(plan))
+        return (self._finish(codes, loudness) for codes in self._write_codes(plan))
 
     def encode(self, audio: Audio, *, sample_rate: int | None = None, on_progress: Progress = ignore_progress) -> Tokens:
         """Codes int64 [1, codebooks, n] of one signal, one for each 640 samples at 32 kHz that are begun.
@@ -160,6 +167,11 @@ class Pipeline(Generator):
         """
         return self._decode(self.audio.check(values), on_progress)
 
+    def check_settings(self, options: GenerateOptions) -> None:
+        """Raises InputError for a value of an option that no video makes right."""
+        self.check_options(self.generate_stream, options)
+        check_settings(self.config, self.model.spec.defaults, options)
+
     def output_channels(self, channels: int, /, **_options: Any) -> int:
         """One, whatever went in."""
         del channels
@@ -184,7 +196,7 @@ class Pipeline(Generator):
             yield decoder.push(codes)
         yield decoder.finish()
 
-    def _write(self, plan: Plan) -> Iterator[Tokens]:
+    def _write_codes(self, plan: Plan) -> Iterator[Tokens]:
         """The codes of every video, int64 [1, codebooks, n], in order; a group runs when the first of it is asked for."""
         ready: dict[int, Tokens] = {}
         groups = zip(plan.groups, plan.numbers, strict=True)
@@ -212,8 +224,8 @@ class Pipeline(Generator):
             yield block
             on_progress(min(done, total), total)
 
-    def _plan(self, videos: Sequence[Video], size: int, **options: Unpack[GenerateOptions]) -> Plan:
-        """Everything that can be said before the work begins. Raises VideoError, AudioError, InputError."""
+    def _plan(self, videos: Sequence[Video], size: int, timesteps: int | None = None, /, **options: Unpack[GenerateOptions]) -> Plan:
+        """Everything that can be said before the work begins. timesteps: of a single window. Raises VideoError, AudioError, InputError."""
         self.check_options(self.generate_stream, options)
         prompts = partial(read_prompts, self.audio, options.get("prompt"))
-        return make_plan(self.config, self.model.spec.defaults, videos, size, prompts, options)
+        return make_plan(self.config, self.model.spec.defaults, videos, size, prompts, options, timesteps)

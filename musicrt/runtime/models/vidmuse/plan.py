@@ -13,7 +13,7 @@ from musicrt.runtime.batches import check_batch
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.delays import DelayPattern, Tokens
 from musicrt.runtime.loops.diffusion import OnStep
-from musicrt.runtime.models.vidmuse.chunks import Chunk, check_duration, check_stride, count_columns, plan_chunks
+from musicrt.runtime.models.vidmuse.chunks import Chunk, check_duration, check_stride, count_columns, plan_chunks, plan_window
 from musicrt.runtime.models.vidmuse.codec import AudioCodec
 from musicrt.runtime.models.vidmuse.config import VIDEO_RATE, Config
 from musicrt.runtime.models.vidmuse.frames import Clip
@@ -52,10 +52,11 @@ def make_plan(
     size: int,
     prompts: Callable[[int], list[Tokens]],
     options: GenerateOptions,
+    timesteps: int | None = None,
 ) -> Plan:
     """Plan the music of some videos, `size` at most at a time. `prompts` gives the beginnings of so many.
 
-    Raises VideoError, AudioError, InputError.
+    timesteps: instead of windows by the duration, a single one that sees all local frames. Raises VideoError, AudioError, InputError.
     """
     if isinstance(videos, str | Path) or not isinstance(videos, Sequence) or not videos:
         raise InputError(f"got {videos!r}, expected a list of at least one video")
@@ -67,7 +68,11 @@ def make_plan(
     seed, noise = options.get("seed"), options.get("noise")
     fresh = choose_seed(seed) if noise is None else seed  # one for all groups
     clips = [open_clip(video, duration, frames, options.get("antialias", False)) for video in videos]
-    tasks = [plan_task(clip, duration, stride, prompt) for clip, prompt in zip(clips, prompts(len(clips)), strict=True)]
+    begun = zip(clips, prompts(len(clips)), strict=True)
+    if timesteps is None:
+        tasks = [plan_task(clip, duration, stride, prompt) for clip, prompt in begun]
+    else:
+        tasks = [Task(clip, (plan_window(timesteps, clip.local_count, prompt.shape[2]),), prompt) for clip, prompt in begun]
     groups = group_tasks(tasks, most)
     if noise is not None and len(groups) > 1:
         raise InputError(f"got noise for {len(videos)} videos that do not run together; pass one video at a time, or a seed")
