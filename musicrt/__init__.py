@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from musicrt.runtime.models.mucodec.facade import MuCodec
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
+    from musicrt.runtime.models.vidmuse.facade import Clip, VidMuse
     from musicrt.runtime.session import FakeSession
 
 __version__ = "0.1.0"
@@ -44,6 +45,8 @@ _HOMES = {
     "EncoderDecoder": "models.music2latent.facade",
     "MuCodec": "models.mucodec.facade",
     "SemantiCodec": "models.semanticodec.facade",
+    "Clip": "models.vidmuse.facade",
+    "VidMuse": "models.vidmuse.facade",
     **dict.fromkeys(
         (
             "AudioError",
@@ -71,6 +74,7 @@ __all__ = [
     "BundleError",
     "Cancelled",
     "CheckpointError",
+    "Clip",
     "ConfigError",
     "Encoded",
     "EncodedError",
@@ -82,6 +86,7 @@ __all__ = [
     "OutputError",
     "SemantiCodec",
     "VerificationError",
+    "VidMuse",
     "VideoError",
     "__version__",
     "load",
