@@ -71,6 +71,8 @@ class Generator(Codec):
         """
         self._check_generation(options)
         todo = self._plan_folder(Path(folder), Path(target))
+        if not todo:
+            return []
         for video, (sound, copy) in todo.items():
             AudioWriter.check_target(sound, self.sample_rate, self.row_channels)
             check_mux_target(video, copy, self.sample_rate, self.row_channels)

@@ -32,23 +32,13 @@ class Composer:
     def write(self, tasks: Sequence[Task], settings: Settings, numbers: Numbers, on_step: OnStep) -> Iterator[Tokens]:
         """Write the codes of videos with the same windows; blocks int64 [batch, codebooks, n] in order, the prompt first.
 
-        Raises VideoError, BackendError, and what `on_step` raises.
+        Their clips are closed at the end. Raises VideoError, BackendError, and what `on_step` raises.
         """
-        scene = Scene(self.conditioner, [task.clip for task in tasks])
-        known, chunks, call = np.concatenate([task.prompt for task in tasks]), tasks[0].chunks, 0
-        for number, chunk in enumerate(chunks):
-            sequence = autoregressive.TokenSequence(self.pattern, known, chunk.timesteps)
-            keys = self.conditioner.keys(scene.condition(chunk.local))
-            given = known.shape[2] if number else 0
-            for complete in self.write_window(sequence, keys, self.conditioner.null_keys(), settings, numbers, call):
-                on_step()
-                if complete - given >= BLOCK or complete == chunk.timesteps:
-                    yield sequence.codes(range(given, complete))
-                    given = complete
-            del keys  # the largest arrays beside the caches: gone before those of the next window are made
-            call += sequence.steps
-            if number + 1 < len(chunks):
-                known = sequence.codes(range(chunk.timesteps - chunks[number + 1].known, chunk.timesteps))
+        try:
+            yield from self._write(tasks, settings, numbers, on_step)
+        finally:
+            for task in tasks:
+                task.clip.close()
 
     def write_window(
         self, sequence: autoregressive.TokenSequence, keys: Keys, null_keys: Keys, settings: Settings, numbers: Numbers, call: int = 0
@@ -68,3 +58,20 @@ class Composer:
     def choose(self, logits: Float, settings: Settings, numbers: Numbers, call: int) -> Tokens:
         """A token for each row of guided logits float32 [rows, card]."""
         return settings.sampling.choose(logits, numbers.draw, call)
+
+    def _write(self, tasks: Sequence[Task], settings: Settings, numbers: Numbers, on_step: OnStep) -> Iterator[Tokens]:
+        scene = Scene(self.conditioner, [task.clip for task in tasks])
+        known, chunks, call = np.concatenate([task.prompt for task in tasks]), tasks[0].chunks, 0
+        for number, chunk in enumerate(chunks):
+            sequence = autoregressive.TokenSequence(self.pattern, known, chunk.timesteps)
+            keys = self.conditioner.keys(scene.condition(chunk.local))
+            given = known.shape[2] if number else 0
+            for complete in self.write_window(sequence, keys, self.conditioner.null_keys(), settings, numbers, call):
+                on_step()
+                if complete - given >= BLOCK or complete == chunk.timesteps:
+                    yield sequence.codes(range(given, complete))
+                    given = complete
+            del keys  # the largest arrays beside the caches: gone before those of the next window are made
+            call += sequence.steps
+            if number + 1 < len(chunks):
+                known = sequence.codes(range(chunk.timesteps - chunks[number + 1].known, chunk.timesteps))

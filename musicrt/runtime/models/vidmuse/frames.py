@@ -147,8 +147,9 @@ class Clip:
         return _stack(self.global_ids, self._pictures.of_global)
 
     def close(self) -> None:
-        """Close the file, if it is open between two windows, and forget the pictures."""
+        """Close the file, if it is open between two windows, and forget the pictures; they can be read from the start again."""
         self._pictures.close()
+        self._start = 0
 
 
 class _ArrayPictures:
