@@ -154,6 +154,8 @@ class _Muxer:
                     one.pts, one.dts = one.pts - start, packet.dts - start - step * (len(waiting) - 1 - place)
                 yield from waiting
                 waiting = []
+        if waiting:
+            raise VideoError(f"can't copy {self._video.path}: its packets have no times of decoding; convert it to .mp4 first")
 
     def _frame(self, block: Audio, start: int) -> Any:
         from av.audio.frame import AudioFrame
