@@ -86,13 +86,15 @@ class LanguageLayer(nn.Module):
     def forward(
         self, x: Tensor, last: Tensor, conditions: tuple[Tensor, ...], keys: Tensor, values: Tensor
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """x: float32 [2 * B, S, d] -> the same shape, and the caches. conditions: key and value with the condition, and without."""
-        layer = self.layer
-        y, keys, values = attend_cached(F.linear(layer.norm1(x), layer.self_attn.in_proj_weight), keys, values, last)
-        x = x + layer.self_attn.out_proj(y)
-        queries = F.linear(layer.norm_cross(x), self.query).reshape(2, -1, x.shape[1], self.heads, self.head_width).transpose(2, 3)
-        seen = torch.cat([_look(queries[0], *conditions[:2]), _look(queries[1], *conditions[2:])])
-        x = x + self.back(seen.transpose(1, 2).flatten(2))
+        """x: float32 [2 * B * S, d] -> the same shape, and the caches. conditions: key and value with the condition, and without."""
+        layer, width = self.layer, self.heads * self.head_width
+        projected = F.linear(layer.norm1(x), layer.self_attn.in_proj_weight).reshape(keys.shape[0], -1, 3 * width)
+        y, keys, values = attend_cached(projected, keys, values, last)
+        x = x + layer.self_attn.out_proj(y.reshape(-1, width))
+        shape = (2, keys.shape[0] // 2, -1, self.heads, self.head_width)
+        queries = F.linear(layer.norm_cross(x), self.query).reshape(shape).transpose(2, 3)
+        seen = torch.stack([_look(queries[0], *conditions[:2]), _look(queries[1], *conditions[2:])])
+        x = x + self.back(seen.transpose(2, 3).reshape(-1, width))
         return x + layer.feed_forward(x), keys, values
 
 
@@ -117,7 +119,7 @@ class Language(nn.Module):
         first = torch.arange(self.codebooks, device=tokens.device)[:, None] * self.rows
         places = length + torch.arange(columns, device=tokens.device)
         x = F.embedding(tokens + first, self.table).sum(1) + embed_positions(places.to(torch.float32), self.periods)
-        x = torch.cat([x, x])
+        x = torch.cat([x, x]).flatten(0, 1)  # rows, because a product of a matrix with rows is one operator in a graph
         last = (length + (columns - 1)).to(torch.int32).expand(2 * batch)
         count, caches = len(self.layers), list[Tensor]()
         for index, layer in enumerate(self.layers):
