@@ -243,14 +243,16 @@ def interleave(keys: list[Tensor], null_keys: list[Tensor]) -> list[Tensor]:
 def feed(stages: Stages, sequence: Tensor, conditions: list[Tensor], chunks: list[int]) -> Tensor:
     """Logits [2, B, K, S, card], block by block."""
     caches = [torch.full((2 * len(sequence), 4, 20, 16), float("nan")) for _ in cache_names(CONFIG.layers)]
-    given, length, logits = list(caches), 0, []
-    for block in sequence.split(chunks, dim=2):
+    given, length, logits = list(caches), 0, list[Tensor]()
+    for count in chunks:
+        block = sequence[:, :, length : length + count]
         made, *caches = stages["lm"](block, torch.tensor([length]), *conditions, *caches)
         logits.append(made)
-        length += block.shape[2]
+        length += count
     assert all(one is other for one, other in zip(caches, given, strict=True))  # in place
     assert not any(bool(cache[:, :, :length].isnan().any()) or not bool(cache[:, :, length:].isnan().all()) for cache in caches)
-    return torch.cat(logits, dim=3)
+    together: Tensor = torch.cat(logits, dim=3)
+    return together
 
 
 def compute_officially(networks: Networks, sequence: Tensor, video_emb: Tensor) -> Tensor:
@@ -263,20 +265,21 @@ def compute_officially(networks: Networks, sequence: Tensor, video_emb: Tensor) 
 
     def attend(weights: Any, x: Tensor, context: Tensor, causal: bool) -> Tensor:
         parts = weights.in_proj_weight.chunk(3)
-        query, key, value = (
-            (source @ part.T).unflatten(2, (4, 16)).transpose(1, 2) for source, part in zip((x, context, context), parts, strict=True)
-        )
+        sources = zip((x, context, context), parts, strict=True)
+        query, key, value = ((y @ part.T).reshape(*y.shape[:2], 4, 16).transpose(1, 2) for y, part in sources)
         scores = query @ key.transpose(2, 3) / 4.0
         if causal:
             scores = scores.masked_fill(torch.ones_like(scores, dtype=torch.bool).triu(1), -torch.inf)
-        return weights.out_proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+        result: Tensor = weights.out_proj((scores.softmax(-1) @ value).transpose(1, 2).flatten(2))
+        return result
 
     for layer in muse.transformer:
         y = layer.norm1(x)
         x = x + attend(layer.self_attn, y, y, causal=True)
         x = x + attend(layer.cross_attention, layer.norm_cross(x), video_emb.double(), causal=False)
         x = x + layer.linear2(F.gelu(layer.linear1(layer.norm2(x))))
-    return torch.stack([head(muse.out_norm(x)) for head in muse.linears], dim=1)
+    logits: Tensor = torch.stack([head(muse.out_norm(x)) for head in muse.linears], dim=1)
+    return logits
 
 
 def test_language_model_is_the_plain_one(networks: Networks, stages: Stages) -> None:

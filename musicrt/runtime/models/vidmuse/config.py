@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from musicrt.runtime.hyperparameters import Count, Depth, Group, Positive, Width
-from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE, as_encodec
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE as FRAME_RATE
+from musicrt.runtime.models.vidmuse.audiocraft import as_encodec
 from musicrt.runtime.packing import bits_of
 
 SAMPLE_RATE = 32000
