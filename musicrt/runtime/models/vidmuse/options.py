@@ -59,7 +59,8 @@ def check_settings(config: Config, defaults: Mapping[str, Any], options: Generat
         value = options.get(name)
         return defaults[name] if value is None else value
 
-    sampling = Sampling(given("top_k"), given("top_p"), given("temperature")).check(config.card)
+    top_k = min(defaults["top_k"], config.card) if options.get("top_k") is None else options["top_k"]
+    sampling = Sampling(top_k, given("top_p"), given("temperature")).check(config.card)
     return Settings(sampling, check_guidance(given("guidance")))
 
 

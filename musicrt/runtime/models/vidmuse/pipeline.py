@@ -189,6 +189,9 @@ class Pipeline(Generator):
         tokens = {"tokens": TOKENS_PER_FRAME * local, "null_tokens": TOKENS_PER_FRAME}
         return {**sizes, **tokens, "columns": 1, "capacity": max(columns, CAPACITY.minimum)}
 
+    def _values_of(self, encoded: Encoded) -> NDArray[Any]:
+        return encoded.values.transpose(0, 2, 1)
+
     def _stream(self, plan: Plan) -> Iterator[Float]:
         """The music of the one video of a plan, block by block."""
         decoder = self.audio.open(1)
