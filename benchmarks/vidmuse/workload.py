@@ -91,12 +91,12 @@ class Workload:
     spec: ModelSpec
     config: Config
     tokens: int
-    capacity: int = 1504
+    capacity: int
 
     @classmethod
-    def build(cls, config: Mapping[str, Any], tokens: int = 3000) -> Workload:
+    def build(cls, config: Mapping[str, Any], tokens: int = 3000, capacity: int = 1504) -> Workload:
         """`config`: official hyper-parameters. Raises ConfigError."""
-        return cls(build_spec(config, "benchmark"), Config.from_mapping(config), tokens)
+        return cls(build_spec(config, "benchmark"), Config.from_mapping(config), tokens, capacity)
 
     @property
     def pattern(self) -> DelayPattern:
