@@ -26,8 +26,10 @@ _HOPS = 16
 
 def parse_training_config(text: object, source: str) -> dict[str, Any]:
     """The sections of an `xp.cfg`. `source`: the file's name for messages. Raises CheckpointError."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        raise CheckpointError(f"xp.cfg of {source} is YAML, which needs: pip install 'musicrt[torch]'") from None
     if not isinstance(text, str) or len(text) > _LARGEST:
         what = f"{len(text)} characters" if isinstance(text, str) else f"a {type(text).__name__}"
         raise CheckpointError(f"xp.cfg of {source} is {what}, expected a configuration as YAML; use the official file")
