@@ -84,7 +84,8 @@ class Model:
 
 
 def greedy(logits: Float) -> Tokens:
-    return np.argmax(logits, axis=1)
+    tokens: Tokens = np.argmax(logits, axis=1)
+    return tokens
 
 
 def test_columns_are_fed_one_by_one_and_the_last_never() -> None:

@@ -20,7 +20,7 @@ from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.noise import uniform_numbers
 from tests.conftest import ForSystem, refused
 from tests.reference import signals
-from tests.runtime.vidmuse_codecs import Codes, Watched, clip, distance, frames, open_light, open_tiny, picture, uniforms
+from tests.runtime.vidmuse_codecs import CARD, Codes, Watched, clip, distance, frames, open_light, open_tiny, picture, uniforms
 
 
 @pytest.fixture(scope="module")
@@ -142,8 +142,8 @@ def test_past_the_end_the_last_frame_stays(light: Watched) -> None:
     pipeline = light[0]
     video = np.stack([picture(number) for number in (0, 1, 2, 3)])
     longer = np.stack([picture(number) for number in (0, 1, 2, 3, 3, 3)])
-    kept = [pipeline.generate_tokens(Clip.from_frames(one, 2, global_frames=1), duration=3, seed=1) for one in (video, longer)]
-    np.testing.assert_array_equal(*kept)
+    one, other = [pipeline.generate_tokens(Clip.from_frames(part, 2, global_frames=1), duration=3, seed=1) for part in (video, longer)]
+    np.testing.assert_array_equal(one, other)
 
 
 def test_condition_without_video_is_a_black_frame(light: Watched) -> None:
@@ -169,7 +169,7 @@ def test_caches_are_kept_where_they_fit(light: Watched) -> None:
 
 def test_long_prompts_may_be_fed_in_parts(light: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, sessions = light
-    prompt = np.random.default_rng(0).integers(0, 2048, (1, 4, 30))
+    prompt = np.random.default_rng(0).integers(0, CARD, (1, 4, 30))
     expected = pipeline.generate_tokens(clip(), duration=1, seed=0, prompt=prompt)
     assert sessions["lm"].sizes[0] == (1, 4, 31)
     sessions["lm"].sizes.clear()
@@ -306,7 +306,7 @@ def test_prompt_of_audio_is_encoded(light: Watched, tmp_path: Path) -> None:
 
 
 def test_prompts_of_a_batch(light: Watched) -> None:
-    pipeline, codes = light[0], np.random.default_rng(0).integers(0, 2048, (2, 4, 5))
+    pipeline, codes = light[0], np.random.default_rng(0).integers(0, CARD, (2, 4, 5))
     tokens = pipeline.generate_token_batch([clip(), clip(first=9)], duration=0.4, seed=0, prompt=codes)
     np.testing.assert_array_equal(np.concatenate(tokens)[:, :, :5], codes)
     tokens = pipeline.generate_token_batch([clip(), clip(first=9)], duration=0.4, seed=0, prompt=codes[1])

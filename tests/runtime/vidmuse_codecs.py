@@ -24,7 +24,8 @@ Float = NDArray[np.float32]
 Codes = NDArray[np.int64]
 Frames = NDArray[np.uint8]
 
-CARD = 2048
+CARD = 256
+"""Codes of a codebook of the light pipeline: few, so that a step takes a fraction of a millisecond."""
 
 
 class LightSession(Session):
@@ -47,7 +48,9 @@ def open_light(identity: str | None = None, **encodec: Any) -> Watched:
     """A pipeline without a network, and its sessions. What comes out depends on all that goes in. `encodec`: other values of the codec."""
     config = {**tiny_layout("vidmuse")["config"]}
     config.pop("codec", None)
-    config["encodec"] = {**config["encodec"], **encodec}
+    lm = config["lm"]
+    config["lm"] = {**lm, "transformer_lm": {**lm["transformer_lm"], "card": CARD}}
+    config["encodec"] = {**config["encodec"], "codebook_size": CARD, "target_bandwidths": [1.6], **encodec}
     spec = build_spec(config, "light")
     sessions = {stage.name: LightSession(stage) for stage in spec.stages}
     return Pipeline(Model(spec, sessions.__getitem__, Choice("light", "a test"), identity=identity)), sessions

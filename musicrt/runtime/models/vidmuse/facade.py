@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,7 +14,7 @@ from musicrt.runtime.hub import locate_checkpoint
 from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.loops.sampling import Float, race
 from musicrt.runtime.model import Model
-from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE, parse_training_config
 from musicrt.runtime.models.vidmuse.chunks import check_duration, check_stride
 from musicrt.runtime.models.vidmuse.config import WINDOW_SECONDS
 from musicrt.runtime.models.vidmuse.frames import Clip
@@ -63,7 +63,7 @@ class VidMuse:
         chosen = choose_device("VidMuse", device, None)
         model = open_bundle(name, chosen)
         if model is None:
-            model = Model.open_checkpoint(SYSTEM.name, locate_checkpoint(CHECKPOINT, name), {}, device=chosen)
+            model = Model.open_checkpoint(SYSTEM.name, locate_checkpoint(CHECKPOINT, name), _read_scale, device=chosen)
         return cls(Pipeline(model), chosen)
 
     @property
@@ -215,6 +215,15 @@ class _TorchNumbers:
 
         del call
         return race(weights, torch.empty(weights.shape).exponential_(1, generator=self._generator).numpy())
+
+
+def _read_scale(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """The scale of the language model as the checkpoint states it. Raises CheckpointError."""
+    main = CHECKPOINT.files[0]
+    stated = parse_training_config(files[main]["xp.cfg"], main) if "xp.cfg" in files[main] else {}
+    sizes = stated.get("transformer_lm")
+    known = [name for name in ("dim", "num_heads", "num_layers") if isinstance(sizes, Mapping) and name in sizes]
+    return {"lm": {"transformer_lm": {name: sizes[name] for name in known}}}
 
 
 def _options(use_sampling: bool, temp: float, top_k: int, top_p: float, cfg_coef: float, two_step_cfg: bool) -> GenerateOptions:
