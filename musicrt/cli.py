@@ -187,7 +187,7 @@ def generate(
         check_flags(codec, [codec.generate_stream, codec.compose], GENERATION, options)
         if video.is_dir():
             written = codec.generate_folder(video, out, on_progress=report, **options)
-            line = f"{out}: music for {len(written)} videos"
+            line = f"{out}: music for {len(written)} video{'' if len(written) == 1 else 's'}"
         else:
             samples = codec.generate_file(video, out, on_progress=report, **options)
             line = f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -73,13 +74,14 @@ class Generator(Codec):
         todo = self._plan_folder(Path(folder), Path(target))
         if not todo:
             return []
-        for video, (sound, copy) in todo.items():
-            AudioWriter.check_target(sound, self.sample_rate, self.row_channels)
-            check_mux_target(video, copy, self.sample_rate, self.row_channels)
-        for (video, (sound, copy)), music in zip(todo.items(), self.compose(list(todo), **options), strict=True):
-            self._write_music(video, copy, music)
-            self._write_music(video, sound, music)  # the last, because it says that all is there
-            _LOG.info("%s and %s written", sound, copy.name)
+        with _folder(Path(target)):
+            for video, (sound, copy) in todo.items():
+                AudioWriter.check_target(sound, self.sample_rate, self.row_channels)
+                check_mux_target(video, copy, self.sample_rate, self.row_channels)
+            for (video, (sound, copy)), music in zip(todo.items(), self.compose(list(todo), **options), strict=True):
+                self._write_music(video, copy, music)
+                self._write_music(video, sound, music)  # the last, because it says that all is there
+                _LOG.info("%s and %s written", sound, copy.name)
         return [sound for sound, _ in todo.values()]
 
     def _plan_folder(self, folder: Path, target: Path) -> dict[Path, tuple[Path, Path]]:
@@ -102,10 +104,6 @@ class Generator(Codec):
                 _LOG.info("%s left out: %s is there", video.name, sound)
             else:
                 todo[video] = sound, copy
-        try:
-            target.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise OutputError(f"can't write into {target}: {error.strerror}; check its permissions") from error
         return todo
 
     def _write_music(self, video: Any, target: Path, music: Music) -> int:
@@ -131,3 +129,19 @@ class Generator(Codec):
         unknown = [name for name in options if name not in (*known, "on_progress")]
         if unknown:
             raise InputError(f"{self.model.spec.system} has no option {unknown[0]!r}; it has {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder to write into; one that was not there before goes again if it stays empty. Raises OutputError."""
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write into {path}: {error.strerror}; check the place and its permissions") from error
+    try:
+        yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()

@@ -173,7 +173,7 @@ def test_long_prompts_may_be_fed_in_parts(light: Watched, monkeypatch: pytest.Mo
     expected = pipeline.generate_tokens(clip(), duration=1, seed=0, prompt=prompt)
     assert sessions["lm"].sizes[0] == (1, 4, 31)
     sessions["lm"].sizes.clear()
-    monkeypatch.setattr(language_module, "_SCORES", 2 * 4 * 100 * 7)
+    monkeypatch.setattr(language_module, "_SCORES", 4 * (100 + 53) * 7)
     np.testing.assert_array_equal(pipeline.generate_tokens(clip(), duration=1, seed=0, prompt=prompt), expected)
     assert [size[2] for size in sessions["lm"].sizes[:3]] == [7, 1, 1]
 

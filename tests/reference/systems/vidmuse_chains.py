@@ -74,7 +74,8 @@ class ChainRunner(CodecRunner[Pipeline]):
         condition = case.inputs["video_emb"]
         batch, timesteps = len(condition) // 2, int(_option(case, "duration") * 50)
         composer = _TracedComposer(self.codec.model, self.codec.config)
-        sequence = TokenSequence(composer.pattern, np.zeros((batch, composer.pattern_rows, 0), np.int64), timesteps)
+        prompt = case.inputs.get("prompt", np.zeros((batch, composer.pattern_rows, 0), np.int64))
+        sequence = TokenSequence(composer.pattern, prompt, timesteps)
         keys = [composer.conditioner.keys(part) for part in (condition[:batch], condition[batch : batch + 1])]
         settings = Settings(_sampling(case), _option(case, "cfg_coef"))
         uniforms = _uniforms(case)

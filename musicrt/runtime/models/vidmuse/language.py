@@ -31,7 +31,7 @@ class Language:
         The window before it must not be used any more.
         """
         batch, heads, tokens, _ = keys[cross_names(1)[0]].shape
-        most = max(_SCORES // (2 * batch * heads * max(tokens, columns)), 1)
+        most = max(_SCORES // (batch * heads * (tokens + columns)), 1)
         return Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
 
     def _room(self, batch: int, columns: int) -> dict[str, Float]:
