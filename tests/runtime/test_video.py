@@ -78,6 +78,22 @@ def test_frames_are_turned_as_displayed(tmp_path: Path, angle: float, turns: int
         assert corner[0, -5, 5] > 180 > corner[0, 5, 5]
 
 
+@pytest.mark.parametrize(("matrix", "expected"), [(1, [204, 43, 55]), (6, [190, 25, 56])])
+def test_colours_are_converted_by_the_matrix_of_the_file(tmp_path: Path, matrix: int, expected: list[int]) -> None:
+    """Red by BT.601 and by BT.709."""
+    with av.open(str(tmp_path / "a.mkv"), "w") as container:
+        stream = container.add_stream("ffv1", rate=25)
+        stream.width, stream.height, stream.pix_fmt = WIDTH, HEIGHT, "yuv444p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = matrix, 1
+        planes = np.broadcast_to(np.array([83, 117, 198], np.uint8)[:, None, None], (3, HEIGHT, WIDTH))
+        for _ in range(30):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(planes), "yuv444p")
+            frame.colorspace, frame.color_range = matrix, 1
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
+    assert next(Video(tmp_path / "a.mkv").read([7]))[:, 20, 20].tolist() == expected
+
+
 def test_rates(tmp_path: Path) -> None:
     assert Video(make_video(tmp_path / "a.mp4", 25, 10)).rate == 10
     assert Video(make_video(tmp_path / "b.mp4", 60, Fraction(30000, 1001))).rate == pytest.approx(29.97003)
