@@ -203,6 +203,8 @@ def test_wrong_files(idle: Watched, tmp_path: Path, name: str, options: dict[str
 
 def test_short_music_as_it_is_made(light: Watched, tmp_path: Path) -> None:
     assert light[0].generate_file(clip(), tmp_path / "a.wav", duration=0.3, loudness=False) == 9600
+    prompt = np.zeros((1, 4, 15), int)  # is part of it
+    assert light[0].generate_file(clip(), tmp_path / "b.wav", duration=0.4, prompt=prompt) == 12800
 
 
 def test_wrong_folders(idle: Watched, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ class Pipeline(Generator):
         if not isinstance(loudness, bool):
             raise InputError(f"got loudness {loudness!r}, expected True or False")
         plan = self._plan(videos, max_batch_size, **options)
-        shortest = min((sum(chunk.timesteps - chunk.known for chunk in task.chunks) for task in plan.tasks), default=math.inf)
+        shortest = min(task.timesteps for task in plan.tasks)
         if loudness and shortest * HOP < _SHORTEST * self.sample_rate:
             raise InputError(f"got {shortest * HOP / self.sample_rate:.2f} s of music, too little to have a loudness; turn loudness off")
         return (self._finish(codes, loudness) for codes in self._write_codes(plan))

@@ -33,6 +33,11 @@ class Task:
     chunks: tuple[Chunk, ...]
     prompt: Tokens
 
+    @property
+    def timesteps(self) -> int:
+        """Of the music, its beginning included."""
+        return self.chunks[-1].offset + self.chunks[-1].timesteps
+
 
 @dataclass(frozen=True)
 class Plan:
