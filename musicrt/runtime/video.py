@@ -1,7 +1,7 @@
 """Reading the pictures of a video file, with PyAV (the extra `video`), in memory that does not grow with its length.
 
 A frame's index is its place in the order of display. Frames are given as displayed: turned by what the file says of its rotation
-(multiples of 90 degrees; mirroring is left out), their colours converted by the matrix and range that the file names.
+(multiples of 90 degrees, without mirroring, as decord does), their colours converted by the matrix and range that the file names.
 """
 
 from __future__ import annotations
