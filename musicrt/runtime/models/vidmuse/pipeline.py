@@ -185,7 +185,8 @@ class Pipeline(Generator):
         samples, window = math.ceil(seconds * self.sample_rate), min(seconds, self.config.window_seconds)
         codes, local = -(-samples // HOP), max(int(VIDEO_RATE * window), 1)
         columns = math.ceil(window * self.config.frame_rate) + self.composer.pattern.lag
-        sizes = {"batch": 1, "samples": samples, "frames": codes, "local": local, "global": self.model.spec.defaults["global_frames"]}
+        overall = self.model.spec.defaults["global_frames"]
+        sizes = {"batch": 1, "samples": samples, "codes": codes, "frames": local, "local": local, "global": overall}
         tokens = {"tokens": TOKENS_PER_FRAME * local, "null_tokens": TOKENS_PER_FRAME}
         return {**sizes, **tokens, "columns": 1, "capacity": max(columns, CAPACITY.minimum)}
 
