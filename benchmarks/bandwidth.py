@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 from collections.abc import Callable
 
@@ -19,7 +20,7 @@ class Memory:
         self._source, self._target = np.ones(size, np.float32), np.zeros(size, np.float32)
         self._target[:] = 1.0  # so that its pages are there
         edges = np.linspace(0, size, threads + 1).astype(int).tolist()
-        self._slices = [slice(*pair) for pair in zip(edges, edges[1:], strict=False)]
+        self._slices = [slice(*pair) for pair in itertools.pairwise(edges)]
 
     @property
     def copied(self) -> int:

@@ -26,7 +26,7 @@ def open_contender(
 ) -> Any:
     """The `Contender` of a system's `workload`: one of BASELINES, or the bundle on a backend. `plain`: folder of the plain export.
 
-    A system's folder has `Eager` in `baselines`, `OnBackend` and, if there is a plain export, `PlainOnnx` in `contenders`. Raises InputError.
+    A system's folder has `Eager` in `baselines`, `OnBackend` in `contenders`, and `PlainOnnx` if it is exported plainly. Raises InputError.
     """
     if name not in (*BASELINES, *BACKENDS):
         raise InputError(f"unknown contender {name!r}; known: {', '.join((*BASELINES, *BACKENDS))}")

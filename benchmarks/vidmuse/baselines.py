@@ -19,8 +19,8 @@ from musicrt.runtime.loops import autoregressive
 from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.loops.sampling import Float, pick
 from musicrt.runtime.models.vidmuse.config import Config
-from musicrt.runtime.models.vidmuse.pixels import pixel_values
 from musicrt.runtime.models.vidmuse.network.checkpoint import Networks, load_networks
+from musicrt.runtime.models.vidmuse.pixels import pixel_values
 from musicrt.runtime.models.vidmuse.spec import CHECKPOINT
 
 

@@ -21,7 +21,7 @@ class OnBackend(Opened):
         self._keys: dict[int, Mapping[str, Float]] = {}  # of both halves, by the tokens of the condition
 
     def prepare(self, part: Part, work: Workload) -> Callable[[], Outputs]:
-        """See `Contender`. Black frames have been encoded before: it is done once for a model. Steps run on bound buffers, as in the loop."""
+        """See `Contender`. Black frames are encoded before, once for a model. Steps run on bound buffers, as in the loop."""
         size, conditioner = round(part.size), self.codec.composer.conditioner
         match part.kind:
             case "condition":

@@ -1,9 +1,9 @@
 """Latency of MusicRT against the networks as officially run, part by part, and of a whole generation.
 
-Every contender runs every part in a fresh process; the rounds go over the contenders in turn. Parts are warmed up by a smaller one of the same
-kind, but `first` and a short `generate`, whose first call tells the cold start. What is timed last is also what is compared. A whole generation
-officially takes seconds for each of 50 steps a second, so `generate` makes little music, for a video of two seconds; `first` and the
-parts of `--alone` are measured with the bundle only.
+Every contender runs every part in a fresh process; the rounds go over the contenders in turn. Parts are warmed up by a smaller one of
+the same kind, but `first` and a short `generate`, whose first call tells the cold start. What is timed last is also what is compared. A
+whole generation officially takes seconds for each of 50 steps a second, so `generate` makes little music, for a video of two seconds;
+the parts of `--alone` are measured with the bundle only.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ _QUICK = 5
 """Seconds of music that are generated once more for the cold start."""
 NOTE = (
     "condition: a video whose frames are all different, 2 a second and 32 of the whole, from pixels on; eager does the same with as many "
-    "black frames, MusicRT has done that once for the model, one frame, before, and goes on to keys and values of all layers. prefill: "
-    "with a condition of {tokens} tokens, that of black frames as long in eager. encode, decode: the whole signal in one call, with torch's "
-    "LSTM, in eager; decode in blocks in MusicRT. generate: tokens and audio of a video of {video} s; seconds of audio are those that are "
-    "made. first: from the frames of a video of so many seconds to the first block of audio. Transposed convolutions "
-    "are torch's own in eager, which are wrong on some CPUs. Peak memory is that of a process that does nothing else; cold starts are told of "
-    "first and of a short generate. The distance of generate is that of tokens or audio, whichever is larger; all have the same uniform numbers."
+    "black frames, MusicRT has done that once for the model, with one frame, before, and goes on to keys and values of all layers. "
+    "prefill, step: with a condition of {tokens} tokens, that of black frames as long in eager. encode, decode: the whole signal in one "
+    "call, with torch's LSTM, in eager; decode in blocks in MusicRT. generate: tokens and audio for a video of {video} s; seconds of audio "
+    "are those that are made. first: from the frames of a video of so many seconds to a first block of audio. Transposed convolutions are "
+    "torch's own in eager, which are wrong on some CPUs. Peak memory is that of a process that does nothing else; cold starts are told of "
+    "first and of a short generate, whose distance is that of tokens or audio, whichever is larger; all have the same uniform numbers."
 )
 
 

@@ -36,7 +36,7 @@ class OnePass(nn.Module):
         first = torch.arange(whole.codebooks, device=tokens.device)[:, None] * whole.rows
         places = length + torch.arange(columns, device=tokens.device)
         x = F.embedding(tokens + first, whole.table).sum(1) + embed_positions(places.to(torch.float32), whole.periods)
-        last = (length + (columns - 1)).to(torch.int32).expand(batch)
+        x, last = x.flatten(0, 1), (length + (columns - 1)).to(torch.int32).expand(batch)
         count, caches = len(whole.layers), list[Tensor]()
         for index, layer in enumerate(whole.layers):
             pair, start = rest[2 * index : 2 * index + 2], 2 * count + 2 * index
@@ -49,12 +49,13 @@ class OnePass(nn.Module):
 def _run_layer(
     given: LanguageLayer, x: Tensor, last: Tensor, condition: tuple[Tensor, ...], keys: Tensor, values: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
-    layer, (key, value) = given.layer, condition
-    y, keys, values = attend_cached(F.linear(layer.norm1(x), layer.self_attn.in_proj_weight), keys, values, last)
-    x = x + layer.self_attn.out_proj(y)
-    query = F.linear(layer.norm_cross(x), given.query).reshape(*x.shape[:2], given.heads, -1).transpose(1, 2)
+    layer, (key, value), width = given.layer, condition, given.heads * given.head_width
+    projected = F.linear(layer.norm1(x), layer.self_attn.in_proj_weight).reshape(keys.shape[0], -1, 3 * width)
+    y, keys, values = attend_cached(projected, keys, values, last)
+    x = x + layer.self_attn.out_proj(y.reshape(-1, width))
+    query = F.linear(layer.norm_cross(x), given.query).reshape(keys.shape[0], -1, given.heads, given.head_width).transpose(1, 2)
     seen = torch.softmax(query @ key.transpose(2, 3), dim=-1) @ value
-    x = x + given.back(seen.transpose(1, 2).flatten(2))
+    x = x + given.back(seen.transpose(1, 2).reshape(-1, width))
     return x + layer.feed_forward(x), keys, values
 
 
@@ -70,7 +71,11 @@ def describe_pass(work: Workload) -> StageSpec:
     )
 
 
+def build_pass(work: Workload, checkpoint: Path) -> OnePass:
+    """The network of one half with the weights of a checkpoint. Raises CheckpointError."""
+    return OnePass(Language(read_networks(checkpoint, work.config).muse, work.config)).eval().requires_grad_(False)
+
+
 def export_pass(work: Workload, checkpoint: Path, folder: Path) -> Path:
-    """The graph of one half for the weights of a checkpoint. Raises CheckpointError."""
-    networks = read_networks(checkpoint, work.config)
-    return export_like_stage(describe_pass(work), OnePass(Language(networks.muse, work.config)).eval().requires_grad_(False), folder)
+    """Its graph. Raises CheckpointError."""
+    return export_like_stage(describe_pass(work), build_pass(work, checkpoint), folder)

@@ -1,9 +1,9 @@
 """The share of each saving: what is computed once, left out, batched or changed in place, with it and without it, on ONNX Runtime.
 
-Each saving is undone on its own, on the graphs of the bundle where that is possible: keys and values of the condition computed by every step, for
-both halves; as many tokens of black frames as of the condition; caches written anew by every step, as a concatenation does; the halves
-of guidance one after the other, on a graph of one half. The calls of a comparison run in turn in one process. What the condition takes
-is put together from single pictures, and how many there are, officially and here, is counted.
+Each saving is undone on its own, on the graphs of the bundle where that is possible: keys and values of the condition computed by every
+step, for both halves; as many tokens of black frames as of the condition; caches written anew by every step, as a concatenation does;
+the halves of guidance one after the other, on a graph of one half. The calls of a comparison run in turn in one process. What the
+condition takes is put together from single pictures, and how many there are, officially and here, is counted.
 """
 
 from __future__ import annotations

@@ -94,8 +94,8 @@ def render(times: Times, sizes: Sizes, work: Workload) -> str:
     body = [[name, f"{seconds:.2f}", f"{seconds / before:.2%}", f"{1 + seconds / now:.2f}"] for name, seconds in rows]
     how = (
         f"Frames to codes, without the codec. Steps were measured behind {sizes.columns} columns, with {work.tokens} tokens of condition, "
-        f"pictures by {sizes.pictures}. Keys and values are undone for both halves, with as many tokens of black frames as of the condition; "
-        "that attention then goes over these is counted apart."
+        f"pictures by {sizes.pictures}. Keys and values without their saving are those of both halves, with as many tokens of black frames "
+        "as of the condition; that attention then goes over the latter is counted apart."
     )
     ran = [[name, f"{_median(times, name) * 1e3:.2f}", f"{min(values) * 1e3:.2f}"] for name, values in times.items()]
     counted = ("video", "image tower", "local", "global", "here", "local", "global", "saved s")

@@ -53,8 +53,11 @@ def render_shares(found: Mapping[str, Measurement], rows: Sequence[str], work: W
                 shares.append(f"{traffic.total / pick(step.times) / (size / pick(found[kind].times)):.2f}")
         cells.append([row, *sizes, f"{traffic.total / step.p50 / 1e9:.1f}", *shares])
     header = ("", "weights MB", "condition MB", "caches MB", "all MB", "GB/s", "of copy", "best", "of read", "best")
-    speeds = [f"a {kind} {size / found[kind].p50 / 1e9:.1f} GB/s (best {size / min(found[kind].times) / 1e9:.1f})" for kind, size in base.items()]
-    return f"{markdown_table(header, cells)}\n\nIn the same processes, in turn with the steps: {speeds[0]}, bytes read and written; {speeds[1]}."
+    speeds = [
+        f"a {kind} {size / found[kind].p50 / 1e9:.1f} GB/s (best {size / min(found[kind].times) / 1e9:.1f})" for kind, size in base.items()
+    ]
+    note = f"In the same processes, in turn with the steps: {speeds[0]}, bytes read and written; {speeds[1]}."
+    return f"{markdown_table(header, cells)}\n\n{note}"
 
 
 def window_seconds(steps: Mapping[int, float], columns: int) -> float:

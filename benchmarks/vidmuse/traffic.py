@@ -17,7 +17,7 @@ COUNTED = (
 
 @dataclass(frozen=True)
 class Traffic:
-    """Bytes of a step with guidance, in FP32. weights: of the language model; condition: keys and values of both halves; caches: of both rows."""
+    """Bytes of a step with guidance, in FP32. weights: of the model; condition: keys and values of both halves; caches: of both."""
 
     weights: int
     condition: int

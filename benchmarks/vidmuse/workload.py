@@ -80,7 +80,7 @@ def list_parts(sizes: Mapping[str, Sequence[float]]) -> list[Part]:
     for part in parts:
         whole = part.kind in ("condition", "prefill", "step", "first")
         if not (0 if part.kind == "step" else 1 / FRAME_RATE) <= part.size <= 4096 or (whole and part.size % 1):
-            raise InputError(f"got the part {part.name!r}, expected a size up to 4096, in whole numbers but for encode, decode and generate")
+            raise InputError(f"got the part {part.name!r}, expected up to 4096, whole numbers but of encode, decode and generate")
     return parts
 
 
