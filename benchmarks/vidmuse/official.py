@@ -34,7 +34,8 @@ class OfficialCondition(nn.Module):
         local = network.local_temporal_transformer(self._see(local) + network.local_pos_embedding)
         whole = network.global_temporal_transformer(self._see(whole) + network.global_pos_embedding)
         seen = network.multi_head_cross_attention(local.reshape(2, -1, VISUAL_WIDTH), whole.reshape(2, -1, VISUAL_WIDTH))
-        return network.visual_feature_proj(seen)
+        video_emb: Tensor = network.visual_feature_proj(seen)
+        return video_emb
 
     def _see(self, pixels: Tensor) -> Tensor:
         hidden: Tensor = self.network.visual_encoder_model.vision_model(pixels.flatten(0, 1))
@@ -83,7 +84,7 @@ class OfficialLanguage(nn.Module):
         return projected
 
     def _split(self, x: Tensor) -> Tensor:
-        return x.unflatten(2, (self.heads, -1)).transpose(1, 2)
+        return x.reshape(*x.shape[:2], self.heads, -1).transpose(1, 2)
 
 
 class OfficialEncoder(nn.Module):
@@ -115,7 +116,8 @@ class OfficialDecoder(nn.Module):
 
 def recur(layers: Recurrence, x: Tensor) -> Tensor:
     """float32 [B, C, T] through torch's LSTM, and around it."""
-    return x + layers.lstm(x.permute(2, 0, 1))[0].permute(1, 2, 0)
+    y: Tensor = layers.lstm(x.permute(2, 0, 1))[0]
+    return x + y.permute(1, 2, 0)
 
 
 def repeat_null(embedding: Tensor, tokens: int) -> Tensor:
