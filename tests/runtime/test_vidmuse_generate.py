@@ -15,12 +15,13 @@ from musicrt.runtime.models.vidmuse import language as language_module
 from musicrt.runtime.models.vidmuse.chunks import Chunk, plan_chunks
 from musicrt.runtime.models.vidmuse.conditioner import Conditioner, Scene
 from musicrt.runtime.models.vidmuse.frames import Clip
+from musicrt.runtime.models.vidmuse.language import Window
 from musicrt.runtime.models.vidmuse.loudness import Meter
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.noise import uniform_numbers
 from tests.conftest import ForSystem, refused
 from tests.reference import signals
-from tests.runtime.vidmuse_codecs import CARD, Codes, Watched, clip, distance, frames, open_light, open_tiny, picture, uniforms
+from tests.runtime.vidmuse_codecs import CARD, Codes, Float, Watched, clip, distance, frames, open_light, open_tiny, picture, uniforms
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +168,26 @@ def test_caches_are_kept_where_they_fit(light: Watched) -> None:
     assert language._room(3, 3)["key_0"].shape == (6, 4, 16, 16)
 
 
+def test_windows_take_over_caches_that_nobody_uses(light: Watched) -> None:
+    language, null = light[0].composer.language, light[0].composer.conditioner.null_keys()
+    keys = {name.replace("null_", "cross_"): values for name, values in null.items()}
+
+    def cache(window: Window) -> Float:
+        return window._feeds["key_0"]
+
+    window: Window | None = language.open(keys, null, 100)
+    assert window is not None
+    first, other = cache(window), language.open(keys, null, 100)
+    assert not np.shares_memory(cache(other), first)
+    window = None
+    assert not np.shares_memory(cache(language.open(keys, null, 100)), cache(other))
+    last, other = cache(other), language.open(keys, null, 100)
+    assert not np.shares_memory(cache(other), last)
+    again = cache(other)
+    del other
+    assert cache(language.open(keys, null, 90)) is again
+
+
 def test_long_prompts_may_be_fed_in_parts(light: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
     pipeline, sessions = light
     prompt = np.random.default_rng(0).integers(0, CARD, (1, 4, 30))
@@ -284,6 +305,19 @@ def test_tiny_stream_is_what_the_whole_gives(tiny: Pipeline) -> None:
     assert np.abs(whole).max() > 1e-3
 
 
+@pytest.mark.parametrize("ends", ["together", "abandoned"])
+def test_streams_may_take_turns(tiny: Pipeline, ends: str) -> None:
+    videos = [clip(2), clip(2, first=40)]
+    alone = [tiny.generate(video, duration=1.5, seed=seed) for seed, video in enumerate(videos)]
+    streams = [tiny.generate_stream(video, duration=1.5, seed=seed) for seed, video in enumerate(videos)]
+    blocks = [[next(stream)] for stream in streams]
+    if ends == "abandoned":
+        del streams[1]
+    for stream, parts in zip(streams, blocks, strict=False):
+        parts.extend(stream)
+        assert distance(np.concatenate(parts, axis=1), alone[streams.index(stream)]) < 2e-6
+
+
 def test_a_clip_serves_twice(light: Watched) -> None:
     video = clip(31, around=1)
     first = light[0].generate_tokens(video, duration=31, seed=0)
@@ -311,6 +345,9 @@ def test_prompts_of_a_batch(light: Watched) -> None:
     np.testing.assert_array_equal(np.concatenate(tokens)[:, :, :5], codes)
     tokens = pipeline.generate_token_batch([clip(), clip(first=9)], duration=0.4, seed=0, prompt=codes[1])
     np.testing.assert_array_equal(np.concatenate(tokens)[:, :, :5], codes[[1, 1]])
+    nothing = light[0].generate_token_batch([clip(), clip(first=9)], duration=0.4, seed=0)
+    for prompt in (codes[:, :, :0], codes[0, :, :0]):
+        np.testing.assert_array_equal(pipeline.generate_token_batch([clip(), clip(first=9)], duration=0.4, seed=0, prompt=prompt), nothing)
     with refused(InputError, "got a prompt of 2 rows of codes for 3 videos"):
         pipeline.generate_batch([clip()] * 3, duration=1, prompt=codes)
 

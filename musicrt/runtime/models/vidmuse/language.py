@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,20 +20,25 @@ _SCORES = 1 << 26
 
 
 class Language:
-    """Opens windows. Keeps the caches from window to window: they are its largest buffers."""
+    """Opens windows. Caches, the largest buffers, go from a window to the next one once nobody holds the former any more."""
 
     def __init__(self, model: Model, config: Config) -> None:
         self._model, self._config = model, config
         self._caches: dict[str, Float] = {}
+        self._latest: Callable[[], Window | None] = lambda: None
 
     def open(self, keys: Keys, null_keys: Keys, columns: int) -> Window:
         """A window of so many columns. keys: of every row; null_keys: of one row without condition, of any length. Raises BackendError.
 
-        The window before it must not be used any more.
+        It may be used in turn with others that are open.
         """
         batch, heads, tokens, _ = keys[cross_names(1)[0]].shape
         most = max(_SCORES // (batch * heads * (tokens + columns)), 1)
-        return Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
+        if self._latest() is not None:
+            self._caches = {}  # they are that window's
+        window = Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
+        self._latest = weakref.ref(window)
+        return window
 
     def _room(self, batch: int, columns: int) -> dict[str, Float]:
         """Caches of at least so many columns; those of before, if they fit. What they hold is never looked at before it is written."""
