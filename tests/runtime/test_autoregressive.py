@@ -217,6 +217,14 @@ def test_temperature_flattens_and_zero_is_greedy() -> None:
     np.testing.assert_array_equal(Sampling(top_k=0, temperature=0).choose(ties, never, 0), [1, 0])
 
 
+@pytest.mark.parametrize("temperature", [1e-6, 1e-38, 1e-60, 5e-324])
+def test_cold_is_nearly_greedy(temperature: float) -> None:
+    logits = np.array([[-1e6, 3e6, -40.0, 2.9e6]], np.float32)
+    for options in ({"top_k": 0}, {"top_k": 3}, {"top_p": 0.9}):
+        weights, _ = Sampling(temperature=temperature, **options).weigh(logits)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(np.sort(weights[0]), [0, 0, 0, 1])
+
+
 def test_call_is_handed_on() -> None:
     calls: list[int] = []
 
