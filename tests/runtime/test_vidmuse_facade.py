@@ -178,8 +178,11 @@ def test_models_that_are_none(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_settings(official: VidMuse, options: dict[str, Any], says: str) -> None:
+    official.set_generation_params(duration=2, top_k=5, extend_stride=7)
+    before = dict(official.generation_params)
     with refused(InputError, says):
-        official.set_generation_params(**options)
+        official.set_generation_params(**{"duration": 3, **options})
+    assert (official.duration, official.extend_stride, official.generation_params) == (2, 7, before)
 
 
 @pytest.mark.parametrize(

@@ -91,8 +91,8 @@ class VidMuse:
     ) -> None:
         """Options of later calls; see `Pipeline.generate_stream`. two_step_cfg: fails officially, and is refused. Raises InputError."""
         _refuse_two_steps(two_step_cfg)
-        self.extend_stride, self.duration = check_stride(extend_stride), check_duration(duration)
-        self.generation_params: dict[str, Any] = {
+        stride, seconds = check_stride(extend_stride), check_duration(duration)
+        params: dict[str, Any] = {
             "use_sampling": use_sampling,
             "temp": temperature,
             "top_k": top_k,
@@ -100,7 +100,8 @@ class VidMuse:
             "cfg_coef": cfg_coef,
             "two_step_cfg": two_step_cfg,
         }
-        self.codec.check_settings(_options(**self.generation_params))
+        self.codec.check_settings(_options(**params))
+        self.extend_stride, self.duration, self.generation_params = stride, seconds, params
 
     def set_custom_progress_callback(self, progress_callback: Progress | None = None) -> None:
         """A function of how many columns of tokens are made, and how many there will be; None: print them."""
@@ -184,7 +185,7 @@ class LanguageModel:
         if len(local) != len(around):
             raise InputError(f"got local frames of {len(local)} videos and global frames of {len(around)}, expected as many")
         clips = [Clip.from_tensors(*pair) for pair in zip(local, around, strict=True)]
-        options = _options(use_sampling, temp, top_k, top_p, cfg_coef, two_step_cfg)
+        options = _options(use_sampling, temp, top_k, top_p, cfg_coef)
         options |= {"prompt": None if prompt is None else as_array(prompt, "a prompt"), "on_progress": callback or ignore_progress}
         if options["temperature"] != 0:
             options["noise"] = _TorchNumbers(around.shape)
@@ -226,8 +227,7 @@ def _read_scale(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     return {"lm": {"transformer_lm": {name: sizes[name] for name in known}}}
 
 
-def _options(use_sampling: bool, temp: float, top_k: int, top_p: float, cfg_coef: float, two_step_cfg: bool) -> GenerateOptions:
-    del two_step_cfg
+def _options(use_sampling: bool, temp: float, top_k: int, top_p: float, cfg_coef: float, **_unused: bool) -> GenerateOptions:
     return {"top_k": top_k, "top_p": top_p, "temperature": temp if use_sampling else 0.0, "guidance": cfg_coef}
 
 
