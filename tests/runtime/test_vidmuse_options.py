@@ -132,6 +132,8 @@ def test_sizes_for_a_benchmark(light: Watched) -> None:
         ({"prompt": np.zeros((1, 4, 50), int)}, "got a prompt of 50 timesteps"),
         ({"prompt": np.zeros((1, 3, 5), int)}, "got codes of shape [1, 3, 5]"),
         ({"prompt": np.full((1, 4, 5), CARD)}, f"expected 0 to {CARD - 1}"),
+        ({"prompt": [[1], [2, 3]]}, "got list, expected a numpy array"),
+        ({"prompt": np.zeros(0, np.float32)}, "the array holds no samples"),
         ({"prompt": "none.wav"}, "none.wav: no such file"),
         ({"global_frames": 0}, "got global_frames 0"),
         ({"global_frames": 2.5}, "got global_frames 2.5"),
@@ -163,10 +165,12 @@ def test_wrong_batch_sizes(idle: Watched, size: Any) -> None:
 def test_wrong_videos(idle: Watched, videos: Any, says: str) -> None:
     with refused(InputError, says):
         idle[0].generate_batch(videos, duration=1)
+    with refused(InputError, says):
+        idle[0].generate_window(videos, 50)
 
 
 def test_tensors_do_not_say_how_long_the_music_is(idle: Watched) -> None:
-    with refused(InputError, "does not say how long the music is to be; pass duration"):
+    with refused(InputError, "nothing says how long the music is to be; pass duration"):
         idle[0].generate(clip())
 
 

@@ -65,7 +65,9 @@ class AudioCodec:
 
     def read(self, source: AudioSource) -> Float:
         """The mean of a source's channels, float32 [1, samples]. Raises AudioError, and InputError for too little or too much."""
-        if not 1 <= source.samples <= SAMPLES.maximum:
+        if not source.samples:
+            raise InputError(f"{source.name} holds no samples; expected at least one")
+        if source.samples > SAMPLES.maximum:
             seconds = SAMPLES.maximum // SAMPLE_RATE
             raise InputError(f"{source.name} has {source.samples / SAMPLE_RATE:.1f} s of audio, expected up to {seconds} s; cut it")
         return np.concatenate([block.mean(axis=0, keepdims=True) for block in source.open()], axis=1)

@@ -23,7 +23,7 @@ from musicrt.runtime.models.vidmuse.loudness import Meter, apply_gain
 from musicrt.runtime.models.vidmuse.noise import Numbers, Uniforms
 from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Video, check_settings
 from musicrt.runtime.models.vidmuse.plan import Plan, make_plan, read_prompts
-from musicrt.runtime.models.vidmuse.spec import CAPACITY
+from musicrt.runtime.models.vidmuse.spec import BATCH, CAPACITY
 from musicrt.runtime.packing import bits_of
 from musicrt.runtime.pipeline import Progress, ignore_progress
 from musicrt.runtime.source import Audio, open_source
@@ -75,7 +75,7 @@ class Pipeline(Generator):
 
         `duration` and `extend_stride` have no effect. Other arguments and errors as in `generate_batch`.
         """
-        return list(self._write_codes(self._plan(videos, len(videos), timesteps, **options)))
+        return list(self._write_codes(self._plan(videos, BATCH.maximum, timesteps, **options)))
 
     def generate_stream(
         self,

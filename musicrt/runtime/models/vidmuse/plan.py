@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from musicrt.runtime.batches import check_batch
 from musicrt.runtime.errors import InputError
@@ -94,7 +95,7 @@ def plan_task(clip: Clip, duration: float | None, stride: float, prompt: Tokens)
     """
     if duration is None:
         if clip.seconds is None:
-            raise InputError(f"{clip.name} does not say how long the music is to be; pass duration, in seconds")
+            raise InputError(f"{clip.name}: nothing says how long the music is to be; pass duration, in seconds")
         duration = float(clip.seconds)
     frames = clip.local_count if clip.seconds is None else max(int(VIDEO_RATE * duration), 1)
     return Task(clip, tuple(plan_chunks(duration, stride, frames, prompt.shape[2])), prompt)
@@ -117,12 +118,25 @@ def read_prompts(codec: AudioCodec, prompt: Prompt | None, videos: int) -> list[
     """The given beginning of the music of each video, int64 [1, codebooks, P]; without one P is 0. Raises AudioError, InputError."""
     if prompt is None:
         return [codec.no_codes()] * videos
-    if not isinstance(prompt, str | Path) and np.asarray(prompt).dtype.kind in "iu":
-        codes = codec.check(prompt)
+    if (given := _as_codes(prompt)) is not None:
+        if given.shape[-2:] == codec.no_codes().shape[1:]:
+            return [codec.no_codes()] * videos
+        codes = codec.check(given)
         if len(codes) not in (1, videos):
             raise InputError(f"got a prompt of {len(codes)} rows of codes for {videos} videos, expected one, or one for each")
         return list(np.split(codes, len(codes))) * (videos // len(codes))
     return [codec.encode(codec.read(open_source(prompt, codec.sample_rate, kernel="julius")))] * videos
+
+
+def _as_codes(prompt: Prompt) -> NDArray[Any] | None:
+    """Whole numbers, perhaps from a list; None for anything else, which is audio or nothing."""
+    if isinstance(prompt, str | Path):
+        return None
+    try:
+        array = np.asarray(prompt)
+    except ValueError:  # lists of several lengths
+        return None
+    return array if array.dtype.kind in "iu" else None
 
 
 def _given(value: Any, default: Any) -> Any:
