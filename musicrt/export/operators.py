@@ -109,7 +109,8 @@ def cached_attention(projected: ir.Value, keys: ir.Value, values: ir.Value, last
     if keys.shape is None or not isinstance(heads := keys.shape[1], int):
         raise TypeError("cached_attention needs the number of heads")
     total = op.Add(op.ReduceMax(last), op.Constant(value=ir.tensor(np.array(1, np.int32))))
-    return grouped_attention(projected, None, None, keys, values, last, total, num_heads=heads, kv_num_heads=heads)
+    y, *caches = grouped_attention(projected, None, None, keys, values, last, total, num_heads=heads, kv_num_heads=heads)
+    return y, caches[0], caches[1]
 
 
 def _heads(query: ir.Value) -> tuple[int, int]:

@@ -221,7 +221,7 @@ def test_temperature_flattens_and_zero_is_greedy() -> None:
 def test_cold_is_nearly_greedy(temperature: float) -> None:
     logits = np.array([[-1e6, 3e6, -40.0, 2.9e6]], np.float32)
     for options in ({"top_k": 0}, {"top_k": 3}, {"top_p": 0.9}):
-        weights, _ = Sampling(temperature=temperature, **options).weigh(logits)  # type: ignore[arg-type]
+        weights, _ = Sampling(temperature=temperature, **options).weigh(logits)
         np.testing.assert_array_equal(np.sort(weights[0]), [0, 0, 0, 1])
 
 

@@ -52,7 +52,7 @@ class TokenSequence:
     @property
     def steps(self) -> int:
         """How many columns are to be written."""
-        return self.tokens.shape[2] - self.first
+        return self.pattern.columns(self.timesteps) - self.first
 
     def write(self, column: int, chosen: Tokens) -> None:
         """Write tokens int64 [batch, codebooks] where none is known; outside the pattern there are only special tokens."""

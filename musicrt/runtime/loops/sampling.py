@@ -73,7 +73,7 @@ class Sampling:
     def choose(self, logits: Float, draw: Draw, call: int) -> Tokens:
         """A token for each row of logits float32 [rows, n]: int64 [rows]. `call` counts the choices of a run."""
         if self.is_greedy:
-            return np.argmax(logits, axis=1)
+            return _first_largest(logits)
         weights, tokens = self.weigh(logits)
         entries = draw(call, weights)
         return entries if tokens is None else np.take_along_axis(tokens, entries[:, None], axis=1)[:, 0]
@@ -89,12 +89,18 @@ def pick(weights: Float, uniform: NDArray[np.float64]) -> Tokens:
     """By uniform numbers u, float64 [rows] in [0, 1): how many of the cumulative sums of weights [rows, n] are at most u."""
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     sums /= sums[:, -1:]
-    return np.count_nonzero(sums <= uniform[:, None], axis=1)
+    counts: Tokens = np.count_nonzero(sums <= uniform[:, None], axis=1)
+    return counts
 
 
 def race(weights: Float, arrivals: Float) -> Tokens:
     """By exponential numbers [rows, n]: the entry with the largest weight per number, as torch.multinomial takes one sample."""
-    return np.argmax(weights / arrivals, axis=1)
+    return _first_largest(weights / arrivals)
+
+
+def _first_largest(values: Float) -> Tokens:
+    places: Tokens = np.argmax(values, axis=1)
+    return places
 
 
 def _normalise(weights: Float) -> Float:

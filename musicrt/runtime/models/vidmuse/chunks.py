@@ -43,12 +43,12 @@ def check_duration(duration: object) -> float:
 
 def check_stride(stride: object) -> float:
     """Seconds from one window to the next, at least one timestep and less than a window. Raises InputError."""
-    is_number = isinstance(stride, Real) and not isinstance(stride, bool) and math.isfinite(stride)
-    if not is_number or int(FRAME_RATE * float(stride)) < 1:  # type: ignore[arg-type]
+    seconds = float(stride) if isinstance(stride, Real) and not isinstance(stride, bool) else math.nan
+    if not math.isfinite(seconds) or int(FRAME_RATE * seconds) < 1:
         raise InputError(f"got extend_stride {stride!r}, expected seconds from {1 / FRAME_RATE} to below {WINDOW_SECONDS:.0f}")
-    if float(stride) >= WINDOW_SECONDS:
+    if seconds >= WINDOW_SECONDS:
         raise InputError(f"got extend_stride {stride!r}, expected less than the {WINDOW_SECONDS:.0f} s of a window; they have to overlap")
-    return float(stride)
+    return seconds
 
 
 def plan_window(timesteps: object, frames: int, known: int = 0) -> Chunk:

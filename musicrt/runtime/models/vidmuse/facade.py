@@ -223,8 +223,8 @@ def _read_scale(files: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
     main = CHECKPOINT.files[0]
     stated = parse_training_config(files[main]["xp.cfg"], main) if "xp.cfg" in files[main] else {}
     sizes = stated.get("transformer_lm")
-    known = [name for name in ("dim", "num_heads", "num_layers") if isinstance(sizes, Mapping) and name in sizes]
-    return {"lm": {"transformer_lm": {name: sizes[name] for name in known}}}
+    given = sizes if isinstance(sizes, Mapping) else {}
+    return {"lm": {"transformer_lm": {name: given[name] for name in ("dim", "num_heads", "num_layers") if name in given}}}
 
 
 def _options(use_sampling: bool, temp: float, top_k: int, top_p: float, cfg_coef: float, **_unused: bool) -> GenerateOptions:

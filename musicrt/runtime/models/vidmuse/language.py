@@ -13,6 +13,7 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.conditioner import Keys
 from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.spec import CAPACITY, cache_names, cross_names
+from musicrt.runtime.session import Array
 
 Float = NDArray[np.float32]
 _SCORES = 1 << 26
@@ -61,7 +62,7 @@ class Window:
         self._length = np.zeros(1, np.int64)
         self._logits = np.zeros((2, batch, config.codebooks, 1, config.card), np.float32)
         self._feeds = dict(feeds)
-        bound = {**self._feeds, "tokens": self._tokens, "length": self._length}
+        bound: dict[str, Array] = {**self._feeds, "tokens": self._tokens, "length": self._length}
         self._step = self._session.bind(bound, {"logits": self._logits})
 
     def feed(self, columns: Tokens) -> Float:
@@ -79,6 +80,6 @@ class Window:
         return self._logits[:, :, :, 0]
 
     def _prefill(self, columns: Tokens) -> None:
-        feeds = {**self._feeds, "tokens": np.ascontiguousarray(columns), "length": self._length}
+        feeds: dict[str, Array] = {**self._feeds, "tokens": np.ascontiguousarray(columns), "length": self._length}
         self._logits[...] = self._session.run(feeds)["logits"][:, :, :, -1:]
         self._length += columns.shape[2]

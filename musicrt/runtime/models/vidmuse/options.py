@@ -59,7 +59,7 @@ def check_settings(config: Config, defaults: Mapping[str, Any], options: Generat
         value = options.get(name)
         return defaults[name] if value is None else value
 
-    top_k = min(defaults["top_k"], config.card) if options.get("top_k") is None else options["top_k"]
+    top_k = min(given("top_k"), config.card) if options.get("top_k") is None else given("top_k")
     sampling = Sampling(top_k, given("top_p"), given("temperature")).check(config.card)
     return Settings(sampling, check_guidance(given("guidance")))
 
