@@ -70,19 +70,25 @@ class ChainRunner(CodecRunner[Pipeline]):
         }
 
     def lm_generate(self, case: Case) -> Outputs:
-        """The condition is given, its null half with as many tokens as the other."""
-        condition = case.inputs["video_emb"]
+        """The condition is given, both halves with as many tokens. Row by row, because the null half of each might be another."""
+        condition, uniforms = case.inputs["video_emb"], _uniforms(case)
         batch, timesteps = len(condition) // 2, int(_option(case, "duration") * 50)
-        composer = _TracedComposer(self.codec.model, self.codec.config)
-        prompt = case.inputs.get("prompt", np.zeros((batch, composer.pattern_rows, 0), np.int64))
-        sequence = TokenSequence(composer.pattern, prompt, timesteps)
-        keys = [composer.conditioner.keys(part) for part in (condition[:batch], condition[batch : batch + 1])]
+        rows = [_TracedComposer(self.codec.model, self.codec.config) for _ in range(batch)]
+        codebooks = self.codec.config.codebooks
+        prompt = case.inputs.get("prompt", np.zeros((batch, codebooks, 0), np.int64))
         settings = Settings(_sampling(case), _option(case, "cfg_coef"))
-        uniforms = _uniforms(case)
-        numbers = InjectedNumbers(uniforms, len(uniforms), batch * composer.pattern_rows)
-        for _ in composer.write_window(sequence, keys[0], rename(keys[1]), settings, numbers):
-            pass
-        return self._outputs(sequence.codes(), composer, batch)
+        tokens = []
+        for row, composer in enumerate(rows):
+            sequence = TokenSequence(composer.pattern, prompt[row : row + 1], timesteps)
+            keys = [composer.conditioner.keys(condition[place : place + 1]) for place in (row, batch + row)]
+            numbers = InjectedNumbers([one[row * codebooks : (row + 1) * codebooks] for one in uniforms], len(uniforms), codebooks)
+            for _ in composer.write_window(sequence, keys[0], rename(keys[1]), settings, numbers):
+                pass
+            tokens.append(sequence.codes())
+        together = _TracedComposer(self.codec.model, self.codec.config)
+        together.first_logits = np.concatenate([one.first_logits for one in rows])
+        together.margins = [np.concatenate(margins) for margins in zip(*(one.margins for one in rows), strict=True)]
+        return self._outputs(np.concatenate(tokens), together, batch)
 
     def generate(self, case: Case) -> Outputs:
         pairs = zip(case.inputs["local"], case.inputs["global"], strict=True)
@@ -92,16 +98,14 @@ class ChainRunner(CodecRunner[Pipeline]):
     def generate_official_rng(self, case: Case) -> Outputs:
         """Only the numbers of the tokens that may be chosen are recorded."""
         inputs = case.inputs
-        clip = Clip.from_tensors(inputs["local"][0], inputs["global"][0])
-        return self._generate(case, [clip], _Race(inputs["draws"], inputs["draw_ids"]))
+        clips = [Clip.from_tensors(*pair) for pair in zip(inputs["local"], inputs["global"], strict=True)]
+        return self._generate(case, clips, _Race(inputs["draws"], inputs["draw_ids"]))
 
     def video_to_audio(self, case: Case) -> Outputs:
         clip = read_clip(case)
         return {"trace/local_ids": clip.local_ids(), **self._generate(case, [clip], _uniforms(case))}
 
-    def _generate(
-        self, case: Case, clips: Sequence[Clip], noise: Numbers | Sequence[Array], prompt: Tokens | None = None
-    ) -> Outputs:
+    def _generate(self, case: Case, clips: Sequence[Clip], noise: Numbers | Sequence[Array], prompt: Tokens | None = None) -> Outputs:
         codec = Pipeline(self.codec.model)
         composer = codec.composer = _TracedComposer(codec.model, codec.config)
         sampling = _sampling(case)
@@ -133,7 +137,6 @@ class _TracedComposer(Composer):
 
     def __init__(self, model: Model, config: Config) -> None:
         super().__init__(model, config)
-        self.pattern_rows = config.codebooks
         self.margins: list[Array] = []
         self.first_logits = np.zeros((0, 0), np.float32)
 
@@ -149,7 +152,7 @@ class _TracedComposer(Composer):
             return best[:, -1] - best[:, -2]
         weights, _ = settings.sampling.weigh(logits)
         if isinstance(numbers, _Race):
-            best = np.partition(weights / numbers.arrivals(call), -2, axis=1)
+            best = np.partition(weights / numbers.arrivals(call, weights.shape[1]), -2, axis=1)
             return 1 - best[:, -2] / best[:, -1]
         if not isinstance(numbers, InjectedNumbers):
             raise TypeError(f"got {type(numbers).__name__}, expected recorded numbers")
@@ -167,14 +170,14 @@ class _Race:
     def begin(self) -> None:
         return
 
-    def arrivals(self, call: int) -> Float:
+    def arrivals(self, call: int, card: int) -> Float:
         """Of all tokens."""
-        arrivals = np.full((self._draws.shape[1], 2048), np.inf, np.float32)
+        arrivals = np.full((self._draws.shape[1], card), np.inf, np.float32)
         np.put_along_axis(arrivals, self._ids[call], self._draws[call], axis=1)
         return arrivals
 
     def draw(self, call: int, weights: Float) -> Tokens:
-        return race(weights, self.arrivals(call))
+        return race(weights, self.arrivals(call, weights.shape[1]))
 
 
 def _sampling(case: Case) -> Sampling:
@@ -189,5 +192,3 @@ def _option(case: Case, name: str) -> Any:
 
 def _uniforms(case: Case) -> list[Array]:
     return [(noise.astype(np.float64) + 1) / 2 for noise in case.noise]
-
-
