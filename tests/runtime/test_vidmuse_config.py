@@ -101,6 +101,7 @@ def test_mapping_gives_the_same_again() -> None:
         (with_value("lm.transformer_lm.past_context", 100), ["past_context", 100]),
         (with_value("lm.transformer_lm.num_layers", 10**9), ["num_layers"]),
         (with_value("lm.transformer_lm.no_such", 1), ["no_such", "num_layers"]),
+        (with_value("lm.transformer_lm.num_heads", 256), ["num_heads=256", "heads of a multiple of 8"]),
         (with_value("lm.transformer_lm.card", 1024), ["2048 encodec.codebook_size", "expected 1024"]),
         (with_value("lm.transformer_lm.n_q", 8), ["4 delays", "expected 8"]),
         (with_value("lm.codebooks_pattern.modeling", "parallel"), ["modeling", "parallel"]),
