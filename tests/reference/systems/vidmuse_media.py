@@ -11,8 +11,8 @@ import numpy as np
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.models.vidmuse.frames import GLOBAL_FRAMES, Clip
 from musicrt.runtime.models.vidmuse.loudness import Meter, apply_gain
-from musicrt.runtime.models.vidmuse.pixels import pixel_values
-from musicrt.runtime.models.vidmuse.sampling import FRAME_RATE, global_ids, local_ids
+from musicrt.runtime.models.vidmuse.pixels import pixel_values, resize
+from musicrt.runtime.models.vidmuse.sampling import FRAME_RATE, global_ids, local_ids, pad_ids
 from musicrt.runtime.resampling import resample_audio
 from tests.reference.case import Case
 from tests.reference.signals import Array
@@ -38,7 +38,7 @@ class MediaCases:
     def video_read(self, case: Case) -> Outputs:
         frames, options = case.inputs["frames"], case.info["options"]
         clip = read_clip(case)
-        chosen = local_ids(len(frames), options["avg_fps"], options["duration"])
+        chosen = local_ids(len(frames), options["avg_fps"], options["duration"], *_beginning_and_rate(options))
         overall = global_ids(len(frames), clip.global_count)
         return {"local_ids": chosen, "global_ids": overall, **_pictures(clip)}
 
@@ -77,17 +77,28 @@ class MediaCases:
 def read_clip(case: Case) -> Clip:
     """The clip of a case that holds all frames of a video, [frames, 3, height, width]. Raises InputError."""
     frames, options = case.inputs["frames"], case.info["options"]
-    _check_reader(options)
-    return Clip.from_frames(frames, options["avg_fps"], seconds=options["duration"], **_clip_options(options))
+    start, rate = _beginning_and_rate(options)
+    if (start, rate) == (0, FRAME_RATE):
+        return Clip.from_frames(frames, options["avg_fps"], seconds=options["duration"], **_clip_options(options))
+    # What no option of ours asks for: another part of the video, or more frames a second.
+    given = _clip_options(options)
+    chosen = pad_ids(local_ids(len(frames), options["avg_fps"], options["duration"], start, rate), rate * options["duration"])
+    both = (resize(frames[ids], given["antialias"]) for ids in (chosen, global_ids(len(frames), given["global_frames"])))
+    return Clip.from_tensors(*(pictures.transpose(1, 0, 2, 3) for pictures in both))
 
 
 def _clip_options(options: Mapping[str, Any]) -> dict[str, Any]:
     return {"global_frames": options.get("global_num_frames") or GLOBAL_FRAMES, "antialias": bool(options.get("antialias"))}
 
 
+def _beginning_and_rate(options: Mapping[str, Any]) -> tuple[float, int]:
+    """From how many seconds on the reader was to read, and how many frames a second."""
+    return options.get("seek_time") or 0, options.get("target_fps") or FRAME_RATE
+
+
 def _check_reader(options: Mapping[str, Any]) -> None:
     """Raises InputError: other than from the beginning of the video, two frames a second."""
-    start, rate = options.get("seek_time") or 0, options.get("target_fps") or FRAME_RATE
+    start, rate = _beginning_and_rate(options)
     if start != 0 or rate != FRAME_RATE:
         raise InputError(f"got a case from {start} s on at {rate} frames a second, expected 0 s and {FRAME_RATE}")
 
