@@ -9,7 +9,16 @@ from typing import Any
 
 from benchmarks.rounds import BASELINES
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.model import load
 from musicrt.runtime.select import BACKENDS
+
+
+class Opened:
+    """A bundle on one backend, as a user opens it."""
+
+    def __init__(self, bundle: str, backend: str, threads: int | None) -> None:
+        """Raises BundleError, BackendError."""
+        self.codec = load(bundle, backend=backend, threads=threads)
 
 
 def open_contender(
@@ -17,11 +26,15 @@ def open_contender(
 ) -> Any:
     """The `Contender` of a system's `workload`: one of BASELINES, or the bundle on a backend. `plain`: folder of the plain export.
 
-    A system's folder has `Eager` in `baselines`, `PlainOnnx` and `OnBackend` in `contenders`. Raises InputError.
+    A system's folder has `Eager` in `baselines`, `OnBackend` in `contenders`, and `PlainOnnx` if it is exported plainly. Raises InputError.
     """
     if name not in (*BASELINES, *BACKENDS):
         raise InputError(f"unknown contender {name!r}; known: {', '.join((*BASELINES, *BACKENDS))}")
     ways = importlib.import_module(f"benchmarks.{system}.{'baselines' if name == 'eager' else 'contenders'}")
     if name == "eager":
         return ways.Eager(Path(checkpoint), config, threads)
-    return ways.PlainOnnx(Path(plain), config, threads) if name == "plain-onnx" else ways.OnBackend(bundle, name, threads)
+    if name != "plain-onnx":
+        return ways.OnBackend(bundle, name, threads)
+    if not hasattr(ways, "PlainOnnx"):
+        raise InputError(f"got the contender plain-onnx, which {system} has not; leave it out of --contenders")
+    return ways.PlainOnnx(Path(plain), config, threads)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
@@ -120,11 +121,15 @@ def run_stages(stages: Mapping[str, Callable[[], Outputs]], order: Sequence[str]
     return {name: {key: value.copy() for key, value in stages[name]().items()} for name in wanted}
 
 
-def time_in_turn(calls: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, list[float]]:
-    """Seconds of each repeat of each call, one call after the other in each repeat, after one round that is not timed."""
+def time_in_turn(calls: Mapping[str, Callable[[], object]], repeats: int, rest: float = 0.0) -> dict[str, list[float]]:
+    """Seconds of each repeat of each call, one call after the other in each repeat, after one round that is not timed.
+
+    rest: seconds before each call, in which the threads of the one before stop waiting for more work.
+    """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(repeats + 1):
         for name, call in calls.items():
+            time.sleep(rest)
             (seconds,) = measure(call, 0, 1)
             if index:
                 times[name].append(seconds)

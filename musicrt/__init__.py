@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from musicrt.runtime.models.mucodec.facade import MuCodec
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
+    from musicrt.runtime.models.vidmuse.facade import Clip, VidMuse
     from musicrt.runtime.session import FakeSession
 
 __version__ = "0.1.0"
@@ -45,6 +46,8 @@ _HOMES = {
     "EncoderDecoder": "models.music2latent.facade",
     "MuCodec": "models.mucodec.facade",
     "SemantiCodec": "models.semanticodec.facade",
+    "Clip": "models.vidmuse.facade",
+    "VidMuse": "models.vidmuse.facade",
     **dict.fromkeys(
         (
             "AudioError",
@@ -73,6 +76,7 @@ __all__ = [
     "BundleError",
     "Cancelled",
     "CheckpointError",
+    "Clip",
     "ConfigError",
     "Encoded",
     "EncodedError",
@@ -85,6 +89,7 @@ __all__ = [
     "OutputError",
     "SemantiCodec",
     "VerificationError",
+    "VidMuse",
     "VideoError",
     "__version__",
     "load",

@@ -18,7 +18,7 @@ from rich.table import Table
 
 import musicrt
 from musicrt.cli_engines import print_built, print_engines
-from musicrt.cli_options import DECODING, ENCODING, FEATURES, OptionsCommand, check_flags, given_of, with_options
+from musicrt.cli_options import DECODING, ENCODING, FEATURES, GENERATION, OptionsCommand, check_flags, generators, given_of, with_options
 from musicrt.cli_output import console, errors, print_bundle, print_encoded, print_facts, print_json, say
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError, InputError, MusicRTError, VerificationError
@@ -217,6 +217,34 @@ def roundtrip(
             {**given_of(DECODING, options), "on_progress": partial(report, text="decoding")},
         )
     say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
+
+
+@app.command(cls=OptionsCommand)
+@with_options(GENERATION)
+def generate(
+    bundle: BundleArgument,
+    video: Annotated[Path, typer.Argument(help="Any video file that FFmpeg reads, or a folder of them.")],
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", help="The audio file to write, or a copy of the video with the music; for a folder, a folder."),
+    ],
+    *,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+    **options: Any,
+) -> None:
+    """Make music for a video, or for each video of a folder."""
+    with _open(bundle, backend, threads) as codec, _progress("generating") as report:
+        if not hasattr(codec, "generate_stream"):
+            raise InputError(f"{codec.model.spec.system} makes no music for videos; load a bundle of {', '.join(generators())}")
+        check_flags(codec, [codec.generate_stream, codec.compose], GENERATION, options)
+        if video.is_dir():
+            written = codec.generate_folder(video, out, on_progress=report, **options)
+            line = f"{out}: music for {len(written)} video{'' if len(written) == 1 else 's'}"
+        else:
+            samples = codec.generate_file(video, out, on_progress=report, **options)
+            line = f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz"
+    say(line)
 
 
 @app.command()

@@ -1,7 +1,8 @@
-"""The options of encoding and decoding that systems may have, as the command line offers them.
+"""The options of encoding, decoding and generating that systems may have, as the command line offers them.
 
 None has a default here: what is not given is not passed on, so that each system's own default holds; and what is given to a system
-that has no such option is refused. Names are those of the parameters of `encode_source` and `decode_stream`.
+that has no such option is refused. Names are those of the parameters of `encode_source` and `decode_stream`, and of a generator's
+`generate_stream` and `compose`.
 """
 
 from __future__ import annotations
@@ -41,8 +42,11 @@ _CHUNKING = Flag(
     Literal["seamless", "official"],
     "seamless: overlapping windows in constant memory; official: the official package's 60 s chunks.",
 )
-_MAX_BATCH_SIZE = Flag("--max-batch-size", int, "Pieces of audio that run together; fewer take less memory.")
+_MAX_BATCH_SIZE = Flag("--max-batch-size", int, "Pieces of audio, or videos, that run together; fewer take less memory.")
 
+_GUIDANCE = Flag("--guidance", float, "Strength of classifier-free guidance; 1: none.")
+_PROMPT = Flag("--prompt", Path, "An audio file that comes before what is made, and sets its manner.")
+_SEED = Flag("--seed", int, "The same seed gives the same audio.")
 _FIT = Flag(
     "--fit",
     Literal["window", "length"],
@@ -65,35 +69,64 @@ DECODING: Mapping[str, Flag] = {
         Literal["ddim", "dpm-solver++"],
         "How the steps are taken; dpm-solver++ adds no noise and gets by with 10 to 20.",
     ),
-    "guidance": Flag("--guidance", float, "Strength of classifier-free guidance; 1: none."),
+    "guidance": _GUIDANCE,
     "eta": Flag("--eta", float, "Noise in each step of ddim, from 0 (none) to 1."),
-    "prompt": Flag("--prompt", Path, "An audio file that comes before what is decoded, and sets its manner."),
-    "seed": Flag("--seed", int, "The same seed gives the same audio."),
+    "prompt": _PROMPT,
+    "seed": _SEED,
     "chunking": _CHUNKING,
     "fit": _FIT,
     "max_batch_size": _MAX_BATCH_SIZE,
 }
-OPTIONS: Mapping[str, Flag] = {**ENCODING, **FEATURES, **DECODING}
+GENERATION: Mapping[str, Flag] = {
+    "duration": Flag("--duration", float, "Seconds of music; the whole seconds of the video by default."),
+    "top_k": Flag("--top-k", int, "Draw each token from so many likeliest ones; 0: from all."),
+    "top_p": Flag("--top-p", float, "Instead from those that together have this probability; 0: off."),
+    "temperature": Flag("--temperature", float, "Above 1 draws less likely tokens more often; 0: always the likeliest."),
+    "guidance": _GUIDANCE,
+    "extend_stride": Flag("--extend-stride", float, "Seconds from window to window of music that is longer than one."),
+    "prompt": _PROMPT,
+    "seed": _SEED,
+    "global_frames": Flag("--global-frames", int, "Pictures from all over the video that every window sees."),
+    "antialias": Flag("--antialias/--no-antialias", bool, "Resize pictures as newer versions of torchvision do."),
+    "loudness": Flag("--loudness/--no-loudness", bool, "Bring the music to -16 LKFS; without, as it is made."),
+    "max_batch_size": _MAX_BATCH_SIZE,
+}
+OPTIONS: Mapping[str, Flag] = {**ENCODING, **FEATURES, **DECODING, **GENERATION}
+_METHODS: Mapping[str, tuple[str, ...]] = {
+    "encode": ("encode_source",),
+    "decode": ("decode_stream",),
+    "roundtrip": ("encode_source", "decode_stream"),
+    "generate": ("generate_stream", "compose"),
+}
+"""Where the options of each command come from."""
 
 
 class OptionsCommand(TyperCommand):
     """A command whose help says which systems have an option. They are only asked for that help, because to import them takes time."""
 
     def format_options(self, ctx: Any, formatter: Any) -> None:
-        owners = owners_of_options()
+        owners = owners_of_options(str(self.name))
         for parameter in self.params:
             if isinstance(parameter, TyperOption) and parameter.name in OPTIONS:
                 parameter.help = f"{OPTIONS[parameter.name].help} ({', '.join(owners[parameter.name])})"
         super().format_options(ctx, formatter)
 
 
-def owners_of_options() -> dict[str, list[str]]:
-    """The systems that have each option, for encoding or decoding."""
+def owners_of_options(command: str) -> dict[str, list[str]]:
+    """The systems that have each option of a command."""
     from musicrt.runtime.pipeline import options_of
 
     codecs = {system: system_module(system, "pipeline").Pipeline for system in system_names()}
-    known = {system: {*options_of(codec.encode_source), *options_of(codec.decode_stream)} for system, codec in codecs.items()}
+    known = {
+        system: {option for method in _METHODS[command] if hasattr(codec, method) for option in options_of(getattr(codec, method))}
+        for system, codec in codecs.items()
+    }
     return {name: [system for system, names in known.items() if name in names] for name in OPTIONS}
+
+
+def generators() -> list[str]:
+    """The systems that make music for videos."""
+    return [system for system in system_names() if hasattr(system_module(system, "pipeline").Pipeline, "generate_stream")]
 
 
 def with_options(options: Mapping[str, Flag]) -> Callable[[Command], Command]:

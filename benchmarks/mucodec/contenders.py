@@ -9,12 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contenders import Opened
 from benchmarks.mucodec.official import PARTS, Official
 from benchmarks.mucodec.workload import STEPS, TIME, Part, Workload
 from benchmarks.plain import PlainGraphs
 from benchmarks.rounds import Outputs
 from musicrt.runtime.loops.flow import EulerSchedule
-from musicrt.runtime.model import load
 
 
 class PlainOnnx(Official):
@@ -29,11 +29,8 @@ class PlainOnnx(Official):
         return self.graphs.run(part, dict(zip(PARTS[part][0], inputs, strict=True)))
 
 
-class OnBackend:
+class OnBackend(Opened):
     """A bundle on one backend, as a user runs it."""
-
-    def __init__(self, bundle: str, backend: str, threads: int | None) -> None:
-        self.codec = load(bundle, backend=backend, threads=threads)
 
     def prepare(self, part: Part, work: Workload) -> Callable[[], Outputs]:
         """See `Contender`. Steps run on bound buffers, as in the sampler, and channels one by one."""

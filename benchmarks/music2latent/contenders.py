@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.contenders import Opened
 from benchmarks.music2latent.workload import Float, Outputs, Workload, crop_audio, official_schedule
 from benchmarks.plain import PlainGraphs
 from musicrt.runtime.loops.consistency import combine, scale_input
-from musicrt.runtime.model import load
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.noise import Place, SeededNoise
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
@@ -19,11 +19,8 @@ from musicrt.runtime.models.music2latent.spectrum import Spectrum
 _SEED = 7
 
 
-class OnBackend:
+class OnBackend(Opened):
     """A bundle on one backend, as a user runs it."""
-
-    def __init__(self, bundle: str, backend: str, threads: int | None) -> None:
-        self.codec = load(bundle, backend=backend, threads=threads)
 
     def encode(self, audio: Float) -> Float:
         """Audio float32 [1, n] -> latents [1, 64, L]."""

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.contenders import Opened
 from benchmarks.plain import PlainGraphs
 from benchmarks.rounds import Outputs
 from benchmarks.semanticodec.official import PARTS, Official
 from benchmarks.semanticodec.workload import GUIDANCE, TIMESTEP, Float, Tokens, Workload
-from musicrt.runtime.model import load
 from musicrt.runtime.models.semanticodec.noise import SeededNoise
 
 _SEED = 7
@@ -31,11 +31,8 @@ class PlainOnnx(Official):
         return self.graphs.run(part, dict(zip(PARTS[part][0], inputs, strict=True)))
 
 
-class OnBackend:
+class OnBackend(Opened):
     """A bundle on one backend, as a user runs it."""
-
-    def __init__(self, bundle: str, backend: str, threads: int | None) -> None:
-        self.codec = load(bundle, backend=backend, threads=threads)
 
     def encode(self, audio: Float) -> Tokens:
         """Audio float32 [1, n] -> tokens int64 [1, T, 2]."""

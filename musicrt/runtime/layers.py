@@ -182,7 +182,7 @@ def attend_cached(projected: Tensor, keys: Tensor, values: Tensor, last: Tensor)
 
 
 def _attend_in_place(projected: Tensor, keys: Tensor, values: Tensor, stop: int) -> Tensor:
-    query, key, value = projected.unflatten(2, (3, keys.shape[1], keys.shape[3])).permute(2, 0, 3, 1, 4)
+    query, key, value = projected.reshape(*projected.shape[:2], 3, keys.shape[1], keys.shape[3]).permute(2, 0, 3, 1, 4)
     start = stop - projected.shape[1]
     keys[:, :, start:stop], values[:, :, start:stop] = key, value
     mask = None if stop - start == 1 else torch.ones(stop - start, stop, dtype=torch.bool, device=query.device).tril(start)

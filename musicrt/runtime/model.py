@@ -54,8 +54,16 @@ class Model:
         )
 
     @classmethod
-    def open_checkpoint(cls, system: str, source: Source, config: Mapping[str, Any], *, device: Literal["cpu", "cuda"] = "cpu") -> Model:
-        """Run an official checkpoint in PyTorch, without a bundle. `config`: official hyper-parameters, such as those of a variant.
+    def open_checkpoint(
+        cls,
+        system: str,
+        source: Source,
+        config: Mapping[str, Any] | Callable[[Mapping[str, Mapping[str, Any]]], Mapping[str, Any]],
+        *,
+        device: Literal["cpu", "cuda"] = "cpu",
+    ) -> Model:
+        """Run an official checkpoint in PyTorch, without a bundle. `config`: official hyper-parameters, such as those of a variant, or
+        a function that gets them from the files that `read_checkpoint` gives.
 
         Raises CheckpointError, ConfigError, BackendError.
         """
@@ -63,8 +71,10 @@ class Model:
         from musicrt.runtime.backends.torch import TorchSession
         from musicrt.runtime.checkpoint import read_checkpoint
 
-        asked = build_spec(system, config, "checkpoint")
+        asked = build_spec(system, {} if callable(config) else config, "checkpoint")
         files = read_checkpoint(asked.checkpoint, source)
+        if callable(config):
+            asked = build_spec(system, config(files), "checkpoint")
         spec = fit_spec(asked, files)
         stages = system_module(system, "stages").load_stages(files, spec.config)
         return cls(spec, lambda stage: TorchSession(spec.stage(stage), stages[stage], backend.device), choice, device=device)

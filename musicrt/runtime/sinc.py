@@ -1,8 +1,9 @@
-"""Windowed-sinc resampling, the default of torchaudio, block by block.
+"""Windowed-sinc resampling, the default of torchaudio or that of julius, block by block.
 
 With the rates reduced to o and n, every o samples give n: number j of these is the input around j * o / n, weighted by a sinc under a
-Hann window that ends six zero crossings away. The weights are computed in float32, as torchaudio does: at 44.1 kHz that shows at 1e-5.
-So is the length, which makes it a sample shorter than the exact one for a few lengths, and some samples off beyond eight million.
+Hann window that ends so many zero crossings away. The weights are computed in float32, as both do: at 44.1 kHz that shows at 1e-5.
+So is the length with torchaudio, which makes it a sample shorter than the exact one for a few lengths, and some samples off beyond
+eight million.
 """
 
 from __future__ import annotations
@@ -16,10 +17,25 @@ from numpy.lib.stride_tricks import sliding_window_view
 
 from musicrt.runtime.waveform import Audio
 
-_CROSSINGS = 6
-_ROLLOFF = 0.99  # the cut-off, as a share of the lower Nyquist frequency
 _SPREAD = 4  # half widths of the filter from the first to the last phase of a matrix: slow when small, large when large
 _PIECE = 1 << 18  # values of a channel in a temporary array
+
+
+@dataclass(frozen=True)
+class SincShape:
+    """`crossings`: where the window ends, in zero crossings. `rolloff`: the cut-off, as a share of the lower Nyquist frequency.
+
+    `is_julius`: weights are scaled to a sum of 1, the first and last samples go on for ever, and lengths are rounded down; else, as
+    in torchaudio, they are what the formula gives, with silence around, and lengths are rounded up.
+    """
+
+    crossings: int
+    rolloff: float
+    is_julius: bool = False
+
+
+TORCHAUDIO = SincShape(6, 0.99)
+JULIUS = SincShape(24, 0.945, is_julius=True)
 
 
 @dataclass(frozen=True)
@@ -31,13 +47,14 @@ class _Phases:
 
 
 class SincFilter:
-    """The weights for two rates: at most 180 bytes for each Hz of the higher one, after reduction."""
+    """The weights for two rates: at most 30 bytes for each crossing and each Hz of the higher one, after reduction."""
 
-    def __init__(self, source_rate: int, target_rate: int) -> None:
+    def __init__(self, source_rate: int, target_rate: int, shape: SincShape = TORCHAUDIO) -> None:
+        self._shape = shape
         divisor = math.gcd(source_rate, target_rate)
         self.source, self.target = source_rate // divisor, target_rate // divisor
-        self.cutoff = min(self.source, self.target) * _ROLLOFF
-        self.width = math.ceil(_CROSSINGS * self.source / self.cutoff)
+        self.cutoff = min(self.source, self.target) * shape.rolloff
+        self.width = math.ceil(shape.crossings * self.source / self.cutoff)
         # Samples further than `width` from a phase have weight zero. One matrix for all phases would be nearly all zeros:
         # gigabytes of them for rates such as 44099 and 16000.
         count = max(_SPREAD * self.width * self.target // self.source, 1)
@@ -45,14 +62,18 @@ class SincFilter:
         self.frames = max(_PIECE // max(self.source, self.target, len(self._groups[0].weights)), 1)
 
     def _weigh(self, start: int, stop: int) -> _Phases:
+        crossings = self._shape.crossings
         first, last = start * self.source // self.target - self.width, (stop - 1) * self.source // self.target + self.width
         phases = np.arange(-start, -stop, -1, dtype=np.float32) / np.float32(self.target)
         angle = phases + np.arange(first, last + 1, dtype=np.float32)[:, None] / np.float32(self.source)
         angle *= self.cutoff
-        np.clip(angle, -_CROSSINGS, _CROSSINGS, out=angle)
+        np.clip(angle, -crossings, crossings, out=angle)
         angle *= np.pi
-        window = np.cos(angle / np.float32(2 * _CROSSINGS)) ** 2
+        window = np.cos(angle / np.float32(2 * crossings)) ** 2
         sinc = np.divide(np.sin(angle), angle, out=np.ones_like(angle), where=angle != 0)
+        if self._shape.is_julius:
+            weights = sinc * window
+            return _Phases(first, weights / weights.sum(axis=0))
         return _Phases(first, sinc * (window * np.float32(self.cutoff / self.source)))
 
     def apply(self, audio: Audio, frames: int) -> Audio:
@@ -67,23 +88,29 @@ class SincFilter:
         return output.reshape(len(audio), -1)
 
 
-def sinc_length(samples: int, source_rate: int, target_rate: int) -> int:
-    """How many samples are kept: ceil(samples * target_rate / source_rate), rounded to float32 first as torchaudio does."""
+def sinc_length(samples: int, source_rate: int, target_rate: int, shape: SincShape = TORCHAUDIO) -> int:
+    """How many samples are kept: samples * target_rate / source_rate, rounded down (julius), or to float32 and then up (torchaudio)."""
     divisor = math.gcd(source_rate, target_rate)
     source, target = source_rate // divisor, target_rate // divisor
+    if shape.is_julius:
+        return target * samples // source
     return min(math.ceil(np.float32(target * samples / source)), (samples // source + 1) * target)
 
 
-def resample_sinc(blocks: Iterable[Audio], channels: int, source_rate: int, target_rate: int) -> Iterator[Audio]:
+def resample_sinc(
+    blocks: Iterable[Audio], channels: int, source_rate: int, target_rate: int, shape: SincShape = TORCHAUDIO
+) -> Iterator[Audio]:
     """Resample float32 [channels, n] blocks to `sinc_length` samples, bit by bit the same for any blocks.
 
     Holds a block and, of each channel, up to 2^18 samples, or a second of them where the rates have no common divisor.
     """
-    kernel = SincFilter(source_rate, target_rate)
+    kernel = SincFilter(source_rate, target_rate, shape)
     step, edges = kernel.frames * kernel.source, 2 * kernel.width
     held, count = [np.zeros((channels, kernel.width), np.float32)], kernel.width
     taken = given = 0
     for block in blocks:
+        if not taken and shape.is_julius and block.shape[1]:
+            held = [np.repeat(block[:, :1], kernel.width, axis=1)]
         taken += block.shape[1]
         count += block.shape[1]
         held.append(block)
@@ -95,8 +122,10 @@ def resample_sinc(blocks: Iterable[Audio], channels: int, source_rate: int, targ
             yield kernel.apply(audio[:, piece * step :], kernel.frames)
         given += pieces * kernel.frames * kernel.target
         held, count = [audio[:, pieces * step :].copy()], count - pieces * step
-    rest = sinc_length(taken, source_rate, target_rate) - given
+    rest = sinc_length(taken, source_rate, target_rate, shape) - given
     if rest > 0:
         frames = -(-rest // kernel.target)
-        held.append(np.zeros((channels, frames * kernel.source + edges - count), np.float32))
-        yield np.ascontiguousarray(kernel.apply(np.concatenate(held, axis=1), frames)[:, :rest])
+        audio = np.concatenate(held, axis=1)
+        missing = frames * kernel.source + edges - count
+        padded = np.pad(audio, ((0, 0), (0, max(missing, 0))), mode="edge" if shape.is_julius else "constant")
+        yield np.ascontiguousarray(kernel.apply(padded, frames)[:, :rest])

@@ -1,7 +1,7 @@
 """Reading the pictures of a video file, with PyAV (the extra `video`), in memory that does not grow with its length.
 
 A frame's index is its place in the order of display. Frames are given as displayed: turned by what the file says of its rotation
-(multiples of 90 degrees; mirroring is left out), their colours converted by the matrix and range that the file names.
+(multiples of 90 degrees, without mirroring, as decord does), their colours converted by the matrix and range that the file names.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 _LOG = logging.getLogger("musicrt")
 _MISSING = 0.1  # seconds, or 1 %: what may be missing of the promised length
 
-VIDEO_SUFFIXES = frozenset(".mp4 .m4v .mov .mkv .webm .avi .mpg .mpeg .ts .mts .m2ts .wmv .flv .ogv .3gp .3g2 .gif .mxf .vob".split())
+VIDEO_SUFFIXES = frozenset(
+    f".{name}"
+    for name in ("mp4", "m4v", "mov", "mkv", "webm", "avi", "mpg", "mpeg", "ts", "mts", "m2ts", "wmv", "flv", "ogv", "3gp", "gif", "mxf")
+)
 """What video files are called, in lower case; those of other names are read too, if they hold a video."""
 
 
@@ -34,20 +37,22 @@ class Video:
     """A video file, looked through once from beginning to end, but not decoded; it is not held open.
 
     `duration` in seconds: what the container says, else the stream, else the frames. `rate`: its average frames a second;
-    `frames`: how many are displayed; `stream`: the number of the stream in the file, where there are several that which a player
-    would choose. Attached pictures, such as the cover of a song, are no video.
+    `frames`: how many are displayed; `length`: of the pictures, in seconds; `start`: when the first is displayed, in the unit of the
+    stream, None where the file does not tell. Of several streams it is the one that a player would choose. Attached pictures, such as
+    the cover of a song, are no video.
     """
 
     def __init__(self, path: str | Path) -> None:
         """Raises VideoError: not there, no video, without frames, damaged, or shorter than it says."""
         self.path = Path(path)
-        with self._open() as (container, stream), as_video_error(self.path):
-            self.stream = stream.index
+        with self.open() as (container, stream), as_video_error(self.path):
             self._index = self._look_through(container, stream)
+            self.start = self._index.start
             self.frames = self._index.frames
             rate = float(stream.average_rate or 0)
             seconds = _seconds(stream.duration, stream.time_base) or (self.frames / rate if rate else 0.0)
             self.duration = container.duration / 1e6 if container.duration else seconds
+            self.length = _seconds(self._index.span, stream.time_base) or self.duration
         self.rate = rate or (self.frames / self.duration if self.duration else 0.0)
         if not (self.rate > 0 and self.duration > 0):
             raise VideoError(f"can't read {self.path}: it tells neither duration nor frame rate; convert it to .mp4 first")
@@ -66,7 +71,7 @@ class Video:
     def _read(self, wanted: list[int]) -> Iterator[Picture]:
         if not wanted:
             return
-        with contextlib.closing(Decoder(self.path, self._open, self._index)) as decoder:
+        with contextlib.closing(Decoder(self.path, self.open, self._index)) as decoder:
             found, substituted = decoder.advance(wanted[0]), 0
             picture = decoder.picture()
             for index in wanted:
@@ -80,7 +85,8 @@ class Video:
             _LOG.warning("%s: %d frames can't be decoded; their neighbours took their place", self.path.name, substituted)
 
     @contextlib.contextmanager
-    def _open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+    def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:
+        """Open the file for as long as the `with` block lasts. Raises VideoError."""
         av = import_av()
         if not self.path.is_file():
             raise VideoError(f"can't read {self.path}: {'not a file' if self.path.exists() else 'no such file'}; expected a video")
@@ -124,8 +130,8 @@ class Video:
             raise VideoError(f"can't read {self.path}: its video has no frames; expected at least one second of video")
         self._check_end(stream, packets, end - min(times) if known else 0)
         if not known:
-            return Index(len(times), None, np.zeros(0, np.int64))
-        return Index.of(np.array(times, np.int64), np.array(keys, np.int64))
+            return Index(len(times))
+        return Index.of(np.array(times, np.int64), np.array(keys, np.int64), end)
 
     def _check_end(self, stream: VideoStream, packets: int, span: int) -> None:
         """Raises VideoError where much is missing of what the file's head promises."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -28,22 +28,26 @@ Opening = Callable[[], contextlib.AbstractContextManager[tuple["InputContainer",
 
 @dataclass(frozen=True)
 class Index:
-    """What the packets of a stream say. `times` [frames]: the time of every frame in the order of display, if each has its own.
+    """What the packets of a stream say; times are in the unit of the stream.
 
-    `keys`: indices of keyframes, rising; empty without times.
+    `start`, `span`: when the first frame is displayed, and how long all are; None and 0 where times are missing. `times` [frames]: of
+    every frame in the order of display, where each has its own. `keys`: the indices of keyframes, rising; empty without times.
     """
 
     frames: int
-    times: NDArray[np.int64] | None
-    keys: NDArray[np.int64]
+    start: int | None = None
+    span: int = 0
+    times: NDArray[np.int64] | None = None
+    keys: NDArray[np.int64] = field(default_factory=lambda: np.zeros(0, np.int64))
 
     @classmethod
-    def of(cls, times: NDArray[np.int64], keys: NDArray[np.int64]) -> Index:
-        """From the times of all frames and of keyframes, in any order; if two are alike, they tell nothing."""
+    def of(cls, times: NDArray[np.int64], keys: NDArray[np.int64], end: int) -> Index:
+        """From the times of all frames and of keyframes, in any order, and when the last one ends."""
         order = np.sort(times)
+        start = int(order[0])
         if (np.diff(order) == 0).any():
-            return cls(len(times), None, np.zeros(0, np.int64))
-        return cls(len(times), order, np.unique(np.searchsorted(order, keys)))
+            return cls(len(times), start, end - start)
+        return cls(len(times), start, end - start, order, np.unique(np.searchsorted(order, keys)))
 
 
 class Decoder:

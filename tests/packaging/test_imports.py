@@ -27,6 +27,9 @@ ALLOWED = {
     ("__init__.py", "musicrt.runtime.models.semanticodec.facade"),
     ("__init__.py", "models.semanticodec.facade"),
     ("__init__.py", "SemantiCodec"),
+    ("__init__.py", "musicrt.runtime.models.vidmuse.facade"),
+    ("__init__.py", "models.vidmuse.facade"),
+    ("__init__.py", "VidMuse"),
     ("runtime/bundle.py", "music2latent-standin"),
 }
 

@@ -12,6 +12,8 @@ from musicrt.runtime.model import load
 from musicrt.runtime.models.mucodec.facade import MuCodec
 from musicrt.runtime.models.music2latent.facade import EncoderDecoder
 from musicrt.runtime.models.semanticodec.facade import SemantiCodec
+from musicrt.runtime.models.vidmuse.facade import VidMuse
+from musicrt.runtime.models.vidmuse.frames import Clip
 
 NAMES = [
     "EMBEDDED",
@@ -21,6 +23,7 @@ NAMES = [
     "BundleError",
     "Cancelled",
     "CheckpointError",
+    "Clip",
     "ConfigError",
     "Encoded",
     "EncodedError",
@@ -33,6 +36,7 @@ NAMES = [
     "OutputError",
     "SemantiCodec",
     "VerificationError",
+    "VidMuse",
     "VideoError",
     "__version__",
     "load",
@@ -60,6 +64,8 @@ def test_names_are_the_things_themselves() -> None:
     assert musicrt.EncoderDecoder is EncoderDecoder
     assert musicrt.SemantiCodec is SemantiCodec
     assert musicrt.MuCodec is MuCodec
+    assert musicrt.VidMuse is VidMuse
+    assert musicrt.Clip is Clip
     assert (musicrt.EMBEDDED / "manifest.json").is_file()
     assert musicrt.__version__.count(".") == 2
 

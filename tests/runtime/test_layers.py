@@ -80,7 +80,8 @@ def test_lstm_goes_on_from_a_state() -> None:
         pieces, states = [], [(x.new_zeros(2, 5), x.new_zeros(2, 5))] * 2
         for piece in (x[:, :cut], x[:, cut:]):
             for index, layer in enumerate(layers):
-                piece, *states[index] = layer.go_on(piece, *states[index])
+                piece, h, c = layer.go_on(piece, *states[index])
+                states[index] = h, c
             pieces.append(piece)
         torch.testing.assert_close(torch.cat(pieces, dim=1), expected)
         for index, (h, c) in enumerate(states):
@@ -95,12 +96,13 @@ def make_attention(rows: int, steps: int, capacity: int) -> tuple[Tensor, Tensor
 
 
 def place(last: int, rows: int) -> Tensor:
-    return torch.full((rows,), last, dtype=torch.int32)
+    places: Tensor = torch.full((rows,), last, dtype=torch.int32)
+    return places
 
 
 def test_cached_attention_is_that_over_the_whole() -> None:
     projected, keys, values = make_attention(3, 9, 12)
-    query, key, value = projected.unflatten(2, (3, 2, 4)).permute(2, 0, 3, 1, 4)
+    query, key, value = projected.reshape(3, 9, 3, 2, 4).permute(2, 0, 3, 1, 4)
     expected = F.scaled_dot_product_attention(query, key, value, is_causal=True).transpose(1, 2).flatten(2)
     for start, stop in ((0, 4), (4, 5), (5, 9)):
         y, *changed = attend_cached(projected[:, start:stop], keys, values, place(stop - 1, 3))

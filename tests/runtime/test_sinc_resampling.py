@@ -32,6 +32,21 @@ def resample_directly(audio: Audio, source: int, target: int) -> NDArray[np.floa
     return audio @ weights
 
 
+def resample_as_julius(audio: Audio, source: int, target: int) -> NDArray[np.float64]:
+    """The sum that julius asks for, in float64."""
+    divisor = np.gcd(source, target)
+    o, n = source // divisor, target // divisor
+    r = min(o, n) * 0.945
+    w = int(np.ceil(24 * o / r))
+    t = np.clip((np.arange(-w, w + o) / o - np.arange(n)[:, None] / n) * r, -24, 24)
+    kernel = np.sinc(t) * np.cos(np.pi * t / 48) ** 2
+    kernel /= kernel.sum(axis=1, keepdims=True)
+    padded = np.pad(audio.astype(np.float64), ((0, 0), (w, w + o)), mode="edge")
+    windows = np.lib.stride_tricks.sliding_window_view(padded, 2 * w + o, axis=1)[:, ::o]
+    resampled: NDArray[np.float64] = (windows @ kernel.T).reshape(len(audio), -1)
+    return resampled[:, : n * audio.shape[1] // o]
+
+
 def cut(audio: Audio, size: int) -> Iterator[Audio]:
     return (audio[:, start : start + size] for start in range(0, audio.shape[1], size))
 
@@ -141,3 +156,28 @@ def test_unknown_kernel_is_refused(tmp_path: Path) -> None:
     for call in calls:
         with refused(InputError, "'cubic'", "soxr", "sinc"):
             call()
+
+
+@pytest.mark.parametrize(("source", "target"), [(16000, 32000), (44100, 32000), (48000, 32000), (22050, 32000), (11025, 8000), (37, 80)])
+@pytest.mark.parametrize("samples", [0, 1, 7, 5000])
+def test_julius_is_its_formula(source: int, target: int, samples: int) -> None:
+    audio = noise(2, samples)
+    resampled = resample_audio(audio, source, target, "julius")
+    assert resampled.shape == (2, samples * target // source) == (2, resampled_length(samples, source, target, "julius"))
+    if samples:
+        np.testing.assert_allclose(resampled, resample_as_julius(audio, source, target), rtol=0, atol=4e-5)
+
+
+@pytest.mark.parametrize("source", [16000, 44100])
+def test_julius_does_not_depend_on_blocks(source: int) -> None:
+    audio = noise(2, 400_000)
+    whole = resample_audio(audio, source, 32000, "julius")
+    for size in (999, 65_536, 399_999):
+        np.testing.assert_array_equal(join_blocks(resample_blocks(cut(audio, size), 2, source, 32000, "julius"), 2), whole)
+
+
+def test_julius_keeps_a_constant() -> None:
+    """To its very ends, other than the kernel of torchaudio."""
+    constant = np.full((1, 3000), 0.5, np.float32)
+    np.testing.assert_allclose(resample_audio(constant, 44100, 32000, "julius"), 0.5, rtol=0, atol=1e-6)
+    assert abs(resample_audio(constant, 44100, 32000, "sinc")[0, 0] - 0.5) > 0.05

@@ -45,7 +45,9 @@ class OnnxSession(Session):
                 for name in names:
                     binding.bind_output(name, "cpu")
                 self.session.run_with_iobinding(binding)
-                return dict(zip(names, binding.copy_outputs_to_cpu()[len(updated) :], strict=True))
+                # One by one, because `copy_outputs_to_cpu` would copy the states too, which may take gigabytes.
+                produced = binding.get_outputs()[len(updated) :]
+                return {name: value.numpy() for name, value in zip(names, produced, strict=True)}
             values = self.session.run([*names, *updated], dict(feeds))
         for buffer, value in zip(updated.values(), values[len(names) :], strict=True):
             np.copyto(buffer, value)

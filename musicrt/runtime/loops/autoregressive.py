@@ -31,14 +31,14 @@ def check_guidance(scale: object) -> float:
     return float(scale)
 
 
-class Sequence:
+class TokenSequence:
     """A sequence that is being written: `tokens` int64 [batch, codebooks, columns], in which what is not yet chosen is `UNKNOWN`."""
 
     def __init__(self, pattern: DelayPattern, prompt: Tokens, timesteps: int) -> None:
         """prompt: int64 [batch, codebooks, P], the first timesteps, perhaps none. Raises InputError unless P < timesteps."""
         known = prompt.shape[2]
         if known >= timesteps:
-            raise InputError(f"got a prompt of {known} timesteps for a result of {timesteps}; shorten the prompt, or make the result longer")
+            raise InputError(f"got a prompt of {known} timesteps for a result of {timesteps}; shorten the prompt or lengthen the result")
         self.pattern, self.timesteps, self.known = pattern, timesteps, known
         unknown = np.full((*prompt.shape[:2], timesteps - known), UNKNOWN, np.int64)
         self.tokens = pattern.build(np.concatenate([prompt, unknown], axis=2))
@@ -52,7 +52,7 @@ class Sequence:
     @property
     def steps(self) -> int:
         """How many columns are to be written."""
-        return self.tokens.shape[2] - self.first
+        return self.pattern.columns(self.timesteps) - self.first
 
     def write(self, column: int, chosen: Tokens) -> None:
         """Write tokens int64 [batch, codebooks] where none is known; outside the pattern there are only special tokens."""
@@ -65,8 +65,8 @@ class Sequence:
         return self.pattern.revert(self.tokens, timesteps)
 
 
-def write_columns(sequence: Sequence, evaluate: Evaluate, choose: Choose, guidance: float) -> Iterator[int]:
-    """Write a sequence; yields how many timesteps are complete, after each column. All that is known is fed first, then column by column."""
+def write_columns(sequence: TokenSequence, evaluate: Evaluate, choose: Choose, guidance: float) -> Iterator[int]:
+    """Write a sequence; yields how many timesteps are complete, after each column. What is known is fed first, then column by column."""
     batch, codebooks, columns = sequence.tokens.shape
     fed = 0
     for column in range(sequence.first, columns):
@@ -85,7 +85,7 @@ def generate(
     `on_step` is called after each column, and may raise `Cancelled`. Raises InputError for a prompt that is not shorter than the result
     or a guidance that is not finite, and what the callables raise.
     """
-    sequence = Sequence(pattern, prompt, timesteps)
+    sequence = TokenSequence(pattern, prompt, timesteps)
     for _ in write_columns(sequence, evaluate, choose, check_guidance(guidance)):
         on_step()
     return sequence.codes()

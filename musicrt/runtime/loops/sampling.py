@@ -1,4 +1,4 @@
-"""Choosing one token of each row of logits (SPEC of VidMuse, section 7): what may be chosen, with which weights, and by which random numbers.
+"""Choosing a token of each row of logits (SPEC of VidMuse, section 7): what may be chosen, with which weights, by which random numbers.
 
 Probabilities are float32, as in the networks; what is summed up to compare with a uniform number is float64.
 """
@@ -19,7 +19,7 @@ Float = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 Draw = Callable[[int, Float], Tokens]
 """`draw(call, weights)`: an entry of each row of weights float32 [rows, n], which sum up to 1, by the random numbers of one call."""
-_HOTTEST = 1e6
+_COLDEST, _HOTTEST = 1e-30, 1e6
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Sampling:
         if not _is_between(self.top_p, 0.0, 1.0):
             raise InputError(f"got top_p {self.top_p!r}, expected a number from 0 to 1; 0 is off")
         if not _is_between(self.temperature, 0.0, _HOTTEST):
-            raise InputError(f"got temperature {self.temperature!r}, expected a number from 0 to {_HOTTEST:.0e}; 0 takes the likeliest token")
+            raise InputError(f"got temperature {self.temperature!r}, expected a number from 0 to {_HOTTEST:.0e}; 0 is greedy")
         return self
 
     @property
@@ -52,11 +52,11 @@ class Sampling:
         return self.temperature == 0
 
     def weigh(self, logits: Float) -> tuple[Float, Tokens | None]:
-        """Probabilities float32 [rows, n] of logits [rows, n], 0 for what is left out; and the token of each entry, None for the entry's own number.
+        """Probabilities float32 [rows, n] of logits [rows, n], 0 for what is left out, and the token of each entry; None: its own number.
 
         Of top_p the entries fall; equal ones keep their order.
         """
-        weights = softmax(logits / np.float32(self.temperature))
+        weights = softmax(logits / np.float32(max(self.temperature, _COLDEST)))  # colder ones choose alike, and would overflow
         if self.top_p > 0:
             order = np.argsort(-weights, axis=1, kind="stable")
             weights = np.take_along_axis(weights, order, axis=1)
@@ -73,7 +73,7 @@ class Sampling:
     def choose(self, logits: Float, draw: Draw, call: int) -> Tokens:
         """A token for each row of logits float32 [rows, n]: int64 [rows]. `call` counts the choices of a run."""
         if self.is_greedy:
-            return np.argmax(logits, axis=1)
+            return _first_largest(logits)
         weights, tokens = self.weigh(logits)
         entries = draw(call, weights)
         return entries if tokens is None else np.take_along_axis(tokens, entries[:, None], axis=1)[:, 0]
@@ -86,15 +86,21 @@ def softmax(logits: Float) -> Float:
 
 
 def pick(weights: Float, uniform: NDArray[np.float64]) -> Tokens:
-    """By inverse distribution function: the number of entries of cumulative weights [rows, n] that are at most u, float64 [rows] in [0, 1)."""
+    """By uniform numbers u, float64 [rows] in [0, 1): how many of the cumulative sums of weights [rows, n] are at most u."""
     sums = np.cumsum(weights, axis=1, dtype=np.float64)
     sums /= sums[:, -1:]
-    return np.count_nonzero(sums <= uniform[:, None], axis=1)
+    counts: Tokens = np.count_nonzero(sums <= uniform[:, None], axis=1)
+    return counts
 
 
 def race(weights: Float, arrivals: Float) -> Tokens:
     """By exponential numbers [rows, n]: the entry with the largest weight per number, as torch.multinomial takes one sample."""
-    return np.argmax(weights / arrivals, axis=1)
+    return _first_largest(weights / arrivals)
+
+
+def _first_largest(values: Float) -> Tokens:
+    places: Tokens = np.argmax(values, axis=1)
+    return places
 
 
 def _normalise(weights: Float) -> Float:

@@ -18,22 +18,28 @@ from musicrt.runtime.packing import bits_of
 FRAME_RATE = 50
 """Codes a second, of each codebook."""
 
-_LARGEST = 1 << 20
+_LARGEST = 1 << 18  # characters
+_DEEPEST = 32
 _REFERENCE = re.compile(r"\$\{([\w.]+)\}")
 _HOPS = 16
 
 
 def parse_training_config(text: object, source: str) -> dict[str, Any]:
     """The sections of an `xp.cfg`. `source`: the file's name for messages. Raises CheckpointError."""
-    import yaml
-
+    try:
+        import yaml
+    except ImportError:
+        raise CheckpointError(f"xp.cfg of {source} is YAML, which needs: pip install 'musicrt[torch]'") from None
     if not isinstance(text, str) or len(text) > _LARGEST:
         what = f"{len(text)} characters" if isinstance(text, str) else f"a {type(text).__name__}"
         raise CheckpointError(f"xp.cfg of {source} is {what}, expected a configuration as YAML; use the official file")
     try:
-        # A few lines with anchors may stand for any number of values; the official writer makes none.
-        if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
-            raise ValueError("it has aliases")
+        level = 0
+        for event in yaml.parse(text, Loader=yaml.SafeLoader):
+            level += isinstance(event, yaml.CollectionStartEvent) - isinstance(event, yaml.CollectionEndEvent)
+            # A few lines with aliases stand for any number of values, and deep lists take for ever; the official writer makes none.
+            if isinstance(event, yaml.AliasEvent) or level > _DEEPEST:
+                raise ValueError("it has aliases" if level <= _DEEPEST else f"it has more than {_DEEPEST} levels")
         values = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError) as error:
         reason = " ".join(str(error).split())[:160]

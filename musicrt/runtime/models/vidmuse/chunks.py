@@ -6,16 +6,21 @@ The last windows see frames of an earlier moment, as officially: the frames end 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
-from numbers import Real
+from numbers import Integral, Real
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, VIDEO_RATE, WINDOW_SECONDS
+from musicrt.runtime.loops.delays import DelayPattern
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
+from musicrt.runtime.models.vidmuse.config import VIDEO_RATE, WINDOW_SECONDS
 
 STRIDE = 29.5
 """Seconds from one window to the next, by default."""
 LONGEST = 360_000.0
 """Seconds."""
+MOST_TIMESTEPS = 1 << 14
+"""Of a single window."""
 _FRAMES = int(VIDEO_RATE * WINDOW_SECONDS)
 
 
@@ -38,11 +43,19 @@ def check_duration(duration: object) -> float:
 
 def check_stride(stride: object) -> float:
     """Seconds from one window to the next, at least one timestep and less than a window. Raises InputError."""
-    if isinstance(stride, bool) or not isinstance(stride, Real) or not math.isfinite(stride) or not 1 <= int(FRAME_RATE * float(stride)):
+    seconds = float(stride) if isinstance(stride, Real) and not isinstance(stride, bool) else math.nan
+    if not math.isfinite(seconds) or int(FRAME_RATE * seconds) < 1:
         raise InputError(f"got extend_stride {stride!r}, expected seconds from {1 / FRAME_RATE} to below {WINDOW_SECONDS:.0f}")
-    if float(stride) >= WINDOW_SECONDS:
+    if seconds >= WINDOW_SECONDS:
         raise InputError(f"got extend_stride {stride!r}, expected less than the {WINDOW_SECONDS:.0f} s of a window; they have to overlap")
-    return float(stride)
+    return seconds
+
+
+def plan_window(timesteps: object, frames: int, known: int = 0) -> Chunk:
+    """A single window that sees all of `frames` local frames. Raises InputError for too few or too many timesteps."""
+    if isinstance(timesteps, bool) or not isinstance(timesteps, Integral) or not known < int(timesteps) <= MOST_TIMESTEPS:
+        raise InputError(f"got {timesteps!r} timesteps in all, expected {known + 1} to {MOST_TIMESTEPS}: more than the prompt has")
+    return Chunk(0, int(timesteps), known, range(frames))
 
 
 def plan_chunks(duration: float, stride: float, frames: int, known: int = 0) -> list[Chunk]:
@@ -62,6 +75,11 @@ def plan_chunks(duration: float, stride: float, frames: int, known: int = 0) -> 
             "shorten it, or make more music, up to 30 s of which it may be the beginning"
         )
     return chunks
+
+
+def count_columns(pattern: DelayPattern, chunks: Sequence[Chunk]) -> int:
+    """Columns of tokens that are written for these windows."""
+    return sum(pattern.columns(chunk.timesteps) - pattern.first_column(chunk.known) for chunk in chunks)
 
 
 def _windows(duration: float, stride: float, frames: int, known: int) -> list[Chunk]:

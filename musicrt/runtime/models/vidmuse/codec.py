@@ -7,14 +7,17 @@ up at its ends; the LSTM goes on from its state; and what follows it sees less t
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.model import Model
-from musicrt.runtime.models.vidmuse.config import HOP, Config
+from musicrt.runtime.models.vidmuse.config import HOP, SAMPLE_RATE, Config
+from musicrt.runtime.models.vidmuse.spec import BATCH, SAMPLES
+from musicrt.runtime.source import AudioSource
 
 Float = NDArray[np.float32]
 EDGE = 3
@@ -32,6 +35,43 @@ class AudioCodec:
     def __init__(self, model: Model, config: Config) -> None:
         self._model, self._config = model, config
 
+    def check(self, codes: NDArray[Any]) -> Tokens:
+        """Codes as int64 [batch, codebooks, n]. Raises InputError."""
+        expected = f"[batch, {self._config.codebooks}, n]"
+        try:
+            array = np.asarray(codes)
+        except ValueError:
+            raise InputError(f"got codes of several lengths, expected int64 {expected}; decode them one by one") from None
+        if array.dtype.kind not in "iu":
+            raise InputError(f"got codes of dtype {array.dtype}, expected whole numbers (int64 {expected})")
+        array = array[None] if array.ndim == 2 else array
+        if array.ndim != 3 or array.shape[1] != self._config.codebooks or array.size == 0:
+            raise InputError(f"got codes of shape {list(np.shape(codes))}, expected {expected}")
+        if len(array) > BATCH.maximum:
+            raise InputError(f"got codes of {len(array)} signals, expected up to {BATCH.maximum}; decode them in parts")
+        if array.min() < 0 or array.max() >= self._config.card:
+            raise InputError(
+                f"got codes from {array.min()} to {array.max()}, expected 0 to {self._config.card - 1}; load the bundle they were made with"
+            )
+        return array.astype(np.int64)
+
+    @property
+    def sample_rate(self) -> int:
+        return self._config.sample_rate
+
+    def no_codes(self) -> Tokens:
+        """Those of no time, int64 [1, codebooks, 0]."""
+        return np.zeros((1, self._config.codebooks, 0), np.int64)
+
+    def read(self, source: AudioSource) -> Float:
+        """The mean of a source's channels, float32 [1, samples]. Raises AudioError, and InputError for too little or too much."""
+        if not source.samples:
+            raise InputError(f"{source.name} holds no samples; expected at least one")
+        if source.samples > SAMPLES.maximum:
+            seconds = SAMPLES.maximum // SAMPLE_RATE
+            raise InputError(f"{source.name} has {source.samples / SAMPLE_RATE:.1f} s of audio, expected up to {seconds} s; cut it")
+        return np.concatenate([block.mean(axis=0, keepdims=True) for block in source.open()], axis=1)
+
     def encode(self, audio: Float) -> Tokens:
         """Audio [batch, samples] -> codes, one for each 640 samples that are begun. Raises BackendError."""
         embedding = self._model.session("codec-encoder").run({"audio": np.ascontiguousarray(audio[:, None])})["embedding"]
@@ -39,6 +79,10 @@ class AudioCodec:
         starts = range(0, embedding.shape[2], _QUANTISED)
         parts = [np.ascontiguousarray(embedding[:, :, start : start + _QUANTISED]) for start in starts]
         return np.concatenate([quantizer.run({"embedding": part})["codes"] for part in parts], axis=2)
+
+    def dequantize(self, codes: Tokens) -> Float:
+        """What codes stand for, float32 [batch, latent channels, T]. Raises BackendError."""
+        return self._model.session("dequantizer").run({"codes": codes})["latent"]
 
     def decode(self, codes: Tokens) -> Iterator[Float]:
         """Decode in constant memory; blocks of audio. Raises BackendError."""

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.config import VISUAL_WIDTH
-from musicrt.runtime.models.vidmuse.frames import Clip, Frames, black_pixels, pixel_values
+from musicrt.runtime.models.vidmuse.frames import Clip
+from musicrt.runtime.models.vidmuse.pixels import Frames, black_pixels, pixel_values
 
 Float = NDArray[np.float32]
 Keys = Mapping[str, Float]
@@ -116,7 +117,7 @@ class Scene:
 
 def name_frames(frames: Frames) -> list[bytes]:
     """A digest of the content of each of frames [3, n, H, W]."""
-    return [blake2b(np.ascontiguousarray(frames[:, number]), digest_size=16).digest() for number in range(frames.shape[1])]
+    return [blake2b(frames[:, number].tobytes(), digest_size=16).digest() for number in range(frames.shape[1])]
 
 
 def read_local(clip: Clip, start: int, stop: int) -> Frames:
@@ -129,8 +130,6 @@ def read_local(clip: Clip, start: int, stop: int) -> Frames:
 def rename(keys: Keys) -> Keys:
     """The keys of one row under the names that stage `lm` has for those without condition."""
     return {name.replace("cross_", "null_"): values for name, values in keys.items()}
-
-
 
 
 def _cut(names: list[bytes]) -> list[list[bytes]]:

@@ -13,7 +13,8 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from musicrt.runtime.hyperparameters import Count, Depth, Group, Positive, Width
-from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE, as_encodec
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE as FRAME_RATE
+from musicrt.runtime.models.vidmuse.audiocraft import as_encodec
 from musicrt.runtime.packing import bits_of
 
 SAMPLE_RATE = 32000
@@ -69,6 +70,8 @@ class TransformerConfig(Group):
     def _check(self) -> TransformerConfig:
         if self.dim % self.num_heads or self.dim % 2 or self.dim < 4:
             raise ValueError(f"dim={self.dim}, expected an even number of 4 and more that num_heads={self.num_heads} divides")
+        if self.dim // self.num_heads % 8:  # as ONNX Runtime's attention over caches wants it; official ones are 32 and 64
+            raise ValueError(f"dim={self.dim} and num_heads={self.num_heads}, expected heads of a multiple of 8; others are not built here")
         return self
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import weakref
+from collections.abc import Callable, Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,7 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.conditioner import Keys
 from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.spec import CAPACITY, cache_names, cross_names
+from musicrt.runtime.session import Array
 
 Float = NDArray[np.float32]
 _SCORES = 1 << 26
@@ -19,20 +21,25 @@ _SCORES = 1 << 26
 
 
 class Language:
-    """Opens windows. Keeps the caches from window to window: they are its largest buffers."""
+    """Opens windows. Caches, the largest buffers, go from a window to the next one once nobody holds the former any more."""
 
     def __init__(self, model: Model, config: Config) -> None:
         self._model, self._config = model, config
         self._caches: dict[str, Float] = {}
+        self._latest: Callable[[], Window | None] = lambda: None
 
     def open(self, keys: Keys, null_keys: Keys, columns: int) -> Window:
-        """A window of so many columns. keys: of every row, null_keys: of one row without condition, any number of tokens. Raises BackendError.
+        """A window of so many columns. keys: of every row; null_keys: of one row without condition, of any length. Raises BackendError.
 
-        The window before it must not be used any more.
+        It may be used in turn with others that are open.
         """
         batch, heads, tokens, _ = keys[cross_names(1)[0]].shape
-        most = max(_SCORES // (2 * batch * heads * max(tokens, columns)), 1)
-        return Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
+        most = max(_SCORES // (batch * heads * (tokens + columns)), 1)
+        if self._latest() is not None:
+            self._caches = {}  # they are that window's
+        window = Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
+        self._latest = weakref.ref(window)
+        return window
 
     def _room(self, batch: int, columns: int) -> dict[str, Float]:
         """Caches of at least so many columns; those of before, if they fit. What they hold is never looked at before it is written."""
@@ -55,12 +62,12 @@ class Window:
         self._length = np.zeros(1, np.int64)
         self._logits = np.zeros((2, batch, config.codebooks, 1, config.card), np.float32)
         self._feeds = dict(feeds)
-        bound = {**self._feeds, "tokens": self._tokens, "length": self._length}
+        bound: dict[str, Array] = {**self._feeds, "tokens": self._tokens, "length": self._length}
         self._step = self._session.bind(bound, {"logits": self._logits})
 
     def feed(self, columns: Tokens) -> Float:
-        """Feed columns int64 [batch, codebooks, n] -> the logits after the last one, float32 [2, batch, codebooks, card]: with the condition,
-        without it. Raises BackendError.
+        """Feed columns int64 [batch, codebooks, n] -> the logits after the last one, float32 [2, batch, codebooks, card]: those with the
+        condition, those without. Raises BackendError.
         """
         first = min(columns.shape[2], self._most) if self._length[0] == 0 else 1
         if first > 1:
@@ -73,6 +80,6 @@ class Window:
         return self._logits[:, :, :, 0]
 
     def _prefill(self, columns: Tokens) -> None:
-        feeds = {**self._feeds, "tokens": np.ascontiguousarray(columns), "length": self._length}
+        feeds: dict[str, Array] = {**self._feeds, "tokens": np.ascontiguousarray(columns), "length": self._length}
         self._logits[...] = self._session.run(feeds)["logits"][:, :, :, -1:]
         self._length += columns.shape[2]

@@ -59,9 +59,13 @@ class InjectedNumbers:
         """See `Numbers`."""
         return
 
+    def of(self, call: int) -> NDArray[np.float64]:
+        """The numbers of a draw."""
+        return self._arrays[call]
+
     def draw(self, call: int, weights: Float) -> Tokens:
         """See `Numbers`."""
-        return pick(weights, self._arrays[call])
+        return pick(weights, self.of(call))
 
 
 def choose_numbers(seed: int | None, noise: Numbers | Uniforms | None, draws: int, videos: int, codebooks: int) -> Numbers:

@@ -10,7 +10,7 @@ from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Licences, ModelSpec,
 
 BATCH = Axis("batch", 1, 1, 64)
 FRAMES = Axis("frames", 1, 32, 1 << 14)
-"""Of a video, or of the codec."""
+"""Of a video."""
 LOCAL = Axis("local", 1, 60, 1 << 12)
 """Frames of a window."""
 GLOBAL = Axis("global", 1, 32, 1 << 12)
@@ -23,6 +23,8 @@ COLUMNS = Axis("columns", 1, 1, 1 << 14)
 """Of the sequence: tokens of all codebooks, each behind the one before."""
 CAPACITY = Axis("capacity", 16, 1504, 1 << 16)
 """Columns that the caches have room for."""
+CODES = Axis("codes", 1, 250, 1 << 14)
+"""Of a codebook, 50 a second."""
 SAMPLES = Axis("samples", 1, 30 * SAMPLE_RATE, 1 << 26)
 
 HUB_CODEC = "facebook/encodec_32khz"
@@ -159,7 +161,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
 
 def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
     latent, channels = (BATCH, config.latent_channels), config.recurrent_channels
-    codes = TensorSpec("codes", "int64", (BATCH, config.codebooks, FRAMES), values="codes", codes=config.card)
+    codes = TensorSpec("codes", "int64", (BATCH, config.codebooks, CODES), values="codes", codes=config.card)
     state = (config.recurrent_layers, BATCH, channels)
     return (
         StageSpec(
@@ -169,20 +171,20 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("embedding", *latent, (SAMPLES * 1 + (HOP - 1)) // HOP),),
             Tolerance(1e-4),
         ),
-        StageSpec("quantizer", "embedding -> codes", (_floats("embedding", *latent, FRAMES),), (codes,), Tolerance(1e-2)),
-        StageSpec("dequantizer", "codes -> what they stand for", (codes,), (_floats("latent", *latent, FRAMES),), Tolerance(1e-5)),
+        StageSpec("quantizer", "embedding -> codes", (_floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2)),
+        StageSpec("dequantizer", "codes -> what they stand for", (codes,), (_floats("latent", *latent, CODES),), Tolerance(1e-5)),
         StageSpec(
             "recurrence",
             "latents with three neighbours on each side -> features, and the state from which to go on",
-            (_floats("latent", *latent, FRAMES * 1 + 6), _floats("h", *state, scale=0.3), _floats("c", *state)),
-            (_floats("features", BATCH, channels, FRAMES), _floats("next_h", *state), _floats("next_c", *state)),
+            (_floats("latent", *latent, CODES * 1 + 6), _floats("h", *state, scale=0.3), _floats("c", *state)),
+            (_floats("features", BATCH, channels, CODES), _floats("next_h", *state), _floats("next_c", *state)),
             Tolerance(1e-4),
         ),
         StageSpec(
             "synthesis",
             "features -> waveform; two more on a side make its ends exact",
-            (_floats("features", BATCH, channels, FRAMES),),
-            (_floats("audio", BATCH, 1, FRAMES * HOP),),
+            (_floats("features", BATCH, channels, CODES),),
+            (_floats("audio", BATCH, 1, CODES * HOP),),
             Tolerance(1e-4),
         ),
     )

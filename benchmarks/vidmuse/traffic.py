@@ -1,0 +1,37 @@
+"""What a step of the language model can't do without reading, in bytes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from musicrt.runtime.models.vidmuse.config import TOKENS_PER_FRAME, Config
+
+_FLOAT = 4
+COUNTED = (
+    "Counted are bytes that have to be read once per step: all weights of the language model but the keys' and values' of the condition, "
+    "once for both rows of guidance, its embeddings left out; keys and values of all layers for the tokens of the condition and for those "
+    "of one black frame; the caches of both rows as far as they are filled, the new column included. Not counted are activations and "
+    "whatever is written."
+)
+
+
+@dataclass(frozen=True)
+class Traffic:
+    """Bytes of a step with guidance, in FP32. weights: of the model; condition: keys and values of both halves; caches: of both."""
+
+    weights: int
+    condition: int
+    caches: int
+
+    @classmethod
+    def of_step(cls, config: Config, tokens: int, columns: int, null_tokens: int = TOKENS_PER_FRAME) -> Traffic:
+        """A step behind so many columns, with so many tokens of condition, and of condition where there is none."""
+        width, hidden = config.width, config.width * config.lm.transformer_lm.hidden_scale
+        matrices = 6 * width**2 + 2 * hidden * width  # 3 of self-attention and its projection, 1 of cross-attention and its projection
+        weights = config.layers * (matrices + 6 * width) + 2 * width + config.codebooks * config.card * width
+        pair = 2 * config.layers * width * _FLOAT  # key and value of one place in all layers
+        return cls(weights * _FLOAT, pair * (tokens + null_tokens), 2 * pair * (columns + 1))
+
+    @property
+    def total(self) -> int:
+        return self.weights + self.condition + self.caches

@@ -1,0 +1,147 @@
+"""What all systems that make music for videos share: files and folders."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from abc import abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from musicrt.runtime.audio_writer import AudioWriter
+from musicrt.runtime.errors import InputError, OutputError
+from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
+from musicrt.runtime.pipeline import Codec, options_of
+from musicrt.runtime.video import VIDEO_SUFFIXES
+
+_LOG = logging.getLogger("musicrt")
+Float = NDArray[np.float32]
+Music = Callable[[], Iterator[Float]]
+"""Finished music: gives its blocks float32 [channels, n], from the beginning each time it is called."""
+
+
+class Generator(Codec):
+    """A codec that also makes music for videos. Subclasses write `generate_stream` and `compose` beside what `Codec` asks for."""
+
+    @property
+    @abstractmethod
+    def generate_stream(self) -> Callable[..., Iterator[Float]]:
+        """A method (video, **options): the music of one video in blocks float32 [channels, n], each as soon as it is there."""
+
+    @property
+    @abstractmethod
+    def compose(self) -> Callable[..., Iterator[Music]]:
+        """A method (videos, **options): the music of each video as it is written into a file, in order.
+
+        Its keyword-only parameters are options beside those of `generate_stream`. It checks all before it begins.
+        """
+
+    @property
+    def generation_options(self) -> list[str]:
+        """Names of the options of `compose`."""
+        return list(dict.fromkeys([*options_of(self.generate_stream), *options_of(self.compose)]))
+
+    def generate_file(self, video: Any, target: str | Path, **options: Any) -> int:
+        """Write the music of a video into an audio file, or, where the suffix is that of a video, into a copy of it; the samples written.
+
+        video: a path, or what else the system takes; for a copy, a path. Raises VideoError, AudioError, InputError, OutputError,
+        BackendError.
+        """
+        self._check_generation(options)
+        target = Path(target)
+        if isinstance(video, str | Path) and target.exists() and Path(video).exists() and target.samefile(video):
+            raise InputError(f"got {target} as the video and as the file to write, expected another one to write")
+        if not is_video_target(target):
+            AudioWriter.check_target(target, self.sample_rate, self.row_channels)
+        elif isinstance(video, str | Path):
+            check_mux_target(video, target, self.sample_rate, self.row_channels)
+        else:
+            raise InputError(f"got {target}, a video, and frames to make music for, expected the path of a video; or write an audio file")
+        (music,) = self.compose([video], **options)
+        return self._write_music(video, target, music)
+
+    def generate_folder(self, folder: str | Path, target: str | Path, **options: Any) -> list[Path]:
+        """Write `<stem>_output.wav` and a copy of the video with the music, `<stem>_output` with its suffix, for each video of a folder.
+
+        Videos whose `<stem>_output.wav` is there are left out. Everything is checked before the first is begun. The paths of the
+        audio files written. Errors as of `generate_file`.
+        """
+        self._check_generation(options)
+        todo = self._plan_folder(Path(folder), Path(target))
+        if not todo:
+            return []
+        with _folder(Path(target)):
+            for video, (sound, copy) in todo.items():
+                AudioWriter.check_target(sound, self.sample_rate, self.row_channels)
+                check_mux_target(video, copy, self.sample_rate, self.row_channels)
+            for (video, (sound, copy)), music in zip(todo.items(), self.compose(list(todo), **options), strict=True):
+                self._write_music(video, copy, music)
+                self._write_music(video, sound, music)  # the last, because it says that all is there
+                _LOG.info("%s and %s written", sound, copy.name)
+        return [sound for sound, _ in todo.values()]
+
+    def _plan_folder(self, folder: Path, target: Path) -> dict[Path, tuple[Path, Path]]:
+        """What is to be written for each video. Raises InputError, OutputError."""
+        if not folder.is_dir():
+            raise InputError(f"{folder} is not a folder; expected one with videos")
+        if target.exists() and not target.is_dir():
+            raise OutputError(f"can't write into {target}: it is not a folder; name one")
+        videos = sorted(path for path in folder.iterdir() if path.is_file() and path.suffix.lower() in VIDEO_SUFFIXES)
+        videos = [path for path in videos if not path.name.startswith(".")]
+        if not videos:
+            raise InputError(f"{folder} holds no video; expected files such as .mp4 or .mkv")
+        todo: dict[Path, tuple[Path, Path]] = {}
+        for video in videos:
+            suffix = video.suffix if is_video_target(video) else ".mkv"  # which holds any stream
+            sound, copy = (target / f"{video.stem}_output{end}" for end in (".wav", suffix))
+            if other := next((path for path, pair in todo.items() if pair[0] == sound), None):
+                raise InputError(f"{folder} holds {other.name} and {video.name}, whose music would have one name; rename one")
+            if sound.exists():
+                _LOG.info("%s left out: %s is there", video.name, sound)
+            else:
+                todo[video] = sound, copy
+        return todo
+
+    def _write_music(self, video: Any, target: Path, music: Music) -> int:
+        written = 0
+
+        def counted() -> Iterator[Float]:
+            nonlocal written
+            for block in music():
+                written += block.shape[1]
+                yield block
+
+        if is_video_target(target):
+            mux_audio(video, target, counted(), self.sample_rate, self.row_channels)
+            return written
+        with AudioWriter(target, self.sample_rate, self.row_channels) as writer:
+            for block in counted():
+                writer.write(block)
+        return written
+
+    def _check_generation(self, options: Mapping[str, Any]) -> None:
+        """Raises InputError for an option that the system has not."""
+        known = self.generation_options
+        unknown = [name for name in options if name not in (*known, "on_progress")]
+        if unknown:
+            raise InputError(f"{self.model.spec.system} has no option {unknown[0]!r}; it has {', '.join(known)}")
+
+
+@contextlib.contextmanager
+def _folder(path: Path) -> Iterator[None]:
+    """A folder to write into; one that was not there before goes again if it stays empty. Raises OutputError."""
+    is_new = not path.exists()
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write into {path}: {error.strerror}; check the place and its permissions") from error
+    try:
+        yield
+    finally:
+        if is_new:
+            with contextlib.suppress(OSError):  # not empty
+                path.rmdir()

@@ -1,0 +1,1 @@
+"""VidMuse's networks, under the keys of the official files (needs torch)."""
