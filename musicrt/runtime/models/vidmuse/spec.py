@@ -6,7 +6,19 @@ from collections.abc import Mapping
 from typing import Any
 
 from musicrt.runtime.models.vidmuse.config import HOP, IMAGE, SAMPLE_RATE, TOKENS_PER_FRAME, VISUAL_WIDTH, Config
-from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.spec import (
+    FLOAT32_OPERATORS,
+    Axis,
+    CheckpointSpec,
+    Dim,
+    Half,
+    Licences,
+    ModelSpec,
+    StageSpec,
+    System,
+    TensorSpec,
+    Tolerance,
+)
 
 BATCH = Axis("batch", 1, 1, 64)
 FRAMES = Axis("frames", 1, 32, 1 << 14)
@@ -21,7 +33,7 @@ NULL_TOKENS = Axis("null_tokens", 1, 50, 1 << 18)
 """Of the condition where there is none: one black frame stands for any number."""
 COLUMNS = Axis("columns", 1, 1, 1 << 14)
 """Of the sequence: tokens of all codebooks, each behind the one before."""
-CAPACITY = Axis("capacity", 16, 1504, 1 << 16)
+CAPACITY = Axis("capacity", 16, 1504, 1 << 16, fixed=True)
 """Columns that the caches have room for."""
 CODES = Axis("codes", 1, 250, 1 << 14)
 """Of a codebook, 50 a second."""
@@ -29,6 +41,8 @@ SAMPLES = Axis("samples", 1, 30 * SAMPLE_RATE, 1 << 26)
 
 HUB_CODEC = "facebook/encodec_32khz"
 HUB_FILE = f"{HUB_CODEC}/model.safetensors"
+_RECURRENT = (*FLOAT32_OPERATORS, "LSTM")
+"""What stays float32 where there is an LSTM: its state goes on from step to step, and from block to block of a long file."""
 CHECKPOINT = CheckpointSpec(
     files=("state_dict.bin", "compression_state_dict.bin"),
     hub_repository="HKUSTAudio/VidMuse",
@@ -105,6 +119,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("pixel_values", FRAMES, 3, IMAGE, IMAGE),),
             (_floats("hidden", *hidden),),
             Tolerance(1e-4),
+            half=Half(4e-3),
         ),
         StageSpec(
             "local",
@@ -112,6 +127,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("hidden", *hidden),),
             (_floats("local_hidden", *hidden),),
             Tolerance(1e-4),
+            half=Half(3e-3),
         ),
         StageSpec(
             "global",
@@ -119,6 +135,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("hidden", *hidden),),
             (_floats("global_hidden", *hidden),),
             Tolerance(1e-4),
+            half=Half(3e-3),
         ),
         StageSpec(
             "fuse",
@@ -126,6 +143,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("local_hidden", *local, VISUAL_WIDTH), _floats("global_hidden", *whole, VISUAL_WIDTH)),
             (_floats("video_emb", *local, config.width),),
             Tolerance(1e-4),
+            half=Half(3e-3),
         ),
     )
 
@@ -142,6 +160,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("video_emb", BATCH, TOKENS, config.width),),
             tuple(keys),
             Tolerance(1e-4),
+            half=Half(1.2e-3, tensors=tuple(cross_names(layers))),
         ),
         StageSpec(
             "lm",
@@ -155,6 +174,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("logits", 2, BATCH, config.codebooks, COLUMNS, config.card),),
             Tolerance(1e-4),
             states=tuple(_floats(name, BATCH * 2, heads, CAPACITY, head_width) for name in cache_names(layers)),
+            half=Half(3e-3, tensors=tuple(tensor.name for tensor in by_layer)),
         ),
     )
 
@@ -170,15 +190,24 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("audio", BATCH, 1, SAMPLES, scale=0.1),),
             (_floats("embedding", *latent, (SAMPLES * 1 + (HOP - 1)) // HOP),),
             Tolerance(1e-4),
+            half=Half(1.5e-3, _RECURRENT),
         ),
-        StageSpec("quantizer", "embedding -> codes", (_floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2)),
-        StageSpec("dequantizer", "codes -> what they stand for", (codes,), (_floats("latent", *latent, CODES),), Tolerance(1e-5)),
+        StageSpec("quantizer", "embedding -> codes", (_floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2), half=None),
+        StageSpec(
+            "dequantizer",
+            "codes -> what they stand for",
+            (codes,),
+            (_floats("latent", *latent, CODES),),
+            Tolerance(1e-5),
+            half=None,
+        ),
         StageSpec(
             "recurrence",
             "latents with three neighbours on each side -> features, and the state from which to go on",
             (_floats("latent", *latent, CODES * 1 + 6), _floats("h", *state, scale=0.3), _floats("c", *state)),
             (_floats("features", BATCH, channels, CODES), _floats("next_h", *state), _floats("next_c", *state)),
             Tolerance(1e-4),
+            half=Half(1.5e-3, _RECURRENT),
         ),
         StageSpec(
             "synthesis",
@@ -186,5 +215,6 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (_floats("features", BATCH, channels, CODES),),
             (_floats("audio", BATCH, 1, CODES * HOP),),
             Tolerance(1e-4),
+            half=Half(3e-3, modules=(f"layers.{3 * len(config.encodec.upsampling_ratios) + 1}",)),
         ),
     )
