@@ -40,6 +40,11 @@ class Session(ABC):
     def outputs(self) -> tuple[TensorSpec, ...]:
         return self.stage.outputs
 
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        """The smallest and the largest size of each axis that it accepts: those of the spec, if it is not made for fewer."""
+        return {axis.name: (axis.minimum, axis.maximum) for axis in self.stage.axes}
+
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once. `outputs`: the wanted ones, all by default. Raises InputError, BackendError."""
         self._check_open()

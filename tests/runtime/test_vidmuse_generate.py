@@ -19,9 +19,10 @@ from musicrt.runtime.models.vidmuse.language import Window
 from musicrt.runtime.models.vidmuse.loudness import Meter
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.noise import uniform_numbers
+from musicrt.runtime.session import Array
 from tests.conftest import ForSystem, refused
 from tests.reference import signals
-from tests.runtime.vidmuse_codecs import CARD, Codes, Float, Watched, clip, distance, frames, open_light, open_tiny, picture, uniforms
+from tests.runtime.vidmuse_codecs import CARD, Codes, Watched, clip, distance, frames, open_light, open_tiny, picture, uniforms
 
 
 @pytest.fixture(scope="module")
@@ -172,7 +173,7 @@ def test_windows_take_over_caches_that_nobody_uses(light: Watched) -> None:
     language, null = light[0].composer.language, light[0].composer.conditioner.null_keys()
     keys = {name.replace("null_", "cross_"): values for name, values in null.items()}
 
-    def cache(window: Window) -> Float:
+    def cache(window: Window) -> Array:
         return window._feeds["key_0"]
 
     window: Window | None = language.open(keys, null, 100)
@@ -197,6 +198,19 @@ def test_long_prompts_may_be_fed_in_parts(light: Watched, monkeypatch: pytest.Mo
     monkeypatch.setattr(language_module, "_SCORES", 4 * (100 + 53) * 7)
     np.testing.assert_array_equal(pipeline.generate_tokens(clip(), duration=1, seed=0, prompt=prompt), expected)
     assert [size[2] for size in sessions["lm"].sizes[:3]] == [7, 1, 1]
+
+
+def test_caches_and_keys_are_what_the_graphs_have() -> None:
+    """Those of engines: float16, of one size, and few columns at a time."""
+    pipeline, sessions = open_light(flavour="trt", limits={"capacity": (1504, 1504), "columns": (1, 2)})
+    prompt = np.random.default_rng(0).integers(0, CARD, (1, 4, 5))
+    tokens = pipeline.generate_tokens(clip(), duration=1, seed=0, prompt=prompt)
+    np.testing.assert_array_equal(tokens[:, :, :5], prompt)
+    assert tokens.shape == (1, 4, 50)
+    assert [size[2] for size in sessions["lm"].sizes[:3]] == [2, 1, 1]
+    caches = pipeline.composer.language._caches
+    assert {(cache.shape, str(cache.dtype)) for cache in caches.values()} == {((2, 4, 1504, 16), "float16")}
+    assert {str(keys.dtype) for keys in pipeline.composer.conditioner.null_keys().values()} == {"float16"}
 
 
 def test_tiny_network_with_prompt_and_without_give_the_same_music(tiny: Pipeline) -> None:

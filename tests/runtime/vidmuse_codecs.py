@@ -29,30 +29,39 @@ CARD = 256
 
 
 class LightSession(Session):
-    """A stage computed by a function below; `sizes` are those of the first input of each call."""
+    """A stage computed by a function below; `sizes` are those of the first input of each call. `limits`: smaller ones of some axes."""
 
-    def __init__(self, stage: StageSpec) -> None:
+    def __init__(self, stage: StageSpec, limits: Mapping[str, tuple[int, int]] | None = None) -> None:
         super().__init__(stage)
         self.sizes: list[tuple[int, ...]] = []
+        self._limits = {**super().limits, **(limits or {})}
+
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        return self._limits
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         self.sizes.append(feeds[self.inputs[0].name].shape)
         made = globals()["light_" + self.stage.name.replace("-", "_")](feeds)
-        return {name: np.ascontiguousarray(made[name]) for name in names}
+        return {tensor.name: np.ascontiguousarray(made[tensor.name], tensor.dtype) for tensor in self.outputs if tensor.name in names}
 
 
 Watched = tuple[Pipeline, dict[str, LightSession]]
 
 
-def open_light(identity: str | None = None, **encodec: Any) -> Watched:
-    """A pipeline without a network, and its sessions. What comes out depends on all that goes in. `encodec`: other values of the codec."""
+def open_light(
+    identity: str | None = None, *, flavour: str = "ort", limits: Mapping[str, tuple[int, int]] | None = None, **encodec: Any
+) -> Watched:
+    """A pipeline without a network, and its sessions. What comes out depends on all that goes in. `encodec`: other values of the codec;
+    `limits`: of the axes that the language model's session accepts.
+    """
     config = {**tiny_layout("vidmuse")["config"]}
     config.pop("codec", None)
     lm = config["lm"]
     config["lm"] = {**lm, "transformer_lm": {**lm["transformer_lm"], "card": CARD}}
     config["encodec"] = {**config["encodec"], "codebook_size": CARD, "target_bandwidths": [1.6], **encodec}
     spec = build_spec(config, "light")
-    sessions = {stage.name: LightSession(stage) for stage in spec.stages}
+    sessions = {stage.name: LightSession(stage.in_flavour(flavour), limits if stage.name == "lm" else None) for stage in spec.stages}
     return Pipeline(Model(spec, sessions.__getitem__, Choice("light", "a test"), identity=identity)), sessions
 
 

@@ -29,6 +29,10 @@ class TensorrtSession(Session):
         self._device, self._arena = device, arena
         self._buffers: dict[str, DeviceArray] = {}
 
+    @property
+    def limits(self) -> Mapping[str, tuple[int, int]]:
+        return self._opened.limits
+
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         sizes = self._check_inputs(feeds)
         self._device.make_current()

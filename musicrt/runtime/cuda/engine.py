@@ -30,6 +30,12 @@ class OpenEngine:
         self._sizes: dict[str, int] = {}
         self._scratch = 0
 
+    @property
+    def limits(self) -> dict[str, tuple[int, int]]:
+        """The smallest and the largest size of each axis that some profile accepts."""
+        ranges = {name: [profile.axes[name] for profile in self._profiles] for name in self._profiles[0].axes}
+        return {name: (min(least for least, _, _ in known), max(most for _, _, most in known)) for name, known in ranges.items()}
+
     def profile_of(self, sizes: Mapping[str, int]) -> int:
         """Index of the profile for these sizes. Raises InputError where there is none."""
         index = fitting_profile(self._profiles, sizes)

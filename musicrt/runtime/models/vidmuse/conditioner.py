@@ -16,10 +16,13 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.config import VISUAL_WIDTH
 from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.pixels import Frames, black_pixels, pixel_values
+from musicrt.runtime.session import Array
 
 Float = NDArray[np.float32]
-Keys = Mapping[str, Float]
-"""Keys and values of every layer, by the names of the inputs of stage `lm`: float32 [batch, heads, tokens, head width]."""
+Keys = Mapping[str, Array]
+"""Keys and values of every layer, by the names of the inputs of stage `lm`: [batch, heads, tokens, head width]. float32, or float16 where
+the graphs are in half precision.
+"""
 _FRAMES = 8
 """Pictures that are encoded together: enough for two cores, and little memory."""
 

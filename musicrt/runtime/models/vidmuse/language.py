@@ -12,7 +12,7 @@ from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.conditioner import Keys
 from musicrt.runtime.models.vidmuse.config import Config
-from musicrt.runtime.models.vidmuse.spec import CAPACITY, cache_names, cross_names
+from musicrt.runtime.models.vidmuse.spec import cross_names
 from musicrt.runtime.session import Array
 
 Float = NDArray[np.float32]
@@ -25,7 +25,7 @@ class Language:
 
     def __init__(self, model: Model, config: Config) -> None:
         self._model, self._config = model, config
-        self._caches: dict[str, Float] = {}
+        self._caches: dict[str, Array] = {}
         self._latest: Callable[[], Window | None] = lambda: None
 
     def open(self, keys: Keys, null_keys: Keys, columns: int) -> Window:
@@ -34,28 +34,28 @@ class Language:
         It may be used in turn with others that are open.
         """
         batch, heads, tokens, _ = keys[cross_names(1)[0]].shape
-        most = max(_SCORES // (batch * heads * (tokens + columns)), 1)
+        most = min(max(_SCORES // (batch * heads * (tokens + columns)), 1), self._model.session("lm").limits["columns"][1])
         if self._latest() is not None:
             self._caches = {}  # they are that window's
         window = Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
         self._latest = weakref.ref(window)
         return window
 
-    def _room(self, batch: int, columns: int) -> dict[str, Float]:
+    def _room(self, batch: int, columns: int) -> dict[str, Array]:
         """Caches of at least so many columns; those of before, if they fit. What they hold is never looked at before it is written."""
-        config = self._config
-        needed = (2 * batch, config.heads, max(columns, CAPACITY.minimum), config.head_width)
+        config, session = self._config, self._model.session("lm")
+        needed = (2 * batch, config.heads, max(columns, session.limits["capacity"][0]), config.head_width)
         held = next((cache.shape for cache in self._caches.values()), (0, 0, 0, 0))
         if held[0] != needed[0] or not needed[2] <= held[2] <= 2 * needed[2]:
             self._caches = {}  # first, so that not both are in memory
-            self._caches = {name: np.zeros(needed, np.float32) for name in cache_names(config.layers)}
+            self._caches = {state.name: np.zeros(needed, state.dtype) for state in session.states}
         return self._caches
 
 
 class Window:
     """Feeds columns one after the other. What it gives is overwritten by the next call."""
 
-    def __init__(self, model: Model, config: Config, feeds: Mapping[str, Float], batch: int, most: int) -> None:
+    def __init__(self, model: Model, config: Config, feeds: Mapping[str, Array], batch: int, most: int) -> None:
         """most: columns that may be fed at once."""
         self._session, self._most = model.session("lm"), most
         self._tokens = np.zeros((batch, config.codebooks, 1), np.int64)
