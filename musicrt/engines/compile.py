@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from musicrt.engines.layers import Layer, node_operators, read_layers, type_name
+from musicrt.engines.layers import Layer, read_layers, read_nodes, type_name
 from musicrt.engines.profiles import tensor_range
 from musicrt.runtime.errors import EngineError
 from musicrt.runtime.manifest import ProfileEntry
@@ -68,7 +68,7 @@ def compile_plan(
             raise EngineError(f"{stage.name}: {_parser_reason(parser, messages)}")
         _check_tensors(trt, stage, network)
         _decompose_attention(trt, network)
-        layers = read_layers(trt, network, node_operators(graph))
+        layers = read_layers(trt, network, read_nodes(graph))
         config = builder.create_builder_config()
         monitor = _make_monitor(trt, on_phase) if on_phase else None
         if monitor:

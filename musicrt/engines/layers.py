@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict
 
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.spec import Half, StageSpec, kept_name
 
 _TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 MOVES = frozenset(
@@ -63,29 +64,56 @@ class Report(BaseModel):
     layers: list[Layer]
 
 
-def read_layers(trt: Any, network: Any, operators: Mapping[str, str]) -> list[Layer]:
-    """Every layer of a network definition. `operators`: those of the ONNX nodes, by node name.
+@dataclass(frozen=True)
+class Nodes:
+    """Of an ONNX graph: the operator of every node, by its name, and the node that makes each value, by the name of that."""
 
-    The parser notes a node on the layer that gives its result; those that it adds on the way come before that one.
-    """
-    layers: list[Layer] = []
-    waiting: list[Any] = []
+    operators: Mapping[str, str]
+    makers: Mapping[str, str]
+
+
+def read_layers(trt: Any, network: Any, nodes: Nodes) -> list[Layer]:
+    """Every layer of a network definition, with the node that it was made from."""
+    owners = _find_owners([network.get_layer(index) for index in range(network.num_layers)], nodes)
     positions, constants = set[str](), set[str]()
-    for index in range(network.num_layers):
-        layer = network.get_layer(index)
-        waiting.append(layer)
-        found = _NODE.search(layer.metadata or "")
-        if found or index == network.num_layers - 1:
-            node = found.group(1) if found else ""
-            layers += [_read(trt, one, node, operators.get(node, ""), positions, constants) for one in waiting]
-            waiting.clear()
-    return layers
+    return [_read(trt, layer, node, nodes.operators.get(node, ""), positions, constants) for layer, node in owners]
+
+
+def _find_owners(layers: Sequence[Any], nodes: Nodes) -> list[tuple[Any, str]]:
+    """The node of each layer: that whose value it gives, or else that of a layer that takes what it gives.
+
+    The parser notes a node on one of its layers only, and behind that one others may follow (of a loop, say). What leads nowhere belongs to
+    the note that comes next.
+    """
+    made = {tensor.name: index for index, layer in enumerate(layers) for tensor in _outputs(layer)}
+    owners = {made[value]: node for value, node in nodes.makers.items() if value in made}
+    todo = list(owners)
+    while todo:
+        index = todo.pop()
+        for maker in (made.get(tensor.name) for tensor in _inputs(layers[index])):
+            if maker is not None and maker not in owners:
+                owners[maker] = owners[index]
+                todo.append(maker)
+    found: list[tuple[Any, str]] = []
+    noted = ""
+    for index in reversed(range(len(layers))):
+        if note := _NODE.search(layers[index].metadata or ""):
+            noted = note.group(1)
+        found.append((layers[index], owners.get(index, noted)))
+    return found[::-1]
+
+
+def _inputs(layer: Any) -> list[Any]:
+    return [tensor for tensor in (layer.get_input(i) for i in range(layer.num_inputs)) if tensor is not None]
+
+
+def _outputs(layer: Any) -> list[Any]:
+    return [layer.get_output(i) for i in range(layer.num_outputs)]
 
 
 def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], constants: set[str]) -> Layer:
     """One layer; the tensors that it gives are added to those of positions, or to the constants."""
-    inputs = [tensor for tensor in (layer.get_input(i) for i in range(layer.num_inputs)) if tensor is not None]
-    outputs = [layer.get_output(i) for i in range(layer.num_outputs)]
+    inputs, outputs = _inputs(layer), _outputs(layer)
     kind, given = layer.type.name, [type_name(trt, tensor.dtype) for tensor in outputs]
     floats = [tensor.name for tensor in inputs if "float" in type_name(trt, tensor.dtype) and tensor.name not in constants]
     makes = "float32" in given and (operator == "Range" or (kind == "CAST" and not floats))
@@ -105,11 +133,12 @@ def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], c
     )
 
 
-def node_operators(graph: Path) -> dict[str, str]:
-    """The operator of every node of an ONNX file, by node name."""
+def read_nodes(graph: Path) -> Nodes:
+    """The nodes of an ONNX file."""
     import onnx
 
-    return {node.name: node.op_type for node in onnx.load(graph, load_external_data=False).graph.node}
+    nodes = onnx.load(graph, load_external_data=False).graph.node
+    return Nodes({node.name: node.op_type for node in nodes}, {value: node.name for node in nodes for value in node.output if value})
 
 
 def type_name(trt: Any, dtype: Any) -> str:
@@ -127,13 +156,13 @@ def count_precisions(layers: Iterable[Layer]) -> dict[str, Counter[str]]:
     return counts
 
 
-def undeclared(stage: StageSpec, layers: Sequence[Layer]) -> list[Layer]:
-    """The layers that compute in float32 without being on an island of the stage's half precision.
+def is_island(half: Half, layer: Layer) -> bool:
+    """Whether the spec of a stage keeps a layer in float32: by its operator, by its module, or because it computes positions."""
+    return layer.positions or layer.operator in half.operators or layer.node.startswith(tuple(kept_name(one, "") for one in half.modules))
 
-    Layers of a module that the spec keeps in float32 are among them: which node came from which module, a graph does not say.
-    """
-    if stage.half is None:
+
+def undeclared(stage: StageSpec, layers: Sequence[Layer]) -> list[Layer]:
+    """The layers that compute in float32 without being on an island of the stage's half precision."""
+    if (half := stage.half) is None:
         return []
-    declared = set(stage.half.operators)
-    wide = [layer for layer in layers if layer.computes and layer.precision == "float32" and not layer.positions]
-    return [layer for layer in wide if layer.operator not in declared]
+    return [layer for layer in layers if layer.computes and layer.precision == "float32" and not is_island(half, layer)]

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from musicrt.export.types import check_standard, check_types, float_places, infer_types, tensors_of
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import Half, StageSpec, updated_name
+from musicrt.runtime.spec import Half, StageSpec, kept_name, updated_name
 
 Kind = Literal["half", "float", "layout", "none"]
 
@@ -33,7 +33,8 @@ _ANY = frozenset(("Shape", "Size", "Cast", "IsNaN", "IsInf"))
 def to_half(stage: StageSpec, half: Half, model: ir.Model) -> None:
     """Give every value of a graph its type, in place. Inputs and outputs keep those that the spec has for it.
 
-    Needs the names of modules that the exporter notes at nodes. Raises ConfigError: an operator that has no half precision, or a constant
+    Needs the names of modules that the exporter notes at nodes; what stays float32 because of its module has that in its own name from then
+    on (`kept_name`), as engines are built from graphs alone. Raises ConfigError: an operator that has no half precision, or a constant
     that half precision can't hold, by stage and node.
     """
     check_standard(stage.name, model)
@@ -67,6 +68,8 @@ def _choose_kinds(stage: StageSpec, half: Half, model: ir.Model) -> dict[ir.Node
                 f"stage {stage.name}: node {node.name} can't be in half precision: {reason}; "
                 f"declare {node.op_type} or its module as float32 in the spec of the stage"
             )
+        if named:
+            node.name = kept_name(named[0], str(node.name))
     if unused:
         raise ConfigError(f"stage {stage.name}: the spec keeps {sorted(unused)[0]!r} in float32, but no node comes from such a module")
     _settle_layout(kinds, _half_ends(stage))

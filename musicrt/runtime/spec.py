@@ -178,6 +178,11 @@ class StageSpec:
         return self.tolerance.rel_l2 if flavour != "trt" or self.half is None else self.half.tolerance
 
 
+def kept_name(module: str, node: str) -> str:
+    """What a node of a graph in half precision is called that stays float32 because its module does (`Half.modules`)."""
+    return f"float32:{module}/{node}"
+
+
 def updated_name(state: str) -> str:
     """What a graph calls the output that holds a changed state."""
     return f"updated_{state}"

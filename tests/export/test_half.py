@@ -128,6 +128,10 @@ def test_modules_stay_float32_by_name() -> None:
     assert [float_types(node) for node in nodes_of(model, "MatMul")] == [{HALF}, {HALF}, {FLOAT}]
     assert float_types(nodes_of(model, "Tanh")[0]) == {FLOAT}
     assert all(not node.metadata_props for node in model.graph)
+    kept = [node for node in model.graph if str(node.name).startswith("float32:")]
+    assert {str(node.name).split("/")[0] for node in kept} == {"float32:last"}
+    assert [node.op_type for node in kept if node.op_type == "MatMul"] == ["MatMul"]
+    assert {dtype for node in kept for dtype in float_types(node)} == {FLOAT}
 
 
 def test_module_that_is_not_there_is_refused() -> None:
