@@ -67,7 +67,7 @@ class Messages:
 def messages_of(trt: Any) -> Messages:
     """The messages of a member of the family, given its module: one object for the whole process.
 
-    TensorRT goes on using the first logger that it was given, by its address: it must not go away.
+    A precaution: TensorRT keeps the first logger that it was given as its global one, so that one should not go away.
     """
     return Messages(trt)
 
