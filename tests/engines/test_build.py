@@ -24,6 +24,24 @@ from tests.conftest import ForSystem, refused
 pytest.importorskip("tensorrt_rtx")
 TARGETS = ["sm_86", "sm_89", "sm_120"]
 ISLANDS: dict[str, dict[str, set[str]]] = {
+    "mucodec": {
+        "muq": {"LayerNormalization"},
+        "condition": set(),
+        "context": set(),
+        "estimator": {"LayerNormalization"},
+        "vae": {"GroupNormalization"},
+        "vocoder": {"Conv", "Tanh"},
+        "vae-encoder": {"Exp", "GroupNormalization"},
+    },
+    "music2latent": {name: {"GroupNormalization", "Softmax"} for name in ("encoder", "pyramid", "denoiser", "decoder")},
+    "semanticodec": {
+        "audiomae": {"LayerNormalization", "ReduceMean"},
+        "residual": set(),
+        "conditioning": set(),
+        "denoiser": {"GroupNormalization", "LayerNormalization"},
+        "vae": {"GroupNormalization"},
+        "vocoder": {"Conv", "Tanh"},
+    },
     "vidmuse": {
         "visual": {"LayerNormalization"},
         "local": {"LayerNormalization"},
