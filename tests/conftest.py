@@ -1,6 +1,7 @@
 """A tiny checkpoint and its bundle, made once for all tests.
 
 MUSICRT_TINY_BUNDLE may name bundles made earlier from the same checkpoints, separated as in PATH: exporting one takes a minute.
+Those with graphs in half precision are for tests of these, and stand in for the others where there are none.
 """
 
 from __future__ import annotations
@@ -26,6 +27,14 @@ from tests.reference.runner import DATA
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: with busy waiting, tests on shared cores take ten times as long
 
 ForSystem = Callable[[str], Path]
+
+
+def find_given(system: str, *, half: bool) -> Path | None:
+    """The bundle of a system that MUSICRT_TINY_BUNDLE names, with graphs in half precision or, if there is one, without."""
+    given = [Path(name) for name in os.environ.get("MUSICRT_TINY_BUNDLE", "").split(os.pathsep) if name]
+    manifests = {path: read_manifest(path) for path in given}
+    known = {bool(one.more_weights): path for path, one in reversed(manifests.items()) if one.system == system}
+    return known.get(True) if half else known.get(False, known.get(True))
 
 
 def tiny_layout(system: str) -> Layout:
@@ -63,13 +72,11 @@ def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
 @pytest.fixture(scope="session")
 def tiny_bundles(tiny_checkpoints: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
     """Gives the bundle of that checkpoint. Tests may read it only."""
-    given = [Path(name) for name in os.environ.get("MUSICRT_TINY_BUNDLE", "").split(os.pathsep) if name]
 
     @functools.cache
     def export(system: str) -> Path:
-        for bundle in given:
-            if read_manifest(bundle).system == system:
-                return bundle
+        if bundle := find_given(system, half=False):
+            return bundle
         for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(module)
         from musicrt.export.bundle import export_bundle
@@ -85,14 +92,13 @@ def half_bundles(tiny_bundles: ForSystem, tmp_path_factory: pytest.TempPathFacto
 
     @functools.cache
     def add(system: str) -> Path:
-        bundle = tiny_bundles(system)
-        if read_manifest(bundle).more_weights:
-            return bundle
+        if given := find_given(system, half=True):
+            return given
         for module in ("torch", "onnx", "onnxscript", "onnxruntime"):
             pytest.importorskip(module)
         from musicrt.export.flavours import add_flavour
 
-        copy = shutil.copytree(bundle, tmp_path_factory.mktemp("half") / system)
+        copy = shutil.copytree(tiny_bundles(system), tmp_path_factory.mktemp("half") / system)
         return add_flavour(copy, "trt").path
 
     return add
