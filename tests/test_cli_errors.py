@@ -47,7 +47,7 @@ def test_export_without_a_checkpoint_leaves_nothing(tmp_path: Path) -> None:
 def test_export_names_the_extra_that_is_missing(tmp_path: Path) -> None:
     done = spawn("export", "music2latent", "--out", tmp_path / "bundle", without=("onnx_ir", "torch"))
     assert done.returncode == 3
-    assert done.stderr == "error: export needs onnx_ir, which is not installed: pip install 'musicrt[export]'\n"
+    assert done.stderr == "error: export needs torch, which is not installed: pip install 'musicrt[export]'\n"
 
 
 def test_missing_bundle(song: Path, tmp_path: Path) -> None:
