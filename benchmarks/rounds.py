@@ -121,16 +121,17 @@ def run_stages(stages: Mapping[str, Callable[[], Outputs]], order: Sequence[str]
     return {name: {key: value.copy() for key, value in stages[name]().items()} for name in wanted}
 
 
-def time_in_turn(calls: Mapping[str, Callable[[], object]], repeats: int, rest: float = 0.0) -> dict[str, list[float]]:
+def time_in_turn(calls: Mapping[str, Callable[[], object]], repeats: int, rest: float = 0.0, ahead: int = 0) -> dict[str, list[float]]:
     """Seconds of each repeat of each call, one call after the other in each repeat, after one round that is not timed.
 
-    rest: seconds before each call, in which the threads of the one before stop waiting for more work.
+    rest: seconds before each call, in which the threads of the one before stop waiting for more work. ahead: calls of the same that come
+    right before each timed one and are not timed, as in a loop.
     """
     times: dict[str, list[float]] = {name: [] for name in calls}
     for index in range(repeats + 1):
         for name, call in calls.items():
             time.sleep(rest)
-            (seconds,) = measure(call, 0, 1)
+            (seconds,) = measure(call, ahead, 1)
             if index:
                 times[name].append(seconds)
     return times

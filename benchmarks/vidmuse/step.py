@@ -2,7 +2,8 @@
 
 A step is measured behind so many columns that are in the caches. All lengths run in turn in one process for each contender and round,
 and so do, with the bundle, a copy and a read of arrays that no cache holds. Before each call the process rests, because
-threads of ONNX Runtime and torch go on waiting for work for a while, which a copy would suffer from.
+threads of ONNX Runtime and torch go on waiting for work for a while, which a copy would suffer from; and with ONNX Runtime the same call
+runs a few times right before the one that is timed, as the steps of a loop do.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from musicrt.runtime.measure import Measurement, describe_environment, peak_memo
 
 _CONTENDERS = ["eager", "torch-cpu", "onnxruntime-cpu"]
 _TASK = "steps"
+_WORK = ("tokens", "array", "ahead", "rest")
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -36,14 +38,15 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--columns", type=int, nargs="+", default=[0, 250, 750, 1450], help="in the caches (default: %(default)s)")
     parser.add_argument("--tokens", type=int, default=3000, help="of the condition, 100 for a second of video (default: %(default)s)")
     parser.add_argument("--array", type=int, default=MEGABYTES, help="MB of the arrays that are copied and read (default: %(default)s)")
+    parser.add_argument("--ahead", type=int, default=4, help="calls right before each timed one of onnxruntime-cpu (default: %(default)s)")
     parser.add_argument("--rest", type=float, default=0.2, help="seconds before each call (default: %(default)s)")
     options = parser.parse_args(arguments)
     parts = [part.name for part in list_parts({"step": options.columns})]
-    settings = {name: getattr(options, name) for name in ("tokens", "repeats", "slow_repeats", "rounds", "array", "rest")}
+    settings = {name: getattr(options, name) for name in ("tokens", "repeats", "slow_repeats", "rounds", "array", "ahead", "rest")}
     content = describe_run("step", options.bundle, settings, options.threads)
     opening = prepare_opening(options, "benchmarks.vidmuse.baselines")
     threads = options.threads or describe_environment()["cores"]
-    work = {"parts": parts, "slow": options.slow_repeats, "threads": threads, **{n: settings[n] for n in ("tokens", "array", "rest")}}
+    work = {"parts": parts, "slow": options.slow_repeats, "threads": threads, **{n: settings[n] for n in _WORK}}
     rounds = split_repeats(options.repeats, options.rounds)
     with tempfile.TemporaryDirectory(prefix="musicrt-outputs-") as folder:
         results = run_contest(_MODULE, options.contenders, [_TASK], rounds, {"opening": opening, "work": {**work, "outputs": folder}})
@@ -61,7 +64,8 @@ def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: st
     if opening["name"] != "eager":
         memory = Memory(work["threads"], work["array"])
         calls |= {COPY: memory.copy, READ: memory.read}
-    times = time_in_turn(calls, repeats if opening["name"] == "onnxruntime-cpu" else work["slow"], work["rest"])
+    looped = opening["name"] == "onnxruntime-cpu"
+    times = time_in_turn(calls, repeats if looped else work["slow"], work["rest"], work["ahead"] if looped else 0)
     np.savez(_kept(work, opening), **kept)
     peak = peak_memory_mb()
     seconds = {name: Part.parse(name).seconds for name in steps}
