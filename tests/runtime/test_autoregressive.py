@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.errors import Cancelled, InputError
-from musicrt.runtime.loops.autoregressive import TokenSequence, check_guidance, generate, write_columns
+from musicrt.runtime.loops.autoregressive import TokenSequence, generate, write_columns
 from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern, Tokens
+from musicrt.runtime.loops.diffusion import check_guidance
 from musicrt.runtime.loops.sampling import Draw, Float, Sampling, pick, race, softmax
 from tests.conftest import refused
 

@@ -6,29 +6,20 @@ Random numbers are an input, so every backend can be compared token by token.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern, Tokens
-from musicrt.runtime.loops.diffusion import OnStep, guide
+from musicrt.runtime.loops.diffusion import OnStep, check_guidance, guide
 
 Float = NDArray[np.float32]
-_MOST_GUIDANCE = 1e6
 Evaluate = Callable[[Tokens], Float]
 """`evaluate(columns)`: feeds the next columns int64 [batch, codebooks, n], and gives the logits after the last of them, float32 [2, batch,
 codebooks, card]: row 0 with the condition, row 1 without. The caller may change what it was given."""
 Choose = Callable[[Float], Tokens]
 """`choose(logits)`: a token for each row of guided logits float32 [rows, card], rows in the order batch, codebook; int64 [rows]."""
-
-
-def check_guidance(scale: object) -> float:
-    """A finite strength of guidance. Raises InputError."""
-    if isinstance(scale, bool) or not isinstance(scale, Real) or not abs(float(scale)) < _MOST_GUIDANCE:
-        raise InputError(f"got guidance {scale!r}, expected a finite number below {_MOST_GUIDANCE:.0e}; 1.0 follows the condition as it is")
-    return float(scale)
 
 
 class TokenSequence:

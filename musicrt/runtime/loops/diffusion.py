@@ -61,11 +61,16 @@ def check_steps(steps: int, most: int) -> int:
     return int(steps)
 
 
-def branches(guidance: object) -> int:
-    """How many rows of v a guidance scale needs: one for 1.0, which is no guidance, else two. Raises InputError for an absurd one."""
+def check_guidance(guidance: object) -> float:
+    """A finite guidance scale. Raises InputError."""
     if isinstance(guidance, bool) or not isinstance(guidance, Real) or not abs(float(guidance)) < _MOST_GUIDANCE:
         raise InputError(f"got guidance {guidance!r}, expected a finite number below {_MOST_GUIDANCE:.0e}; 1.0 is no guidance")
-    return 1 if guidance == 1 else 2
+    return float(guidance)
+
+
+def branches(guidance: object) -> int:
+    """How many rows of v a guidance scale needs: one for 1.0, which is no guidance, else two. Raises InputError for an absurd one."""
+    return 1 if check_guidance(guidance) == 1 else 2
 
 
 def guide(v: Float, scale: float) -> Float:

@@ -82,7 +82,7 @@ class AudioCodec:
 
     def dequantize(self, codes: Tokens) -> Float:
         """What codes stand for, float32 [batch, latent channels, T]. Raises BackendError."""
-        return self._model.session("dequantizer").run({"codes": codes})["latent"]
+        return self._model.session("dequantizer").run({"codes": np.ascontiguousarray(codes)})["latent"]
 
     def decode(self, codes: Tokens) -> Iterator[Float]:
         """Decode in constant memory; blocks of audio. Raises BackendError."""
@@ -93,14 +93,14 @@ class AudioCodec:
 
     def open(self, batch: int) -> Decoder:
         """A decoder of one signal of so many rows."""
-        return Decoder(self._model, self._config, batch)
+        return Decoder(self, self._model, self._config, batch)
 
 
 class Decoder:
     """Takes codes piece by piece, and gives the audio that they settle: all but that of the last five frames."""
 
-    def __init__(self, model: Model, config: Config, batch: int) -> None:
-        self._model, self._pad_mode = model, config.pad_mode
+    def __init__(self, codec: AudioCodec, model: Model, config: Config, batch: int) -> None:
+        self._codec, self._model, self._pad_mode = codec, model, config.pad_mode
         self._latents = np.zeros((batch, config.latent_channels, 0), np.float32)  # from three before the next frame of features on
         self._features = np.zeros((batch, config.recurrent_channels, 0), np.float32)  # from two before the next frame of audio on
         self._margin = 0  # frames at the beginning of these whose audio is out already
@@ -111,8 +111,7 @@ class Decoder:
     def push(self, codes: Tokens) -> Float:
         """Codes [batch, codebooks, n] -> the next audio [batch, samples], perhaps none. Raises BackendError."""
         if codes.shape[2]:
-            latent = self._model.session("dequantizer").run({"codes": np.ascontiguousarray(codes)})["latent"]
-            self._latents = np.concatenate([self._latents, latent], axis=2)
+            self._latents = np.concatenate([self._latents, self._codec.dequantize(codes)], axis=2)
         if not self._begun and self._latents.shape[2] > EDGE:
             self._begun = True
             self._latents = np.concatenate([pad_ends(self._latents, self._pad_mode)[:, :, :EDGE], self._latents], axis=2)

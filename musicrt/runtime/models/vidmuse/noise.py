@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,7 @@ Uniforms = Sequence[NDArray[np.floating]]
 """One array for each draw of a run: uniform numbers in [0, 1) for the rows, in the order video, codebook; float [videos * codebooks]."""
 
 
+@runtime_checkable
 class Numbers(Protocol):
     """Draws the tokens of one run."""
 
@@ -74,9 +75,7 @@ def choose_numbers(seed: int | None, noise: Numbers | Uniforms | None, draws: in
         return SeededNumbers(codebooks, seed)
     if seed is not None:
         raise InputError("got a seed and noise, expected one of the two")
-    if all(callable(getattr(noise, name, None)) for name in ("begin", "draw")):
-        return noise  # type: ignore[return-value]
-    return InjectedNumbers(noise, draws, videos * codebooks)  # type: ignore[arg-type]
+    return noise if isinstance(noise, Numbers) else InjectedNumbers(noise, draws, videos * codebooks)
 
 
 def _check(array: Any, rows: int) -> NDArray[np.float64]:

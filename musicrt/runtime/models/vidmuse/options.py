@@ -12,7 +12,7 @@ from typing import Any, TypedDict
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.loops.autoregressive import check_guidance
+from musicrt.runtime.loops.diffusion import check_guidance
 from musicrt.runtime.loops.sampling import Sampling
 from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.frames import Clip
