@@ -96,6 +96,11 @@ class TensorSpec:
         return tuple(dim.size(sizes[dim.axis.name]) if isinstance(dim, Dim) else dim for dim in self.dims)
 
 
+def floats(name: str, *shape: int | Axis | Dim, scale: float = 1.0) -> TensorSpec:
+    """A float32 tensor whose test values are normal with deviation `scale`."""
+    return TensorSpec(name, "float32", shape, scale=scale)
+
+
 @dataclass(frozen=True)
 class Tolerance:
     """Largest accepted distance between two FP32 implementations of a stage: relative L2; of integers, the share that differs."""

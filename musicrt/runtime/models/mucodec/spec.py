@@ -30,6 +30,7 @@ from musicrt.runtime.spec import (
     System,
     TensorSpec,
     Tolerance,
+    floats,
 )
 
 BATCH = Axis("batch", 1, 1, 64)
@@ -74,9 +75,6 @@ def build_spec(config: Mapping[str, Any], variant: str) -> ModelSpec:
 def _describe(config: Config, variant: str) -> ModelSpec:
     rvq, width, features = config.rvq, config.transformer2D.width, config.features
     codebooks = Axis("codebooks", 1, rvq.n_codebooks, rvq.n_codebooks)
-
-    def floats(name: str, *shape: int | Axis | Dim, scale: float = 1.0) -> TensorSpec:
-        return TensorSpec(name, "float32", shape, scale=scale)
 
     def codes(*shape: int | Axis) -> TensorSpec:
         return TensorSpec("codes", "int64", shape, values="codes", codes=rvq.codebook_size)

@@ -17,6 +17,7 @@ from musicrt.runtime.spec import (
     System,
     TensorSpec,
     Tolerance,
+    floats,
 )
 
 BATCH = Axis("batch", 1, 1, 64)
@@ -51,9 +52,6 @@ def _describe(config: Config, variant: str) -> ModelSpec:
     semantic_codes, acoustic_codes = config.codebook_sizes
     width, count = config.feature_dim, config.tokens
     latent = (BATCH, *LATENT_SHAPE)
-
-    def floats(name: str, *shape: int | Axis, scale: float = 1.0) -> TensorSpec:
-        return TensorSpec(name, "float32", shape, scale=scale)
 
     def codes(name: str, size: int, *shape: int | Axis) -> TensorSpec:
         return TensorSpec(name, "int64", shape, values="codes", codes=size)

@@ -10,7 +10,6 @@ from musicrt.runtime.spec import (
     FLOAT32_OPERATORS,
     Axis,
     CheckpointSpec,
-    Dim,
     Half,
     Licences,
     ModelSpec,
@@ -18,6 +17,7 @@ from musicrt.runtime.spec import (
     System,
     TensorSpec,
     Tolerance,
+    floats,
 )
 
 BATCH = Axis("batch", 1, 1, 64)
@@ -105,10 +105,6 @@ def cache_names(layers: int) -> list[str]:
     return [f"{part}_{layer}" for layer in range(layers) for part in ("key", "value")]
 
 
-def _floats(name: str, *shape: int | Axis | Dim, scale: float = 1.0) -> TensorSpec:
-    return TensorSpec(name, "float32", shape, scale=scale)
-
-
 def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
     hidden = (FRAMES, TOKENS_PER_FRAME, VISUAL_WIDTH)
     local, whole = (BATCH, LOCAL * TOKENS_PER_FRAME), (BATCH, GLOBAL * TOKENS_PER_FRAME)
@@ -116,32 +112,32 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
         StageSpec(
             "visual",
             "normalised pixels of frames -> hidden states of the image tower",
-            (_floats("pixel_values", FRAMES, 3, IMAGE, IMAGE),),
-            (_floats("hidden", *hidden),),
+            (floats("pixel_values", FRAMES, 3, IMAGE, IMAGE),),
+            (floats("hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(4e-3),
         ),
         StageSpec(
             "local",
             "hidden states of a window's frames -> those after the temporal transformer, which looks at one frame at a time",
-            (_floats("hidden", *hidden),),
-            (_floats("local_hidden", *hidden),),
+            (floats("hidden", *hidden),),
+            (floats("local_hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(3e-3),
         ),
         StageSpec(
             "global",
             "the same for the frames of the whole video",
-            (_floats("hidden", *hidden),),
-            (_floats("global_hidden", *hidden),),
+            (floats("hidden", *hidden),),
+            (floats("global_hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(3e-3),
         ),
         StageSpec(
             "fuse",
             "a window's frames and those of the whole video -> condition of the language model",
-            (_floats("local_hidden", *local, VISUAL_WIDTH), _floats("global_hidden", *whole, VISUAL_WIDTH)),
-            (_floats("video_emb", *local, config.width),),
+            (floats("local_hidden", *local, VISUAL_WIDTH), floats("global_hidden", *whole, VISUAL_WIDTH)),
+            (floats("video_emb", *local, config.width),),
             Tolerance(1e-4),
             half=Half(3e-3),
         ),
@@ -150,14 +146,14 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
 
 def _language_stages(config: Config) -> tuple[StageSpec, ...]:
     layers, heads, head_width = config.layers, config.heads, config.head_width
-    keys = [_floats(name, BATCH, heads, TOKENS, head_width) for name in cross_names(layers)]
-    null_keys = [_floats(name, 1, heads, NULL_TOKENS, head_width) for name in null_names(layers)]
+    keys = [floats(name, BATCH, heads, TOKENS, head_width) for name in cross_names(layers)]
+    null_keys = [floats(name, 1, heads, NULL_TOKENS, head_width) for name in null_names(layers)]
     by_layer = [tensor for layer in range(0, 2 * layers, 2) for tensor in (*keys[layer : layer + 2], *null_keys[layer : layer + 2])]
     return (
         StageSpec(
             "cross",
             "condition -> keys and values of every layer; once per window",
-            (_floats("video_emb", BATCH, TOKENS, config.width),),
+            (floats("video_emb", BATCH, TOKENS, config.width),),
             tuple(keys),
             Tolerance(1e-4),
             half=Half(1.2e-3, tensors=tuple(cross_names(layers))),
@@ -171,9 +167,9 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
                 TensorSpec("length", "int64", (1,), values="codes", codes=1),
                 *by_layer,
             ),
-            (_floats("logits", 2, BATCH, config.codebooks, COLUMNS, config.card),),
+            (floats("logits", 2, BATCH, config.codebooks, COLUMNS, config.card),),
             Tolerance(1e-4),
-            states=tuple(_floats(name, BATCH * 2, heads, CAPACITY, head_width) for name in cache_names(layers)),
+            states=tuple(floats(name, BATCH * 2, heads, CAPACITY, head_width) for name in cache_names(layers)),
             half=Half(3e-3, tensors=tuple(tensor.name for tensor in by_layer)),
         ),
     )
@@ -187,33 +183,33 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
         StageSpec(
             "codec-encoder",
             "waveform -> embedding, one for each 640 samples that are begun",
-            (_floats("audio", BATCH, 1, SAMPLES, scale=0.1),),
-            (_floats("embedding", *latent, (SAMPLES * 1 + (HOP - 1)) // HOP),),
+            (floats("audio", BATCH, 1, SAMPLES, scale=0.1),),
+            (floats("embedding", *latent, (SAMPLES * 1 + (HOP - 1)) // HOP),),
             Tolerance(1e-4),
             half=Half(1.5e-3, _RECURRENT),
         ),
-        StageSpec("quantizer", "embedding -> codes", (_floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2), half=None),
+        StageSpec("quantizer", "embedding -> codes", (floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2), half=None),
         StageSpec(
             "dequantizer",
             "codes -> what they stand for",
             (codes,),
-            (_floats("latent", *latent, CODES),),
+            (floats("latent", *latent, CODES),),
             Tolerance(1e-5),
             half=None,
         ),
         StageSpec(
             "recurrence",
             "latents with three neighbours on each side -> features, and the state from which to go on",
-            (_floats("latent", *latent, CODES * 1 + 6), _floats("h", *state, scale=0.3), _floats("c", *state)),
-            (_floats("features", BATCH, channels, CODES), _floats("next_h", *state), _floats("next_c", *state)),
+            (floats("latent", *latent, CODES * 1 + 6), floats("h", *state, scale=0.3), floats("c", *state)),
+            (floats("features", BATCH, channels, CODES), floats("next_h", *state), floats("next_c", *state)),
             Tolerance(1e-4),
             half=Half(1.5e-3, _RECURRENT),
         ),
         StageSpec(
             "synthesis",
             "features -> waveform; two more on a side make its ends exact",
-            (_floats("features", BATCH, channels, CODES),),
-            (_floats("audio", BATCH, 1, CODES * HOP),),
+            (floats("features", BATCH, channels, CODES),),
+            (floats("audio", BATCH, 1, CODES * HOP),),
             Tolerance(1e-4),
             half=Half(3e-3, modules=(f"layers.{3 * len(config.encodec.upsampling_ratios) + 1}",)),
         ),
