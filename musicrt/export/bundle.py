@@ -12,7 +12,6 @@ from torch import nn
 from musicrt.export.checkpoints import beside_checkpoint, hash_tensors, read_config
 from musicrt.export.flavours import check_flavours, with_flavour
 from musicrt.export.stages import OnStage, write_flavour
-from musicrt.runtime.backends.onnxruntime import FLAVOUR
 from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle, identity_of
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.errors import ConfigError
@@ -20,7 +19,7 @@ from musicrt.runtime.files import new_folder, sha256_of
 from musicrt.runtime.hub import find_files, locate_checkpoint
 from musicrt.runtime.manifest import GraphEntry, LicenceEntry, Manifest, Probe, SourceEntry, StageEntry
 from musicrt.runtime.registry import build_spec, find_system, fit_spec, system_module
-from musicrt.runtime.spec import ModelSpec, StageSpec, System
+from musicrt.runtime.spec import ORT, ModelSpec, StageSpec, System
 
 _TOOLS = ("musicrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 
@@ -65,7 +64,7 @@ def export_bundle(
     target = Path(out)
     with new_folder(target) as folder:
         (folder / STAGES).mkdir()
-        weights, graphs, probes = write_flavour(folder, spec, stages, FLAVOUR, _shifted(on_stage, 0, flavours))
+        weights, graphs, probes = write_flavour(folder, spec, stages, ORT, _shifted(on_stage, 0, flavours))
         entries = {stage.name: _describe(stage, graphs[stage.name], probes[stage.name]) for stage in spec.stages}
         manifest = Manifest(
             system=system,
@@ -114,7 +113,7 @@ def _describe(stage: StageSpec, graph: GraphEntry, probe: Probe) -> StageEntry:
         inputs=[tensor.describe() for tensor in stage.inputs],
         outputs=[tensor.describe() for tensor in stage.outputs],
         states=[tensor.describe() for tensor in stage.states],
-        graphs={FLAVOUR: graph},
+        graphs={ORT: graph},
         probe=probe,
     )
 

@@ -14,7 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from musicrt.export.types import check_standard, check_types, float_places, infer_types, tensors_of
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import Half, StageSpec, kept_name, updated_name
+from musicrt.runtime.spec import TRT, Half, StageSpec, kept_name, updated_name
 
 Kind = Literal["half", "float", "layout", "none"]
 
@@ -92,7 +92,7 @@ def _is_exact(node: ir.Node, exact: set[ir.Node]) -> bool:
 
 def _half_ends(stage: StageSpec) -> set[str]:
     """What a graph takes and gives in float16, by name."""
-    typed = stage.in_flavour("trt")
+    typed = stage.in_flavour(TRT)
     return {
         *(tensor.name for tensor in (*typed.feeds, *typed.outputs) if tensor.dtype == "float16"),
         *(updated_name(state.name) for state in typed.states),

@@ -14,6 +14,7 @@ from onnxscript import opset20
 from onnxscript.values import Op, Opset
 
 import musicrt.runtime.layers  # noqa: F401 - registers its operators
+from musicrt.runtime.spec import ORT, TRT
 
 op: Any = opset20  # its methods are typed for onnxscript's own values, which a translation does not see
 static: Any = Opset("", 24)  # onnxscript has no module of it yet
@@ -200,8 +201,8 @@ _TRT: Table = {
     torch.ops.musicrt.cached_attention.default: scattered_attention,
     torch.ops.musicrt.lstm.default: lstm,
 }
-OPERATORS: Mapping[str, Table] = {"ort": _ORT, "trt": _TRT}
+OPERATORS: Mapping[str, Table] = {ORT: _ORT, TRT: _TRT}
 """Translations by flavour. TensorRT knows the operators of the standard only, and has kernels for those that stand for whole layers."""
 
-OPSETS: Mapping[str, int] = {"ort": 20, "trt": 24}
+OPSETS: Mapping[str, int] = {ORT: 20, TRT: 24}
 """By flavour. Of ONNX Runtime: below 21, where group norms are exported as instance norms, which its CPU kernels run twice as fast."""

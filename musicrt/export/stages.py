@@ -20,11 +20,11 @@ from musicrt.runtime.errors import VerificationError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Probe
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import ModelSpec, StageSpec
+from musicrt.runtime.spec import ORT, TRT, ModelSpec, StageSpec
 from musicrt.runtime.verify import probe_inputs, probe_sizes, record_probe, relative_error
 
 SEED = 20240808
-_FILES: Mapping[str, tuple[str, str]] = {"ort": (".onnx", WEIGHTS), "trt": (".trt.onnx", "weights.half.safetensors")}
+_FILES: Mapping[str, tuple[str, str]] = {ORT: (".onnx", WEIGHTS), TRT: (".trt.onnx", "weights.half.safetensors")}
 """By flavour: how the names of its graphs end, and its weights."""
 
 OnStage = Callable[[str, int, int], None]
@@ -45,7 +45,7 @@ def write_flavour(
             on_stage(stage.name, done, len(spec.stages))
         models[stage.name] = trace_stage(stage, modules[stage.name], probe_inputs(stage, probe_sizes(stage, 2), SEED), flavour)
     path = folder / STAGES / weights
-    if flavour == "ort":
+    if flavour == ORT:
         write_weights(path, dict(nn.ModuleDict(dict(modules)).named_parameters()), models)
     else:
         write_weights(path, {}, models, beside=folder / STAGES / WEIGHTS)
@@ -60,7 +60,7 @@ def _write_stage(folder: Path, path: Path, stage: StageSpec, module: nn.Module, 
     """Save a graph, hold it against torch at two sets of sizes, and keep one of the runs. Raises VerificationError."""
     ir.save(model, path)
     typed, tolerance = stage.in_flavour(flavour), stage.tolerance_of(flavour)
-    half = flavour == "trt" and stage.half is not None
+    half = flavour == TRT and stage.half is not None
     errors: list[float] = []
     with (
         _measured(path, model, half) as runnable,

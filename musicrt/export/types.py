@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from musicrt.export.operators import OPSETS
 from musicrt.runtime.errors import ConfigError
+from musicrt.runtime.spec import TRT
 
 _LARGE = 1024  # bytes from which constants are left out where only their types matter
 _MADE = {"Range", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike", "Bernoulli", "Multinomial"}
@@ -37,7 +38,7 @@ def _places(kind: str, inputs: int, outputs: int) -> Places:
         return Places((), (), f"{kind} has a graph of its own")
     if kind in _MADE:
         return Places((), (), f"{kind} makes values of its own")
-    schema = onnx.defs.get_schema(kind, OPSETS["trt"])
+    schema = onnx.defs.get_schema(kind, OPSETS[TRT])
     both = {
         constraint.type_param_str
         for constraint in schema.type_constraints
@@ -46,7 +47,7 @@ def _places(kind: str, inputs: int, outputs: int) -> Places:
     given = tuple(index for index in range(inputs) if schema.inputs[min(index, len(schema.inputs) - 1)].type_str in both)
     made = tuple(index for index in range(outputs) if schema.outputs[min(index, len(schema.outputs) - 1)].type_str in both)
     if not given and not made:
-        return Places((), (), f"{kind} of opset {OPSETS['trt']} takes no float16")
+        return Places((), (), f"{kind} of opset {OPSETS[TRT]} takes no float16")
     return Places(given, made)
 
 

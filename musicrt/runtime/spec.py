@@ -12,12 +12,16 @@ from typing import Any, Literal
 
 DType = Literal["float32", "float16", "int64"]
 
+ORT, TRT = "ort", "trt"
+"""The flavours of a stage's graph: float32 for ONNX Runtime, and half precision for TensorRT."""
+
 
 @dataclass(frozen=True)
 class Axis:
     """A dimension that changes from call to call. `minimum` to `maximum` is what a session accepts; `optimum` what is tuned for.
 
-    `fixed`: an engine has one size of it, as TensorRT wants of the room in a cache.
+    `fixed`: an engine has one size of it, as TensorRT wants of the room in a cache. `longest`: a size far beyond the optimum that calls
+    have as well if nobody asks for another, and that can't be cut without changing the result; engines have a profile of its own for it.
     """
 
     name: str
@@ -25,6 +29,7 @@ class Axis:
     optimum: int
     maximum: int
     fixed: bool = False
+    longest: int = 0
 
     def __mul__(self, times: int) -> Dim:
         return Dim(self, times)
@@ -169,7 +174,7 @@ class StageSpec:
 
     def in_flavour(self, flavour: str) -> StageSpec:
         """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16."""
-        if flavour != "trt" or self.half is None:
+        if flavour != TRT or self.half is None:
             return self
         named = {*self.half.tensors, *(state.name for state in self.states)}
 
@@ -180,7 +185,7 @@ class StageSpec:
 
     def tolerance_of(self, flavour: str) -> float:
         """The largest accepted distance of a graph of one flavour from the float32 network."""
-        return self.tolerance.rel_l2 if flavour != "trt" or self.half is None else self.half.tolerance
+        return self.tolerance.rel_l2 if flavour != TRT or self.half is None else self.half.tolerance
 
 
 def kept_name(module: str, node: str) -> str:
