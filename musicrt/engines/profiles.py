@@ -1,7 +1,8 @@
 """What sizes an engine is made for: the axes of a spec, and buckets that say how far each of them goes.
 
-A spec accepts what the network can do; an engine reserves memory for the largest sizes of a profile and is tuned for its optimum. So a
-bucket takes a part of every axis. Dimensions that follow an axis follow it here as well, because shapes come from the tensors of the spec.
+A spec accepts what the network can do; an engine has kernels for the sizes of a profile and is tuned for its optimum. So a bucket takes a
+part of every axis. Dimensions that follow an axis follow it here as well, because shapes come from the tensors of the spec. What pipelines
+ask for if nobody says otherwise fits into every bucket (`tests/engines/test_pipelines.py`).
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ Range = tuple[int, int, int]
 """Minimum, optimum, maximum."""
 
 BATCH = "batch"
+LONGEST = "longest"
+"""The profile of stages that have calls far beyond the usual length (`Axis.longest`): one of these at a time."""
 WHOLE = ("guidance", "codebooks", "steps")
 """Axes that cost next to nothing: a profile takes all that the spec accepts."""
 
@@ -41,6 +44,9 @@ BUCKETS: Mapping[str, Bucket] = {
 }
 
 
+_ONE = Bucket(LONGEST, (1, 1), 1.0, "one window or one chunk")
+
+
 def find_buckets(names: Sequence[str]) -> tuple[Bucket, ...]:
     """Buckets by name, in this order. Raises InputError for an unknown name, one named twice, and none at all."""
     unknown = [name for name in names if name not in BUCKETS]
@@ -61,13 +67,22 @@ def axis_range(axis: Axis, bucket: Bucket) -> Range:
 
 
 def stage_profiles(stage: StageSpec, buckets: Sequence[Bucket]) -> list[ProfileEntry]:
-    """The profiles of a stage's engine, those of two buckets that come to the same once only."""
+    """The profiles of a stage's engine, those of two buckets that come to the same once only; that of the longest calls is the last."""
     profiles: list[ProfileEntry] = []
     for bucket in buckets:
         axes = {axis.name: axis_range(axis, bucket) for axis in stage.axes}
         if all(known.axes != axes for known in profiles):
             profiles.append(ProfileEntry(bucket=bucket.name, axes=axes))
+    if any(axis.longest > max(profile.axes[axis.name][2] for profile in profiles) for axis in stage.axes):
+        profiles.append(ProfileEntry(bucket=LONGEST, axes={axis.name: _longest_range(axis) for axis in stage.axes}))
     return profiles
+
+
+def _longest_range(axis: Axis) -> Range:
+    """What the profile of the longest calls accepts of an axis."""
+    if axis.longest:
+        return axis.minimum, axis.longest, axis.longest
+    return axis_range(axis, _ONE)
 
 
 def tensor_range(tensor: TensorSpec, profile: ProfileEntry) -> tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]:

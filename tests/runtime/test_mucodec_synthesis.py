@@ -11,7 +11,7 @@ import pytest
 from musicrt.runtime.models.mucodec.config import VocoderConfig
 from musicrt.runtime.models.mucodec.lengths import wave_samples
 from musicrt.runtime.models.mucodec.synthesis import receptive_frames
-from musicrt.runtime.session import Array
+from musicrt.runtime.session import Array, FakeSession
 from tests.runtime.mucodec_codecs import Float, distance, open_light
 
 _REACH = 12  # of the tiny vocoder, whose kernels are shorter
@@ -107,6 +107,16 @@ def test_work_is_a_fraction_of_the_official() -> None:
     codec.synthesis.waveform(random_mel(4096))
     assert frames_run(sessions) == 4096 + 2 * _REACH + 24 * 2 * _REACH
     assert 13 * 1024 / (4096 + 2 * 22 + 24 * 2 * 22) > 2.56
+
+
+def test_blocks_are_as_small_as_the_vocoder_takes_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, sessions = open_light(vocoder=far_reaching)
+    expected = codec.synthesis.waveform(random_mel(4096))
+    sessions["vocoder"].calls.clear()
+    monkeypatch.setattr(FakeSession, "limits", {"batch": (1, 5), "mel_frames": (1, 300)})
+    assert distance(codec.synthesis.waveform(random_mel(4096)), expected) < 1e-6
+    shapes = [call["mel"].shape[:2] for call in sessions["vocoder"].calls]
+    assert (max(batch for batch, _ in shapes), max(frames for _, frames in shapes)) == (5, 300)
 
 
 def test_what_is_cut_away_is_not_computed() -> None:

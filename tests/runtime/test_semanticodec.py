@@ -13,6 +13,7 @@ import soundfile
 from musicrt.runtime.models.semanticodec.lengths import SEGMENT, token_count
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.resampling import resample_audio
+from musicrt.runtime.session import FakeSession
 from tests.conftest import ForSystem
 from tests.runtime.semanticodec_codecs import Tokens, music, open_tiny, rewire
 
@@ -115,6 +116,17 @@ def test_batch_of_signals_encodes_as_each_alone(
     assert [len(call["mask"]) for call in sessions["residual"].calls] == sizes
     for stage in ("audiomae", "semantic", "acoustic"):
         assert [len(next(iter(call.values()))) for call in sessions[stage].calls] == [1] * 7
+
+
+def test_lstm_gets_no_more_segments_than_it_takes(
+    codec: Pipeline, many: tuple[list[Any], list[Tokens]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    audio, alone = many
+    watched, sessions = rewire(codec)
+    monkeypatch.setattr(FakeSession, "limits", {"batch": (1, 2)})
+    for tokens, expected in zip(watched.encode_batch(audio), alone, strict=True):
+        np.testing.assert_array_equal(tokens, expected)
+    assert [len(call["mask"]) for call in sessions["residual"].calls] == [2, 2, 2, 1]
 
 
 def test_channels_of_a_batch_are_batched(codec: Pipeline) -> None:

@@ -17,7 +17,7 @@ from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.resampling import resample_audio
 from tests.conftest import ForSystem, refused
 from tests.reference import signals
-from tests.runtime.vidmuse_codecs import CARD, Codes, Float, distance, open_light, open_tiny
+from tests.runtime.vidmuse_codecs import CARD, Codes, Float, LightSession, distance, open_light, open_tiny
 
 
 @pytest.fixture(scope="module")
@@ -88,6 +88,23 @@ def test_long_codes_are_decoded_in_constant_memory() -> None:
     assert distance(audio, whole(codec, codes)) < 1e-6
     np.testing.assert_array_equal(codec.decode(codes), audio)
     np.testing.assert_array_equal(codec.decode(codes[0].astype(np.int16)), audio)
+
+
+def test_blocks_are_as_small_as_the_sessions_take_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    codec, sessions = open_light()
+    codes, audio = random_codes(100), np.random.default_rng(0).standard_normal((1, 64_000), np.float32)
+    expected, encoded = whole(codec, codes), codec.encode(audio)
+    for session in sessions.values():
+        session.sizes.clear()
+    monkeypatch.setattr(LightSession, "limits", {"codes": (1, 20)})
+    assert distance(np.concatenate(in_pieces(codec, codes, 70, 30), axis=1), expected) < 1e-6
+    np.testing.assert_array_equal(codec.encode(audio), encoded)
+    assert {name: max(size[2] for size in sessions[name].sizes) for name in ("dequantizer", "recurrence", "synthesis", "quantizer")} == {
+        "dequantizer": 20 - 2 * codec_module.MARGIN,
+        "recurrence": 20 - 2 * codec_module.MARGIN + 2 * codec_module.EDGE,
+        "synthesis": 20,
+        "quantizer": 20,
+    }
 
 
 @pytest.mark.parametrize(

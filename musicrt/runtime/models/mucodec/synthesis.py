@@ -18,9 +18,9 @@ from musicrt.runtime.models.mucodec.lengths import CHUNK, CHUNK_SHIFT, wave_samp
 
 Float = NDArray[np.float32]
 _BLOCK = 2048
-"""Frames that run together: as many as officially, where both channels of a chunk do."""
+"""Frames that run together at most: as many as officially, where both channels of a chunk do."""
 _ENDS = 24
-"""Ends of chunks that run together: about as many frames."""
+"""Ends of chunks that run together at most: about as many frames."""
 _OUTER = 3
 """Values that the first and the last convolution see on either side."""
 
@@ -77,8 +77,9 @@ class Synthesis:
     def _whole(self, mel: Float, samples: int) -> Float:
         """The first samples of the wave of a whole mel, block by block."""
         frames, pieces = min(-(-samples // MEL_HOP), len(mel)), [np.zeros(0, np.float32)]
-        for start in range(0, frames, _BLOCK):
-            stop = min(start + _BLOCK, frames)
+        block = min(_BLOCK, self._most("mel_frames") - 2 * self.reach)
+        for start in range(0, frames, block):
+            stop = min(start + block, frames)
             before, after = max(start - self.reach, 0), min(stop + self.reach, len(mel))
             end = None if stop == frames else (stop - before) * MEL_HOP
             pieces.append(self._vocode(mel[None, before:after])[0, (start - before) * MEL_HOP : end])
@@ -86,8 +87,13 @@ class Synthesis:
 
     def _run(self, mels: Sequence[Float]) -> list[Float]:
         """The waves of pieces of mel of one length."""
-        batches = [np.stack(mels[start : start + _ENDS]) for start in range(0, len(mels), _ENDS)]
+        size = min(_ENDS, self._most("batch"))
+        batches = [np.stack(mels[start : start + size]) for start in range(0, len(mels), size)]
         return [wave for batch in batches for wave in self._vocode(batch)]
+
+    def _most(self, axis: str) -> int:
+        """How much of an axis the vocoder takes at once: an engine may be made for less than is worth while."""
+        return self._model.session("vocoder").limits[axis][1]
 
     def _vocode(self, mel: Float) -> Float:
         return self._model.session("vocoder").run({"mel": np.ascontiguousarray(mel)})["waveform"]

@@ -116,6 +116,10 @@ class Config:
     def samples_per_latent(self) -> int:
         return self.hop * self.frames_per_latent
 
+    def chunk_latents(self, samples: int) -> int:
+        """Latents in an official chunk of so many samples (SPEC section 9)."""
+        return int(samples / self.hop) // self.frames_per_latent
+
     @property
     def coarse_bins(self) -> int:
         """Fb: frequency size of the coarsest level."""

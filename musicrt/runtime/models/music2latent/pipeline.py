@@ -228,7 +228,7 @@ class Pipeline(Codec):
 
     def _chunk_latents(self, samples: int | None, default: int) -> int:
         """Latents in an official chunk. Raises InputError where not even one fits."""
-        count = int(_positive(samples, default, "max_waveform_length") / self.config.hop) // self.config.frames_per_latent
+        count = self.config.chunk_latents(_positive(samples, default, "max_waveform_length"))
         if count < 1:
             raise InputError(f"got max_waveform_length {samples}, expected at least {self.config.samples_per_latent} samples, one latent")
         return count

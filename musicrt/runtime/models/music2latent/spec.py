@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from musicrt.runtime.models.music2latent.config import Config
@@ -25,6 +26,7 @@ CHECKPOINT = CheckpointSpec(files=("music2latent.pt",), hub_repository="SonyCSLP
 
 BATCH = Axis("batch", 1, 1, 64)
 LATENTS = Axis("latents", 1, 54, 1 << 20)
+"""A window of the streaming calls is tuned for; see `latents_axis`."""
 FRAMES = Axis("frames", 1, 432, 1 << 23)
 STEPS = Axis("steps", 1, 1, 1000)
 
@@ -35,10 +37,11 @@ def build_spec(config: Mapping[str, Any], variant: str) -> ModelSpec:
 
 
 def _build(config: Config, variant: str) -> ModelSpec:
-    frames = LATENTS * config.frames_per_latent
+    length = latents_axis(config)
+    frames = length * config.frames_per_latent
     maps = level_shapes(config)
     representation = TensorSpec("representation", "float32", (BATCH, 2, config.bins, frames), scale=0.4)
-    latents = TensorSpec("latents", "float32", (BATCH, config.bottleneck_channels, LATENTS), scale=0.25)
+    latents = TensorSpec("latents", "float32", (BATCH, config.bottleneck_channels, length), scale=0.25)
     x = TensorSpec("x", "float32", (BATCH, 2, config.bins, frames))
     output = TensorSpec("output", "float32", (BATCH, 2, config.bins, frames))
     levels = tap_levels(config)
@@ -60,7 +63,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             "encoder",
             "spectrum -> latents, features",
             (representation,),
-            (latents, TensorSpec("features", "float32", (BATCH, config.feature_channels, LATENTS))),
+            (latents, TensorSpec("features", "float32", (BATCH, config.feature_channels, length))),
             Tolerance(5e-5),
             half=Half(1e-2),
         ),
@@ -112,14 +115,20 @@ def _build(config: Config, variant: str) -> ModelSpec:
     )
 
 
+def latents_axis(config: Config) -> Axis:
+    """Latent frames, up to those of the official chunks of a minute, whose norms see all of them."""
+    chunk = config.chunk_latents(max(config.max_waveform_length_encode, config.max_waveform_length_decode))
+    return replace(LATENTS, longest=min(chunk, LATENTS.maximum))
+
+
 def level_shapes(config: Config) -> list[tuple[Axis | Dim | int, ...]]:
     """Shapes of the pyramid's maps, finest first (SPEC section 2)."""
     shapes: list[tuple[Axis | Dim | int, ...]] = []
-    bins, frames = config.bins, config.frames_per_latent
+    bins, frames, length = config.bins, config.frames_per_latent, latents_axis(config)
     for level, width in enumerate(config.channels):
         if level:
             bins, frames = (bins // 4, frames) if config.freq_downsample_list[level - 1] else (bins // 2, frames // 2)
-        shapes.append((BATCH, width, bins, LATENTS * frames))
+        shapes.append((BATCH, width, bins, length * frames))
     return shapes
 
 

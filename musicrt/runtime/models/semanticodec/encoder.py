@@ -51,7 +51,9 @@ class SegmentEncoder:
         mask = np.stack([self.mask(one) for one in mel])
         centroids = np.concatenate([one["centroids"] for one in found])
         feeds = {"representation": np.concatenate(representations), "centroids": centroids, "mask": mask}
-        residual = model.session("residual").run(feeds)["residual"]
+        most = model.session("residual").limits["batch"][1]  # an engine may be made for fewer
+        parts = [{name: value[start : start + most] for name, value in feeds.items()} for start in range(0, len(mel), most)]
+        residual = np.concatenate([model.session("residual").run(part)["residual"] for part in parts])
         acoustic = [model.session("acoustic").run({"residual": one[None]})["acoustic"][0] for one in residual]
         return [np.stack([one["semantic"][0], codes], axis=-1) for one, codes in zip(found, acoustic, strict=True)]
 

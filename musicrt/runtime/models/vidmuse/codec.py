@@ -76,8 +76,8 @@ class AudioCodec:
         """Audio [batch, samples] -> codes, one for each 640 samples that are begun. Raises BackendError."""
         embedding = self._model.session("codec-encoder").run({"audio": np.ascontiguousarray(audio[:, None])})["embedding"]
         quantizer = self._model.session("quantizer")
-        starts = range(0, embedding.shape[2], _QUANTISED)
-        parts = [np.ascontiguousarray(embedding[:, :, start : start + _QUANTISED]) for start in starts]
+        most = min(_QUANTISED, quantizer.limits["codes"][1])
+        parts = [np.ascontiguousarray(embedding[:, :, start : start + most]) for start in range(0, embedding.shape[2], most)]
         return np.concatenate([quantizer.run({"embedding": part})["codes"] for part in parts], axis=2)
 
     def dequantize(self, codes: Tokens) -> Float:
@@ -110,6 +110,16 @@ class Decoder:
 
     def push(self, codes: Tokens) -> Float:
         """Codes [batch, codebooks, n] -> the next audio [batch, samples], perhaps none. Raises BackendError."""
+        most = self._most
+        return np.concatenate([self._push(codes[:, :, at : at + most]) for at in range(0, max(codes.shape[2], 1), most)], axis=1)
+
+    @property
+    def _most(self) -> int:
+        """Codes that the sessions take at once: an engine is made for fewer than a long prompt has."""
+        limits = {name: self._model.session(name).limits["codes"][1] for name in ("dequantizer", "recurrence", "synthesis")}
+        return min(limits["dequantizer"], limits["recurrence"], limits["synthesis"] - 2 * MARGIN)
+
+    def _push(self, codes: Tokens) -> Float:
         if codes.shape[2]:
             self._latents = np.concatenate([self._latents, self._codec.dequantize(codes)], axis=2)
         if not self._begun and self._latents.shape[2] > EDGE:

@@ -35,8 +35,8 @@ COLUMNS = Axis("columns", 1, 1, 1 << 14)
 """Of the sequence: tokens of all codebooks, each behind the one before."""
 CAPACITY = Axis("capacity", 16, 1504, 1 << 16, fixed=True)
 """Columns that the caches have room for."""
-CODES = Axis("codes", 1, 250, 1 << 14)
-"""Of a codebook, 50 a second."""
+CODES = Axis("codes", 1, 256, 1 << 14)
+"""Of a codebook, 50 a second; a block of 5 s with its neighbours."""
 SAMPLES = Axis("samples", 1, 30 * SAMPLE_RATE, 1 << 26)
 
 HUB_CODEC = "facebook/encodec_32khz"
