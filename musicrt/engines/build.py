@@ -11,15 +11,17 @@ from musicrt.engines.compile import OnPhase, Plan, builder_options, compile_plan
 from musicrt.engines.fingerprint import fingerprint
 from musicrt.engines.layers import Report
 from musicrt.engines.profiles import find_buckets, stage_profiles
-from musicrt.runtime.bundle import ENGINES, MANIFEST, Bundle
+from musicrt.runtime.bundle import ENGINES, Bundle, read_manifest, write_manifest
 from musicrt.runtime.driver import cuda_obstacle, gpu_architecture
 from musicrt.runtime.errors import BackendError, EngineError, InputError, OutputError
-from musicrt.runtime.files import new_file, sha256_of
+from musicrt.runtime.files import added_files, changing, new_file, sha256_of
 from musicrt.runtime.manifest import FileEntry, PlanEntry
+from musicrt.runtime.spec import TRT
 from musicrt.runtime.tensorrt_family import TARGETS, Family, find_family
 
-FLAVOUR = "trt"
 _KEY_SHOWN = 12  # characters of the key in a file's name
+_NOTHING = FileEntry(path="", bytes=0, sha256="0" * 64)
+"""In the place of files that are not written yet."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +53,8 @@ def build_engines(
     on_stage(stage, done, total): called before each stage; on_phase(phase, done, total): within it.
     Raises BackendError, BundleError, EngineError, InputError, OutputError; plans that were built before the error stay.
     """
-    bundle, family, buckets = Bundle.open(path), find_family(engine), find_buckets(profiles)
+    family, buckets = find_family(engine), find_buckets(profiles)
+    bundle = _open(Path(path))
     if reason := family.build_obstacle():
         raise BackendError(f"{engine} can't build here: {reason}")
     if stripped and (reason := cuda_obstacle()):
@@ -64,12 +67,11 @@ def build_engines(
     for done, name in enumerate(chosen):
         if on_stage:
             on_stage(name, done, len(chosen))
-        stage = bundle.spec.stage(name).in_flavour(FLAVOUR)
-        graph, graph_entry = bundle.graph(name, FLAVOUR)
+        stage = bundle.spec.stage(name).in_flavour(TRT)
+        graph, graph_entry = bundle.graph(name, TRT)
         ranges = stage_profiles(stage, buckets)
-        key = fingerprint(bundle, name, FLAVOUR, engine=engine, version=version, targets=archs, profiles=ranges, options=options)
-        known = bundle.manifest.engines.get(folder, {}).get(name)
-        if known is not None and known.key == key:
+        key = fingerprint(bundle, name, TRT, engine=engine, version=version, targets=archs, profiles=ranges, options=options)
+        if known := _find_current(bundle, folder, name, key):
             built.append(Built(name, folder, known, None))
             continue
         plan = compile_plan(family, stage, graph, ranges, targets=archs, stripped=stripped, on_phase=on_phase)
@@ -81,24 +83,51 @@ def build_engines(
             profiles=ranges,
             layers=plan.layers,
         )
-        file, notes = _write_plan(bundle.path, f"{ENGINES}/{folder}/{name}-{key[:_KEY_SHOWN]}", plan, report)
-        entry = PlanEntry(
-            file=file,
-            report=notes,
+        described = PlanEntry(
+            file=_NOTHING,
+            report=_NOTHING,
             key=key,
             engine=family.name,
             version=version,
             targets=archs,
             precision=graph_entry.precision,
-            flavour=FLAVOUR,
+            flavour=TRT,
             stripped=stripped,
             profiles=ranges,
             activation_bytes=plan.activation_bytes,
             weight_bytes=plan.weight_bytes,
         )
-        bundle = _note(bundle, folder, name, entry)
+        bundle, entry = _store(bundle.path, folder, name, described, plan, report)
         built.append(Built(name, folder, entry, plan.seconds))
     return built
+
+
+def _open(path: Path) -> Bundle:
+    """The bundle, without the plans whose files are gone or of another size: they are made again. Raises BundleError, OutputError."""
+    read_manifest(path)  # it is a bundle
+    with changing(path):
+        manifest = read_manifest(path)
+        engines = {
+            folder: {name: plan for name, plan in plans.items() if all(_has_size(path, file) for file in (plan.file, plan.report))}
+            for folder, plans in manifest.engines.items()
+        }
+        if engines != manifest.engines:
+            write_manifest(path, manifest.model_copy(update={"engines": {folder: plans for folder, plans in engines.items() if plans}}))
+    return Bundle.open(path)
+
+
+def _has_size(root: Path, file: FileEntry) -> bool:
+    path = root / file.path
+    return path.is_file() and path.stat().st_size == file.bytes
+
+
+def _find_current(bundle: Bundle, folder: str, stage: str, key: str) -> PlanEntry | None:
+    """The plan of a stage that was made from the same, if its files are what they were."""
+    known = bundle.manifest.engines.get(folder, {}).get(stage)
+    if known is None or known.key != key:
+        return None
+    whole = all(sha256_of(bundle.path / file.path) == file.sha256 for file in (known.file, known.report))
+    return known if whole else None
 
 
 def _choose_targets(family: Family, asked: Sequence[str]) -> list[str]:
@@ -130,33 +159,37 @@ def _choose_stages(bundle: Bundle, asked: Sequence[str]) -> list[str]:
     return [name for name in known if not asked or name in asked]
 
 
-def _write_plan(root: Path, place: str, plan: Plan, report: Report) -> tuple[FileEntry, FileEntry]:
-    """Write plan and report under names that hold the key: what another manifest refers to is never changed. Raises OutputError."""
-    path, notes = root / f"{place}.plan", root / f"{place}.json"
+def _store(root: Path, folder: str, stage: str, described: PlanEntry, plan: Plan, report: Report) -> tuple[Bundle, PlanEntry]:
+    """Write a plan and its report, note them in the manifest as it is by now, and take away the files of the plan that they replace.
+
+    Files have names that hold the key: what another manifest refers to is never changed. An error leaves all as it was. Raises
+    OutputError.
+    """
+    place = root / ENGINES / folder
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
+        place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"can't write {path.parent}: {error.strerror or error}; check the folder and its permissions") from None
-    with new_file(path) as temporary:
-        temporary.write_bytes(plan.data)
-    with new_file(notes) as temporary:
-        temporary.write_text(report.model_dump_json() + "\n")
-    return _file_entry(root, path), _file_entry(root, notes)
-
-
-def _note(bundle: Bundle, folder: str, stage: str, entry: PlanEntry) -> Bundle:
-    """Put a plan into the manifest, and take away the files of the one that it replaces."""
-    engines = {name: dict(plans) for name, plans in bundle.manifest.engines.items()}
-    old = engines.setdefault(folder, {}).get(stage)
-    engines[folder][stage] = entry
-    manifest = bundle.manifest.model_copy(update={"engines": engines})
-    with new_file(bundle.path / MANIFEST) as temporary:
-        temporary.write_text(manifest.model_dump_json(indent=1) + "\n")
+        raise OutputError(f"can't write {place}: {error.strerror or error}; check the folder and its permissions") from None
+    path = place / f"{stage}-{described.key[:_KEY_SHOWN]}.plan"
+    notes = path.with_suffix(".json")
+    with changing(root):
+        bundle = Bundle.open(root)
+        engines = {name: dict(plans) for name, plans in bundle.manifest.engines.items()}
+        with added_files(place):
+            with new_file(path) as temporary:
+                temporary.write_bytes(plan.data)
+            with new_file(notes) as temporary:
+                temporary.write_text(report.model_dump_json() + "\n")
+            entry = described.model_copy(update={"file": _file_entry(root, path), "report": _file_entry(root, notes)})
+            old = engines.setdefault(folder, {}).get(stage)
+            engines[folder][stage] = entry
+            manifest = bundle.manifest.model_copy(update={"engines": engines})
+            write_manifest(root, manifest)
     if old is not None:
         for file in {old.file.path, old.report.path} - {entry.file.path, entry.report.path}:
             with contextlib.suppress(OSError):  # it is in nobody's way
-                (bundle.path / file).unlink(missing_ok=True)
-    return Bundle(bundle.path, manifest, bundle.spec)
+                (root / file).unlink(missing_ok=True)
+    return Bundle(root, manifest, bundle.spec), entry
 
 
 def _file_entry(root: Path, path: Path) -> FileEntry:

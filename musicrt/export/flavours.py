@@ -7,30 +7,30 @@ from pathlib import Path
 
 from musicrt.export.stages import OnStage, write_flavour
 from musicrt.runtime.backends.torch import load_bundle_stages
-from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle
+from musicrt.runtime.bundle import STAGES, Bundle, write_manifest
 from musicrt.runtime.errors import BundleError, ConfigError
-from musicrt.runtime.files import added_files, new_file
+from musicrt.runtime.files import added_files, changing
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Manifest
+from musicrt.runtime.spec import TRT
 
-MORE = ("trt",)
-"""Flavours that a bundle may have beside `ort`."""
+MORE = (TRT,)
+"""Flavours that a bundle may have beside `ORT`."""
 
 
 def add_flavour(path: str | Path, flavour: str, *, on_stage: OnStage | None = None) -> Bundle:
     """Trace all stages of the bundle at `path` once more and store their graphs of `flavour` there, then note them in its manifest.
 
-    The bundle stays usable all the while; an error leaves it as it was. on_stage(stage, done, total): called before each stage. Raises
-    BundleError: it has the flavour already; ConfigError: an unknown one; OutputError, VerificationError.
+    The bundle stays usable all the while, and an error leaves it as it was; what else would change it waits. on_stage(stage, done, total):
+    called before each stage. Raises BundleError: it has the flavour already; ConfigError: an unknown one; OutputError, VerificationError.
     """
     check_flavours([flavour])
-    bundle = Bundle.open(path, check="hashes")
-    if flavour in bundle.flavours:
-        raise BundleError(f"{bundle.path} has {flavour} graphs already; export it anew into another folder to make them again")
-    with added_files(bundle.path / STAGES):
-        weights, graphs, _ = write_flavour(bundle.path, bundle.spec, load_bundle_stages(bundle), flavour, on_stage)
-        manifest = with_flavour(bundle.manifest, flavour, weights, graphs)
-        with new_file(bundle.path / MANIFEST) as file:
-            file.write_text(manifest.model_dump_json(indent=1) + "\n")
+    with changing(Bundle.open(path).path):
+        bundle = Bundle.open(path, check="hashes")
+        if flavour in bundle.flavours:
+            raise BundleError(f"{bundle.path} has {flavour} graphs already; export it anew into another folder to make them again")
+        with added_files(bundle.path / STAGES):
+            weights, graphs, _ = write_flavour(bundle.path, bundle.spec, load_bundle_stages(bundle), flavour, on_stage)
+            write_manifest(bundle.path, with_flavour(bundle.manifest, flavour, weights, graphs))
     return Bundle.open(path)
 
 

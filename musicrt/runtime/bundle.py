@@ -19,10 +19,10 @@ from typing import Any, Literal
 from pydantic import ValidationError
 
 from musicrt.runtime.errors import BundleError, ConfigError
-from musicrt.runtime.files import sha256_of
+from musicrt.runtime.files import new_file, sha256_of
 from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry
 from musicrt.runtime.registry import build_spec, system_names
-from musicrt.runtime.spec import ModelSpec
+from musicrt.runtime.spec import TRT, ModelSpec
 
 MANIFEST = "manifest.json"
 STAGES = "stages"
@@ -58,8 +58,10 @@ class Bundle:
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:
             raise BundleError(f"{path} lacks the stages {', '.join(sorted(missing))}; export it again")
+        plans = {entry.path for entry in bundle._plan_files}
         for entry in bundle.files:
-            bundle._check_file(entry, hashes=check == "hashes")
+            remedy = f"make the engines again with: musicrt build {path}" if entry.path in plans else "copy the whole folder again"
+            bundle._check_file(entry, remedy, hashes=check == "hashes")
         return bundle
 
     @property
@@ -71,8 +73,11 @@ class Bundle:
     def files(self) -> list[FileEntry]:
         """Every file but the manifest."""
         graphs = [graph.file for stage in self.manifest.stages.values() for graph in stage.graphs.values()]
-        plans = [file for plans in self.manifest.engines.values() for plan in plans.values() for file in (plan.file, plan.report)]
-        return [self.manifest.weights, *self.manifest.more_weights.values(), *graphs, *plans]
+        return [self.manifest.weights, *self.manifest.more_weights.values(), *graphs, *self._plan_files]
+
+    @property
+    def _plan_files(self) -> list[FileEntry]:
+        return [file for plans in self.manifest.engines.values() for plan in plans.values() for file in (plan.file, plan.report)]
 
     @property
     def flavours(self) -> list[str]:
@@ -110,8 +115,15 @@ class Bundle:
             words = [tensor.describe() for tensor in (*stage.inputs, *stage.outputs, *stage.states)]
             if entry is not None and [*entry.inputs, *entry.outputs, *entry.states] != words:
                 raise BundleError(f"{self.path}: stage {stage.name!r} has other tensors than this version knows; export the bundle again")
+        axes = {stage.name: {axis.name for axis in stage.axes} for stage in spec.stages}
+        for folder, name, plan in ((folder, *one) for folder, plans in manifest.engines.items() for one in plans.items()):
+            if name not in axes or not plan.profiles or any(profile.axes.keys() != axes[name] for profile in plan.profiles):
+                raise BundleError(
+                    f"{self.path}: the engine of {name!r} in {folder!r} fits no stage that this version knows; "
+                    "copy or export the bundle again"
+                )
 
-    def _check_file(self, entry: FileEntry, *, hashes: bool) -> None:
+    def _check_file(self, entry: FileEntry, remedy: str, *, hashes: bool) -> None:
         path = self.path / entry.path
         try:
             inside, exists = path.resolve().is_relative_to(self.path.resolve()), path.is_file()
@@ -120,16 +132,22 @@ class Bundle:
         if not inside:
             raise BundleError(f"{self.path}: the manifest names {entry.path!r}, which lies outside of the bundle; do not use this bundle")
         if not exists:
-            raise BundleError(f"{self.path} lacks {entry.path!r}; copy the whole folder again")
+            raise BundleError(f"{self.path} lacks {entry.path!r}; {remedy}")
         size = path.stat().st_size
         if size != entry.bytes:
-            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; copy the bundle again")
+            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; {remedy}")
         if hashes and sha256_of(path) != entry.sha256:
-            raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; copy the bundle again")
+            raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; {remedy}")
 
 
 def _remedy(flavour: str) -> str:
-    return "add it with: musicrt add-flavour" if flavour == "trt" else "export it again"
+    return "add it with: musicrt add-flavour" if flavour == TRT else "export it again"
+
+
+def write_manifest(path: Path, manifest: Manifest) -> None:
+    """Put a manifest in the place of that of the bundle at `path`. Raises OutputError."""
+    with new_file(path / MANIFEST) as file:
+        file.write_text(manifest.model_dump_json(indent=1) + "\n")
 
 
 def read_manifest(path: Path) -> Manifest:

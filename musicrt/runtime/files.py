@@ -14,6 +14,11 @@ from safetensors import SafetensorError
 
 from musicrt.runtime.errors import OutputError
 
+try:
+    import fcntl
+except ImportError:  # Windows, where two programs that change a folder at once are on their own
+    fcntl = None  # type: ignore[assignment]
+
 _UMASK = os.umask(0o077)  # can only be read by setting it, which concerns the whole process: once, at import
 os.umask(_UMASK)
 
@@ -51,6 +56,20 @@ def new_folder(path: Path) -> Iterator[Path]:
             temporary.replace(path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def changing(folder: Path) -> Iterator[None]:
+    """Keeps a folder for one program that reads what is there and changes it; another one waits. Not to be nested. Raises OutputError."""
+    with _as_output_error(folder):
+        handle = os.open(folder, os.O_RDONLY) if fcntl else -1
+    try:
+        if fcntl:
+            fcntl.flock(handle, fcntl.LOCK_EX)  # it goes with the handle, also that of a program that is killed
+        yield
+    finally:
+        if fcntl:
+            os.close(handle)
 
 
 @contextlib.contextmanager

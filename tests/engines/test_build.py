@@ -11,12 +11,14 @@ import pytest
 
 from musicrt.engines import build as building
 from musicrt.engines.build import build_engines
+from musicrt.engines.compile import compile_plan
 from musicrt.engines.inspect import inspect_engines, read_engine, read_report
 from musicrt.engines.layers import is_island
+from musicrt.engines.profiles import LONGEST
 from musicrt.runtime import tensorrt_family
 from musicrt.runtime.bundle import MANIFEST, Bundle
 from musicrt.runtime.driver import cuda_obstacle
-from musicrt.runtime.errors import BackendError, BundleError, EngineError, InputError
+from musicrt.runtime.errors import BackendError, BundleError, EngineError, InputError, OutputError
 from musicrt.runtime.registry import system_names
 from musicrt.runtime.spec import StageSpec, kept_name
 from tests.conftest import ForSystem, refused
@@ -91,7 +93,8 @@ def test_every_stage_has_a_strongly_typed_engine_in_half_precision(built: Path) 
         assert entry.precision == ("float32" if stage.half is None else "float16")
         assert entry.activation_bytes is not None
         assert entry.file.bytes > 50_000
-        assert [profile.bucket for profile in entry.profiles] == ["latency"]
+        longest = [LONGEST] if any(axis.longest for axis in stage.axes) else []
+        assert [profile.bucket for profile in entry.profiles] == ["latency", *longest]
         assert entry.profiles[0].axes.keys() == {axis.name for axis in stage.axes}
         assert found.report.layers
 
@@ -159,6 +162,70 @@ def test_failure_leaves_what_was_there(copy: Path, monkeypatch: pytest.MonkeyPat
     after = {path: path.read_bytes() for path in copy.rglob("*") if path.is_file()}
     assert after == before
     Bundle.open(copy, check="hashes")
+
+
+@pytest.mark.parametrize("kind", ["file", "report"])
+@pytest.mark.parametrize("damage", ["gone", "shorter", "changed"])
+def test_plan_that_is_lost_or_damaged_is_made_again(copy: Path, kind: str, damage: str) -> None:
+    def build() -> Any:
+        return build_engines(copy, targets=["sm_89"], stages=["frontend", "conditioning"])
+
+    first, other = build()
+    path = copy / getattr(first.entry, kind).path
+    content = path.read_bytes()
+    path.unlink()
+    if damage != "gone":
+        path.write_bytes(content[:-8] + (b"12345678" if damage == "changed" else b""))
+    if damage != "changed":
+        with refused(BundleError, path.name, "musicrt build"):
+            Bundle.open(copy)
+    again, still = build()
+    assert (again.seconds is not None, still.seconds) == (True, None)
+    assert (again.entry.key, still.entry) == (first.entry.key, other.entry)
+    assert Bundle.open(copy, check="hashes").manifest.engines["tensorrt-rtx-sm_89"].keys() == {"frontend", "conditioning"}
+
+
+def test_what_others_write_into_the_manifest_meanwhile_is_kept(copy: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def build_another(family: Any, stage: StageSpec, *arguments: Any, **options: Any) -> Any:
+        monkeypatch.setattr(building, "compile_plan", compile_plan)
+        build_engines(copy, targets=["sm_120"], stages=["conditioning"])
+        return compile_plan(family, stage, *arguments, **options)
+
+    monkeypatch.setattr(building, "compile_plan", build_another)
+    build_engines(copy, targets=["sm_89"], stages=["frontend", "conditioning"])
+    engines = Bundle.open(copy, check="hashes").manifest.engines
+    assert {folder: list(plans) for folder, plans in engines.items()} == {
+        "tensorrt-rtx-sm_120": ["conditioning"],
+        "tensorrt-rtx-sm_89": ["frontend", "conditioning"],
+    }
+
+
+@pytest.mark.parametrize("failing", ["_file_entry", "write_manifest"])
+def test_files_that_can_not_be_noted_go_again(copy: Path, monkeypatch: pytest.MonkeyPatch, failing: str) -> None:
+    before = {path for path in copy.rglob("*") if path.is_file()}
+
+    def fail(*_: Any) -> None:
+        raise OutputError("no space left")
+
+    monkeypatch.setattr(building, failing, fail)
+    with refused(OutputError, "no space left"):
+        build_engines(copy, targets=["sm_89"], stages=["frontend"])
+    assert {path for path in copy.rglob("*") if path.is_file()} == before
+
+
+def test_engine_of_no_known_stage_is_refused(copy: Path) -> None:
+    build_engines(copy, targets=["sm_89"], stages=["frontend"])
+    content = json.loads((copy / MANIFEST).read_text())
+    plans = content["engines"]["tensorrt-rtx-sm_89"]
+
+    def spoil(**changed: Any) -> None:
+        (copy / MANIFEST).write_text(json.dumps({**content, "engines": {"tensorrt-rtx-sm_89": changed}}))
+        with refused(BundleError, "tensorrt-rtx-sm_89", "no stage"):
+            Bundle.open(copy)
+
+    spoil(coder=plans["frontend"])
+    spoil(encoder=plans["frontend"])
+    spoil(frontend={**plans["frontend"], "profiles": []})
 
 
 def test_several_buckets_are_profiles_of_one_engine(copy: Path) -> None:

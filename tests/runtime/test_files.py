@@ -7,6 +7,7 @@ import hashlib
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,7 +17,7 @@ from safetensors import SafetensorError
 
 import musicrt
 from musicrt.runtime.errors import InputError, OutputError
-from musicrt.runtime.files import new_file, new_folder, sha256_of
+from musicrt.runtime.files import changing, new_file, new_folder, sha256_of
 from tests.conftest import refused
 
 Open = Callable[[Path], AbstractContextManager[Path]]
@@ -167,3 +168,22 @@ def test_hash_is_that_of_all_bytes(tmp_path: Path, size: int) -> None:
     content = bytes(i % 251 for i in range(size))
     (tmp_path / "file").write_bytes(content)
     assert sha256_of(tmp_path / "file") == hashlib.sha256(content).hexdigest()
+
+
+def test_folder_is_changed_by_one_at_a_time(tmp_path: Path) -> None:
+    pytest.importorskip("fcntl")
+    order: list[str] = []
+
+    def change() -> None:
+        with changing(tmp_path):
+            order.append("second")
+
+    thread = threading.Thread(target=change)
+    with changing(tmp_path):
+        thread.start()
+        thread.join(0.2)
+        order.append("first")
+    thread.join(10)
+    assert order == ["first", "second"]
+    with refused(OutputError, "missing"), changing(tmp_path / "missing"):
+        pass
