@@ -10,23 +10,30 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from musicrt.runtime.backends.tensorrt import TensorrtSession
 from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.cuda.device import Arena
+from musicrt.runtime.cuda.engine import OpenEngine, open_plan
 from musicrt.runtime.errors import BackendError, BundleError, InputError
+from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.session import Array, Backend, FakeSession, Session, check_array
 from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
+from musicrt.runtime.tensorrt_messages import messages_of
 from musicrt.runtime.verify import probe_inputs, probe_sizes, relative_error
 from tests.conftest import ForSystem, refused, tiny_layout
+from tests.runtime import fake_tensorrt
 
 Feeds = dict[str, Array]
 OpenStage = Callable[[str, str, str], Session]
 
 SPECS = {system: build_spec(system, tiny_layout(system)["config"], "tiny") for system in system_names()}
 STAGES = [(system, stage.name) for system, spec in SPECS.items() for stage in spec.stages]
-# Those of TensorRT run engines in half precision, which these bundles have none of: see tests/runtime/test_tensorrt.py.
+# Those of TensorRT run engines on a GPU: here their session runs on a fake of its API, whose engines compute what `fake_session` does.
+ENGINE = "engine"
 USABLE = [name for name, backend in BACKENDS.items() if backend.obstacle() is None and not name.startswith("tensorrt")]
-EVERYWHERE = [pytest.param((kind, *stage), id="-".join((kind, *stage))) for kind in (*USABLE, "fake") for stage in STAGES]
+EVERYWHERE = [pytest.param((kind, *stage), id="-".join((kind, *stage))) for kind in (*USABLE, "fake", ENGINE) for stage in STAGES]
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +45,8 @@ def open_stage(tiny_bundles: ForSystem) -> OpenStage:
     def open_it(kind: str, system: str, stage: str) -> Session:
         if kind == "fake":
             return fake_session(SPECS[system].stage(stage))
+        if kind == ENGINE:
+            return engine_session(SPECS[system].stage(stage).in_flavour("trt"))
         if system not in bundles:
             bundles[system] = Bundle.open(tiny_bundles(system))
         if kind not in backends:
@@ -60,7 +69,7 @@ def fake_session(stage: StageSpec) -> FakeSession:
         sizes: dict[str, int] = {}
         for tensor in stage.feeds:
             check_array(tensor, feeds[tensor.name], sizes, stage.name)
-        level = sum(float(np.abs(feeds[tensor.name]).sum()) for tensor in stage.inputs)
+        level = 1 + sum(float(np.abs(feeds[tensor.name]).sum(dtype=np.float64)) for tensor in stage.inputs) % 1000  # float16 holds it
         for state in stage.states:
             feeds[state.name][:, :, 0] = level
         return {tensor.name: np.full(tensor.resolve(sizes), level, tensor.dtype) for tensor in stage.outputs}
@@ -68,8 +77,32 @@ def fake_session(stage: StageSpec) -> FakeSession:
     return FakeSession(stage, compute)
 
 
+def engine_session(stage: StageSpec) -> TensorrtSession:
+    """A session of an engine for all sizes of the spec, on a GPU of host memory. One at a time."""
+    inner = fake_session(stage)
+
+    def compute(memory: dict[str, Array]) -> None:
+        shapes = {call[1]: call[2] for call in fake_tensorrt.calls if call[0] == "shape"}
+        feeds = {}
+        for tensor in stage.feeds:
+            count = int(np.prod(shapes[tensor.name]))
+            feeds[tensor.name] = memory[tensor.name].view(tensor.dtype)[:count].reshape(shapes[tensor.name])
+        for name, value in inner.run(feeds).items():
+            memory[name][: value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
+
+    fake_tensorrt.calls.clear()
+    fake_tensorrt.settings.clear()
+    fake_tensorrt.FakeDevice.memory.clear()
+    fake_tensorrt.settings["compute"] = compute
+    whole = ProfileEntry(bucket="whole", axes={axis.name: (axis.minimum, axis.optimum, axis.maximum) for axis in stage.axes})
+    messages, device = messages_of(fake_tensorrt), fake_tensorrt.FakeDevice()
+    opened = open_plan(fake_tensorrt, stage.name, Path(__file__), messages)
+    return TensorrtSession(stage, OpenEngine(fake_tensorrt, stage, opened, [whole], messages), device, Arena(device))
+
+
 def make_feeds(stage: StageSpec, base: int = 2, seed: int = 1) -> Feeds:
-    return probe_inputs(stage, probe_sizes(stage, base), seed)
+    feeds = probe_inputs(stage, probe_sizes(stage, base), seed)
+    return {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in stage.feeds}
 
 
 def make_results(stage: StageSpec, base: int = 2) -> Feeds:
