@@ -154,7 +154,7 @@ def _strip(model: ir.Model) -> None:
 def _quick_rewriting() -> Iterator[None]:
     """The exporter's rewriter tries each of its rules on each node. For those whose pattern ends in several nodes (there is one, about two
     slices) it lists the whole graph each time, before it looks whether the node is of the operator in question: of a graph with thousands
-    of nodes, that is half of the time that an export takes.
+    of nodes, that is up to 40 % of the time that an export takes.
     """
     plain = SimplePatternMatcher.match
 
