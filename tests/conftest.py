@@ -1,7 +1,8 @@
 """A tiny checkpoint and its bundle, made once for all tests.
 
 MUSICRT_TINY_BUNDLE may name bundles made earlier from the same checkpoints, separated as in PATH: exporting one takes a minute.
-Those with graphs in half precision are for tests of these, and stand in for the others where there are none.
+Those with graphs in half precision are for tests of these, and stand in for the others where there are none. Workers that run tests
+side by side (pytest -n) share what one of them made.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from safetensors.numpy import load_file
 
 from musicrt.runtime.bundle import read_manifest
@@ -27,6 +29,7 @@ from tests.reference.runner import DATA
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")  # read by torch: with busy waiting, tests on shared cores take ten times as long
 
 ForSystem = Callable[[str], Path]
+Make = Callable[[Path], object]
 
 
 def find_given(system: str, *, half: bool) -> Path | None:
@@ -54,23 +57,42 @@ def refused(kind: type[MusicRTError], *words: object) -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def tiny_checkpoints(tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
+def make_once(tmp_path_factory: pytest.TempPathFactory, worker_id: str) -> Callable[[str, Make], Path]:
+    """Gives the folder that a call makes, by name; of all workers the first makes it, and the others wait."""
+    root = tmp_path_factory.getbasetemp() if worker_id == "master" else tmp_path_factory.getbasetemp().parent
+
+    def make(name: str, call: Make) -> Path:
+        path, done = root / "once" / name, root / "once" / f"{name}.done"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(root / "once" / f"{name}.lock"):
+            if not done.is_file():
+                call(path)
+                done.touch()
+        return path
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def tiny_checkpoints(make_once: Callable[[str, Make], Path]) -> ForSystem:
     """Gives the tiny checkpoint of a system: the official files, and config.json beside them. Tests may read it only."""
 
     @functools.cache
     def write(system: str) -> Path:
         pytest.importorskip("torch")
-        layout, folder = tiny_layout(system), tmp_path_factory.mktemp("checkpoint") / system
-        given = DATA / system / "given-tiny.safetensors"
-        write_files(layout, load_file(given) if given.is_file() else {}, "", folder)
-        (folder / "config.json").write_text(json.dumps(layout["config"]))
-        return folder
+        layout, given = tiny_layout(system), DATA / system / "given-tiny.safetensors"
+
+        def fill(folder: Path) -> None:
+            write_files(layout, load_file(given) if given.is_file() else {}, "", folder)
+            (folder / "config.json").write_text(json.dumps(layout["config"]))
+
+        return make_once(f"{system}-checkpoint", fill)
 
     return write
 
 
 @pytest.fixture(scope="session")
-def tiny_bundles(tiny_checkpoints: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
+def tiny_bundles(tiny_checkpoints: ForSystem, make_once: Callable[[str, Make], Path]) -> ForSystem:
     """Gives the bundle of that checkpoint. Tests may read it only."""
 
     @functools.cache
@@ -81,13 +103,13 @@ def tiny_bundles(tiny_checkpoints: ForSystem, tmp_path_factory: pytest.TempPathF
             pytest.importorskip(module)
         from musicrt.export.bundle import export_bundle
 
-        return export_bundle(system, tiny_checkpoints(system), tmp_path_factory.mktemp("bundle") / system).path
+        return make_once(f"{system}-bundle", lambda path: export_bundle(system, tiny_checkpoints(system), path))
 
     return export
 
 
 @pytest.fixture(scope="session")
-def half_bundles(tiny_bundles: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> ForSystem:
+def half_bundles(tiny_bundles: ForSystem, make_once: Callable[[str, Make], Path]) -> ForSystem:
     """Gives the same bundle with graphs in half precision beside the others. Tests may read it only."""
 
     @functools.cache
@@ -98,8 +120,7 @@ def half_bundles(tiny_bundles: ForSystem, tmp_path_factory: pytest.TempPathFacto
             pytest.importorskip(module)
         from musicrt.export.flavours import add_flavour
 
-        copy = shutil.copytree(tiny_bundles(system), tmp_path_factory.mktemp("half") / system)
-        return add_flavour(copy, "trt").path
+        return make_once(f"{system}-half", lambda path: add_flavour(shutil.copytree(tiny_bundles(system), path), "trt"))
 
     return add
 
