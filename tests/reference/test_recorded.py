@@ -8,17 +8,26 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ForSystem
-from tests.reference.runner import DATA, Row, find_cases, run_cases, shared_reference
+from tests.reference.case import load_case
+from tests.reference.runner import DATA, CheckpointKey, Row, find_cases, run_cases, shared_reference
 
 BACKENDS = ("torch-cpu", "onnxruntime-cpu")
 
 
+def by_checkpoint() -> list[object]:
+    """The vendored cases of each checkpoint, with its system: tests of their own, as each may take a minute to export."""
+    groups: dict[CheckpointKey, list[Path]] = {}
+    for path in find_cases(DATA):
+        groups.setdefault(CheckpointKey.of(load_case(path)), []).append(path)
+    return [pytest.param(key.system, paths, id=f"{key.system}-{key.layout}") for key, paths in groups.items()]
+
+
 @pytest.mark.parametrize("backend", BACKENDS)
-@pytest.mark.parametrize("system", sorted(folder.name for folder in DATA.iterdir() if folder.is_dir()))
-def test_vendored_cases(system: str, backend: str, tiny_bundles: ForSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("system", "paths"), by_checkpoint())
+def test_vendored_cases(system: str, paths: list[Path], backend: str, tiny_bundles: ForSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     if not backend.startswith("torch"):
         monkeypatch.setenv("MUSICRT_TINY_BUNDLE", str(tiny_bundles(system)))  # exporting it again takes a minute
-    check(find_cases(DATA / system), backend)
+    check(paths, backend)
 
 
 @pytest.mark.full
