@@ -5,13 +5,17 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Mapping, Sequence
 from types import TracebackType
-from typing import Any, ClassVar, Literal, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from musicrt.runtime.cuda.device import Device
 
 Array = NDArray[Any]
 
@@ -22,6 +26,7 @@ class Session(ABC):
     `run` checks its inputs against the spec and returns arrays that the caller owns. `bind` checks once and returns a call
     that reads and writes the same buffers every time: what a sampling loop uses. Both take the stage's states among the feeds,
     C-contiguous and writable, and change them in place; inputs they leave alone. Sessions are not re-entrant: one thread at a time.
+    Where the stage runs on a GPU, `gpu` is that one, and `bind_device` is `bind` for arrays in its memory.
     """
 
     def __init__(self, stage: StageSpec) -> None:
@@ -44,6 +49,11 @@ class Session(ABC):
     def limits(self) -> Mapping[str, tuple[int, int]]:
         """The smallest and the largest size of each axis that it accepts: those of the spec, if it is not made for fewer."""
         return {axis.name: (axis.minimum, axis.maximum) for axis in self.stage.axes}
+
+    @property
+    def gpu(self) -> Device | None:
+        """The GPU, and the stream, that it works on with `bind_device`; None: it has none, or can't be called there."""
+        return None
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once. `outputs`: the wanted ones, all by default. Raises InputError, BackendError."""
@@ -69,6 +79,38 @@ class Session(ABC):
 
         return call
 
+    def bind_device(self, feeds: Mapping[str, Any], results: Mapping[str, Any]) -> Callable[[], None]:
+        """A call that enqueues the stage on the stream of `gpu` for arrays there, and does not wait for it.
+
+        feeds, results: all inputs and states, and all outputs, of any package that `DeviceArray.of` takes; states are changed in place.
+        Several calls may be bound, each to its own arrays. Raises InputError, BackendError.
+        """
+        self._check_open()
+        self._require_gpu()
+        arrays = {name: DeviceArray.of(array) for name, array in {**feeds, **results}.items()}
+        expected = [*self.stage.feeds, *self.outputs]
+        if arrays.keys() != {tensor.name for tensor in expected}:
+            raise InputError(f"{self.stage.name}: got the arrays {sorted(arrays)}, expected {sorted(tensor.name for tensor in expected)}")
+        sizes: dict[str, int] = {}
+        for tensor in expected:
+            check_tensor(tensor, arrays[tensor.name], sizes, self.stage.name)
+        run = self._bind_device(arrays, sizes)
+
+        def call() -> None:
+            self._check_open()
+            run()
+
+        return call
+
+    def new_states(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
+        """Zeroed states on the GPU for `bind_device`. Raises BackendError."""
+        self._check_open()
+        device = self._require_gpu()
+        arrays = {state.name: device.empty(state.resolve(sizes), state.dtype) for state in self.states}
+        for array in arrays.values():
+            device.clear(array)
+        return arrays
+
     def close(self) -> None:
         """Release what the backend holds. A closed session refuses to run; closing twice is fine."""
         if not self._closed:
@@ -84,6 +126,11 @@ class Session(ABC):
     def _check_open(self) -> None:
         if self._closed:
             raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
+
+    def _require_gpu(self) -> Device:
+        if self.gpu is None:
+            raise BackendError(f"the session of stage {self.stage.name!r} works on host memory; use `bind`")
+        return self.gpu
 
     def _check_inputs(self, feeds: Mapping[str, Array]) -> dict[str, int]:
         expected = {tensor.name for tensor in self.stage.feeds}
@@ -120,6 +167,10 @@ class Session(ABC):
 
         return call
 
+    def _bind_device(self, arrays: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Callable[[], None]:
+        """For sessions with a GPU. arrays: every feed and output; sizes: those of the axes."""
+        raise NotImplementedError
+
     def _close(self) -> None:
         return
 
@@ -128,10 +179,15 @@ def check_array(tensor: TensorSpec, array: Array, sizes: dict[str, int], owner: 
     """Hold an array against its spec; axis sizes seen are added to `sizes` and must agree. Raises InputError."""
     if not isinstance(array, np.ndarray):
         raise InputError(f"{owner}: {tensor.name} is a {type(array).__name__}, expected a numpy array ({tensor.describe()})")
+    check_tensor(tensor, array, sizes, owner)
+
+
+def check_tensor(tensor: TensorSpec, array: Array | DeviceArray, sizes: dict[str, int], owner: str) -> None:
+    """The same for an array anywhere."""
     if array.dtype != tensor.dtype:
         raise InputError(f"{owner}: {tensor.name} is {array.dtype}, expected {tensor.dtype} ({tensor.describe()})")
     wrong = InputError(f"{owner}: {tensor.name} has shape {list(array.shape)}, expected {tensor.describe()}")
-    if array.ndim != len(tensor.shape):
+    if len(array.shape) != len(tensor.shape):
         raise wrong
     for size, dim in zip(array.shape, tensor.dims, strict=True):
         if not isinstance(dim, Dim):

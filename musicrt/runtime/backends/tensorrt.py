@@ -9,13 +9,14 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.cuda.device import Arena, Device, DeviceArray
+from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.device import Arena, Device
 from musicrt.runtime.cuda.engine import OpenEngine, open_plan
 from musicrt.runtime.driver import gpu_architecture
-from musicrt.runtime.errors import BackendError, EngineError, InputError
+from musicrt.runtime.errors import BackendError, EngineError
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import Dim, StageSpec, TensorSpec, updated_name
+from musicrt.runtime.spec import StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family, find_family
 from musicrt.runtime.tensorrt_messages import messages_of
 
@@ -28,6 +29,10 @@ class TensorrtSession(Session):
         self._engine: OpenEngine | None = engine
         self._device, self._arena = device, arena
         self._buffers: dict[str, DeviceArray] = {}
+
+    @property
+    def gpu(self) -> Device:
+        return self._device
 
     @property
     def limits(self) -> Mapping[str, tuple[int, int]]:
@@ -48,36 +53,10 @@ class TensorrtSession(Session):
         self._device.wait()
         return {name: results[name] for name in names}
 
-    def bind_device(self, feeds: Mapping[str, Any], results: Mapping[str, Any], *, stream: int | None = None) -> Callable[[], None]:
-        """A call that enqueues the stage on `stream` (the backend's own by default) for arrays on the GPU, and does not wait for it.
-
-        feeds, results: all inputs, states and outputs, each with `__cuda_array_interface__`; states are changed in place. Calls of all
-        stages of a pipeline have to be on one stream, as they share scratch memory. Raises InputError, BackendError.
-        """
-        self._check_open()
-        given = {name: DeviceArray.of(array) for name, array in {**feeds, **results}.items()}
-        expected = [*self.stage.feeds, *self.outputs]
-        if given.keys() != {tensor.name for tensor in expected}:
-            raise InputError(f"{self.stage.name}: got the arrays {sorted(given)}, expected {sorted(tensor.name for tensor in expected)}")
-        sizes: dict[str, int] = {}
-        for tensor in expected:
-            _check_device_array(tensor, given[tensor.name], sizes, self.stage.name)
-        arrays, opened = self._with_updates(given), self._opened
+    def _bind_device(self, arrays: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Callable[[], None]:
+        opened, bound = self._opened, self._with_updates(arrays)
         opened.profile_of(sizes)
-
-        def call() -> None:
-            self._check_open()
-            opened.run(sizes, arrays, self._device.stream if stream is None else stream, self._arena)
-
-        return call
-
-    def new_states(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
-        """Zeroed states on the GPU for `bind_device`."""
-        self._check_open()
-        arrays = {state.name: self._device.empty(state.resolve(sizes), state.dtype) for state in self.states}
-        for array in arrays.values():
-            self._device.clear(array)
-        return arrays
+        return functools.partial(opened.run, dict(sizes), bound, self._device.stream, self._arena)
 
     @property
     def _opened(self) -> OpenEngine:
@@ -184,14 +163,3 @@ class TensorrtRtx(_TensorrtBackend):
     name = "tensorrt-rtx"
     extra = "tensorrt-rtx"
 
-
-def _check_device_array(tensor: TensorSpec, array: DeviceArray, sizes: dict[str, int], owner: str) -> None:
-    """Hold an array on the GPU against its spec, as `check_array` does with others. Raises InputError."""
-    wrong = InputError(f"{owner}: {tensor.name} is {array.dtype} {list(array.shape)}, expected {tensor.describe()}")
-    if array.dtype != tensor.dtype or len(array.shape) != len(tensor.shape):
-        raise wrong
-    for size, dim in zip(array.shape, tensor.dims, strict=True):
-        if isinstance(dim, Dim):
-            count = sizes.setdefault(dim.axis.name, dim.count(size))
-        if size != (dim.size(count) if isinstance(dim, Dim) else dim):
-            raise wrong

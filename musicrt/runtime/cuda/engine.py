@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from musicrt.runtime.cuda.device import Arena, DeviceArray
+from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.device import Arena
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.spec import StageSpec
