@@ -19,7 +19,7 @@ Float = NDArray[np.float32]
 Tokens = NDArray[np.int64]
 Draw = Callable[[int, Float], Tokens]
 """`draw(call, weights)`: an entry of each row of weights float32 [rows, n], which sum up to 1, by the random numbers of one call."""
-_COLDEST, _HOTTEST = 1e-30, 1e6
+COLDEST, _HOTTEST = 1e-30, 1e6
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Sampling:
 
         Of top_p the entries fall; equal ones keep their order.
         """
-        weights = softmax(logits / np.float32(max(self.temperature, _COLDEST)))  # colder ones choose alike, and would overflow
+        weights = softmax(logits / np.float32(max(self.temperature, COLDEST)))  # colder ones choose alike, and would overflow
         if self.top_p > 0:
             order = np.argsort(-weights, axis=1, kind="stable")
             weights = np.take_along_axis(weights, order, axis=1)
