@@ -109,7 +109,7 @@ def _sample(codec: Any, codes: Codes, fit: Fit, steps: int, seed: int) -> Float:
     looped = np.take(codes, range(span.codes.stop), axis=2, mode="wrap")
     nothing = np.zeros((1, LATENT_CHANNELS, 0, LATENT_BINS), np.float32)
     sample = codec.sampler.prepare(steps, codec.model.spec.defaults["guidance"])
-    latents: Float = sample.run(codec.sampler.condition(looped), nothing, SeededNoise(seed).initial(0, span.frames)[None], lambda: None)
+    latents: Float = sample.run(codec.sampler.condition(looped), nothing, SeededNoise(seed).initial(0, span.frames), lambda: None)
     return latents
 
 

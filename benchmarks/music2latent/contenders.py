@@ -54,7 +54,7 @@ class OnBackend(Opened):
             return call
 
         def draw() -> Outputs:
-            return {"noise": SeededNoise(_SEED).draw([Place(0, 0)], 0, noisy.shape[1:])}
+            return {"noise": SeededNoise(_SEED).at([Place(0, 0)], noisy.shape[1:])(0)}
 
         return {
             "front-end": lambda: {"spectrum": spectrum.analyse(audio)},

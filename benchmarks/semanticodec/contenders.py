@@ -14,7 +14,7 @@ from benchmarks.plain import PlainGraphs
 from benchmarks.rounds import Outputs
 from benchmarks.semanticodec.official import PARTS, Official
 from benchmarks.semanticodec.workload import GUIDANCE, TIMESTEP, Float, Tokens, Workload
-from musicrt.runtime.models.semanticodec.noise import SeededNoise
+from musicrt.runtime.models.semanticodec.noise import Place, SeededNoise
 
 _SEED = 7
 
@@ -63,7 +63,7 @@ class OnBackend(Opened):
 
         return {
             "front-end": lambda: {"mel": self.codec.segments.filter_bank.analyse_segment(segment)},
-            "noise": lambda: {"noise": SeededNoise(_SEED).window(0, 0, 1)(0)},
+            "noise": lambda: {"noise": SeededNoise(_SEED).at([Place(0, 0)], 1)(0)[0]},
             "conditioning": lambda: sampler.contexts(feature, 2),
             "evaluation": evaluation,
             **{stage: caller(stage) for stage in inputs},

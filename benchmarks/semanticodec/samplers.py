@@ -24,7 +24,7 @@ from benchmarks.results import describe_run, launch, say, suite_parser, write_re
 from benchmarks.semanticodec.workload import GUIDANCE, Float, Workload
 from musicrt.runtime.measure import markdown_table
 from musicrt.runtime.model import load
-from musicrt.runtime.models.semanticodec.noise import SeededNoise
+from musicrt.runtime.models.semanticodec.noise import Place, SeededNoise
 from musicrt.runtime.models.semanticodec.options import SamplerName
 from musicrt.runtime.verify import relative_error
 
@@ -84,9 +84,9 @@ def _sample(codec: Any, feature: Float, sampler: SamplerName, steps: int, eta: f
     """The latent float32 [1, 8, 256, 16], the evaluations it took, and the seconds."""
     prepared = codec.sampler.prepare(sampler, steps, GUIDANCE, eta)
     say(f"{sampler}, eta {eta}: {prepared.steps} steps …")
-    draw = SeededNoise(seed).window(0, 0, prepared.draws)
+    draw = SeededNoise(seed).at([Place(0, 0)], prepared.draws)
     start = time.perf_counter()
-    latent: Float = prepared.run(feature, lambda k: draw(k)[None], lambda: None)
+    latent: Float = prepared.run(feature, draw, lambda: None)
     return latent, prepared.steps, time.perf_counter() - start
 
 

@@ -16,6 +16,8 @@ noise, and a seed means the same noise whatever the chunking.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -59,6 +61,29 @@ def normal_columns(seed: int, rows: int, frames: range, *, channel: int, draw: i
             out[pair::4, start : start + len(part)] = radius * np.cos(angle)
             out[pair + 1 :: 4, start : start + len(part)] = radius * np.sin(angle)
     return out
+
+
+@dataclass(frozen=True)
+class PlacedNoise:
+    """The noise of a batch by position: `noise(k)` is draw k, float32 [len(places), *shape]. The samplers on a GPU draw it there.
+
+    places: channel and first frame of each item. shape: [planes, bins, frames], or [planes, frames, bins] where not `frames_last`.
+    """
+
+    seed: int
+    places: tuple[tuple[int, int], ...]
+    shape: tuple[int, int, int]
+    frames_last: bool = True
+
+    def __call__(self, draw: int) -> NDArray[np.float32]:
+        planes, *inner = self.shape
+        bins, frames = inner if self.frames_last else reversed(inner)
+        columns = [
+            normal_columns(self.seed, planes * bins, range(start, start + frames), channel=channel, draw=draw)
+            for channel, start in self.places
+        ]
+        drawn = np.stack(columns).reshape(len(self.places), planes, bins, frames)
+        return drawn if self.frames_last else np.ascontiguousarray(drawn.transpose(0, 1, 3, 2))
 
 
 def uniform_numbers(seed: int, count: int, *, draw: int) -> NDArray[np.float64]:

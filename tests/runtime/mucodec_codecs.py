@@ -148,7 +148,7 @@ def noise_arrays(seed: int, windows: int, prompt_frames: int = 0, frames: int = 
     """The noise of a seed as arrays in the official order."""
     noise = SeededNoise(seed)
     posterior = [noise.posterior(channel, prompt_frames)[None] for channel in range(2 if prompt_frames else 0)]
-    return [*posterior, *(noise.initial(window, frames)[None] for window in range(windows))]
+    return [*posterior, *(noise.initial(window, frames)(0) for window in range(windows))]
 
 
 def distance(got: Float, expected: Float) -> float:

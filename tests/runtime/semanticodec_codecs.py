@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
-from musicrt.runtime.models.semanticodec.noise import SeededNoise
+from musicrt.runtime.models.semanticodec.noise import Place, SeededNoise
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.session import Array, FakeSession
 from tests.reference import signals
@@ -77,8 +77,8 @@ def random_tokens(frames: int, batch: int = 1, seed: int = 0) -> Tokens:
 
 def noise_arrays(seed: int, batch: int, windows: int, steps: int) -> list[Float]:
     """The noise of a seed as arrays in the official order."""
-    draws = [[SeededNoise(seed).window(row, window, steps + 1) for row in range(batch)] for window in range(windows)]
-    arrays = [np.stack([draw(k) for draw in rows]) for rows in draws for k in range(steps + 1)]
+    draws = [SeededNoise(seed).at([Place(row, window) for row in range(batch)], steps + 1) for window in range(windows)]
+    arrays = [draw(k) for draw in draws for k in range(steps + 1)]
     assert arrays[0].shape == (batch, *LATENT_SHAPE)
     return arrays
 

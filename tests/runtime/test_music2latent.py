@@ -12,6 +12,7 @@ import soundfile
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import AudioError, Cancelled, InputError, MusicRTError
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.models.music2latent.noise import Place, SeededNoise
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.resampling import resample_audio
@@ -315,14 +316,17 @@ class SpyNoise:
         self.sequential = sequential
         self.draws: list[tuple[int, list[Place]]] = []
 
-    def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> Float:
-        self.draws.append((draw, list(places)))
-        return np.zeros((len(places), *shape), np.float32)
+    def at(self, places: Sequence[Place], shape: tuple[int, int, int]) -> Draw:
+        def draw(index: int) -> Float:
+            self.draws.append((index, list(places)))
+            return np.zeros((len(places), *shape), np.float32)
+
+        return draw
 
 
 def official_draws(length: int, steps: int, seed: int) -> list[Float]:
-    noise = SeededNoise(seed)
-    return [noise.draw([Place(0, 0)], draw, (2, 128, 8 * length)) for draw in range(steps + 1)]
+    draw = SeededNoise(seed).at([Place(0, 0)], (2, 128, 8 * length))
+    return [draw(index) for index in range(steps + 1)]
 
 
 @pytest.mark.parametrize("steps", [1, 2, 4])

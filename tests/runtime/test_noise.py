@@ -117,7 +117,7 @@ def test_illegal_seeds_are_refused(seed: Any) -> None:
 def test_batches_put_the_noise_of_each_place_side_by_side() -> None:
     noise = SeededNoise(11)
     places = [Place(channel=0, frame=0), Place(channel=1, frame=0), Place(channel=0, frame=40)]
-    drawn: NDArray[np.float32] = noise.draw(places, 2, (2, 16, 8))
+    drawn: NDArray[np.float32] = noise.at(places, (2, 16, 8))(2)
     assert drawn.shape == (3, 2, 16, 8)
     for place, item in zip(places, drawn, strict=True):
         frames = range(place.frame, place.frame + 8)

@@ -98,7 +98,7 @@ class Device:
         self._check(self._driver.cuStreamSynchronize(self._driver.CUstream(self.stream)))
 
     def capture(self, work: Callable[[], None]) -> Graph:
-        """Run the work once, and give a call that repeats it, as one graph where it can: see `Graph`. Raises what the work raises."""
+        """A call that does the work, and from its second time on replays it as one graph, where there are graphs: see `Graph`."""
         return Graph(self, work)
 
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
@@ -115,6 +115,12 @@ class Device:
                 self._driver.cuGraphDestroy(result[1])
         self._check(result)
         return _Recorded(self._driver, self._check, result[1], stream)
+
+    def record_loop(self, work: Callable[[int], None]) -> Callable[[], None]:
+        """Record the body of a loop on the GPU, see `musicrt.runtime.cuda.repetition`. Raises what the work raises, BackendError."""
+        from musicrt.runtime.cuda.repetition import record_loop
+
+        return record_loop(self.core_stream, work)
 
     def _check(self, result: tuple[Any, ...]) -> None:
         if int(result[0]) != 0:

@@ -16,39 +16,33 @@ SWITCH = "MUSICRT_CUDA_GRAPHS"
 
 
 class Graph:
-    """Repeats work. Making one runs the work as it is, which warms up everything that is set up by a first call; then it is recorded.
+    """Repeats work. The first call runs it as it is, which warms up whatever is set up by a first call, then records it; the others replay.
 
-    What it did counts: a graph of one step has made that step. Addresses and shapes are those of the recording: other values are put
-    into the same memory, and `Device.upload` refuses values of other shapes. The work may neither wait nor copy from or to the host.
-    Where memory has moved since, it is run and recorded again instead of replayed. Without graphs (`Device.graphs`) it is just run.
+    All calls count: the first call of a graph of one step makes that step. Addresses and shapes are those of the recording: other
+    values are put into the same memory, and `Device.upload` refuses values of other shapes. The work may neither wait nor copy from or
+    to the host. Where memory has moved since, a call is like the first. Without graphs (`Device.graphs`) all are.
     """
 
     def __init__(self, device: Device, work: Callable[[], None]) -> None:
-        """Raises what the work raises, BackendError where CUDA refuses to record it."""
         self._device, self._work = device, work
         self._replay: Callable[[], None] | None = None
-        self._capture()
+        self._generation = 0
 
     def __call__(self) -> None:
-        """Do the work once more. Raises BackendError."""
-        if not self._device.graphs:
-            self._work()
-        elif self._replay is None or self._generation != self._device.generation:
-            self._capture()
-        else:
+        """Enqueue the work. Raises what it raises, and BackendError where CUDA refuses to record it."""
+        if self.is_recorded and self._replay is not None:
             self._replay()
+            return
+        self._replay = None
+        self._work()
+        if self._device.graphs:
+            self._generation = self._device.generation
+            self._replay = self._device.record(self._work)
 
     @property
     def is_recorded(self) -> bool:
-        """Whether it is replayed, and not run call by call."""
-        return self._replay is not None
-
-    def _capture(self) -> None:
-        self._replay = None
-        self._work()
-        self._generation = self._device.generation
-        if self._device.graphs:
-            self._replay = self._device.record(self._work)
+        """Whether the next call replays."""
+        return self._replay is not None and self._generation == self._device.generation
 
 
 def is_switched_on(wanted: bool = True) -> bool:

@@ -9,12 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.denoiser import Loop
 
 Float = NDArray[np.float32]
 MOST_STEPS = 1000
@@ -102,3 +104,19 @@ def sample(
         combine(noisy, clean, c_skip, c_out)
         on_step()
     return clean
+
+
+def loop(schedule: ConsistencySchedule) -> Loop:
+    """The loop of `sample`, for either driver."""
+    steps = range(schedule.steps)
+    weights = [schedule.coefficients(step) for step in steps]
+    rows = [(0.0, 0.0, schedule.sigmas[0]), *((skip, out, schedule.noise_scale(step)) for step, (skip, out, _) in enumerate(weights))]
+    inputs = [*(weight[2] for weight in weights), 1.0]  # after the last step no noise is added, and the clean signal is the result
+    return Loop(
+        solver="consistency",
+        positions=steps,
+        coefficients=np.array([(*row, scale) for row, scale in zip(rows, inputs, strict=True)], np.float32),
+        draws=schedule.steps,
+        branches=None,
+        run=partial(sample, schedule),
+    )

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from numbers import Real
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.loops.diffusion import Draw, Evaluate, Float, OnStep, check_steps, denoise, predict_clean
+from musicrt.runtime.loops.denoiser import Loop, table_of
+from musicrt.runtime.loops.diffusion import Draw, Evaluate, Float, OnStep, branches, check_steps, denoise, predict_clean
 
 
 def uniform_timesteps(steps: int, total: int) -> NDArray[np.int64]:
@@ -93,3 +95,17 @@ def sample(schedule: DdimSchedule, evaluate: Evaluate, draw: Draw, on_step: OnSt
         step(schedule, index, x, v, draw(schedule.steps - index))
 
     return denoise(schedule.steps, advance, evaluate, draw, on_step, guidance)
+
+
+def loop(schedule: DdimSchedule, guidance: float = 1.0) -> Loop:
+    """The loop of `sample`, for either driver. Raises InputError: guidance is not finite."""
+    s = schedule
+    return Loop(
+        solver="ddim",
+        positions=range(s.steps)[::-1],
+        coefficients=table_of(*(part[::-1] for part in (s.sqrt_a_t, s.sqrt_one_minus_a_t, s.direction, s.sqrt_a_prev, s.sigma))),
+        draws=s.steps + 1,
+        branches=branches(guidance),
+        guidance=guidance,
+        run=partial(sample, schedule, guidance=guidance),
+    )

@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.loops.diffusion import Evaluate, OnStep, check_steps, guide
+from musicrt.runtime.loops.denoiser import Loop
+from musicrt.runtime.loops.diffusion import Draw, Evaluate, OnStep, check_steps, guide
 
 Float = NDArray[np.float32]
 MOST_STEPS = 1000
@@ -90,3 +91,25 @@ def sample(schedule: EulerSchedule, evaluate: Evaluate, noise: Float, known: Flo
         on_step()
     x[..., : known.shape[-2], :] = known
     return x
+
+
+def loop(schedule: EulerSchedule, known: Float, guidance: float = 1.0) -> Loop:
+    """The loop of `sample`, for either driver. Raises InputError for an absurd guidance."""
+    first, last = np.zeros(1, np.float32), np.ones(1, np.float32)  # there is nothing to go before the first step; after the last, no noise
+
+    def run(evaluate: Evaluate, draw: Draw, on_step: OnStep) -> Float:
+        return sample(schedule, evaluate, draw(0), known, on_step, guidance)
+
+    noise = (1 - (1 - SIGMA) * schedule.times).astype(np.float32)
+    return Loop(
+        solver="flow",
+        positions=range(schedule.steps),
+        coefficients=np.stack(
+            [np.concatenate([first, schedule.sizes]), np.concatenate([noise, first]), np.concatenate([schedule.times, last])], axis=1
+        ),
+        draws=1,
+        branches=branches(guidance),
+        guidance=guidance,
+        run=run,
+        known=known,
+    )

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.loops.diffusion import OnStep
+from musicrt.runtime.loops.diffusion import Draw, OnStep
 from musicrt.runtime.models.mucodec.config import VAE_CHANNELS
 from musicrt.runtime.models.mucodec.downmix import JOINT_PEAK, halve_rate, limit, sinc_kernel
 from musicrt.runtime.models.mucodec.lengths import SHARED, WINDOW
@@ -117,7 +117,7 @@ class ChainRunner(CodecRunner[Pipeline]):
         known = (np.zeros_like(noise) if true_latents is None else true_latents)[:, :, :count]
         condition = self.codec.sampler.condition(codes, max(options["latent_length"], count))
         sample = self.codec.sampler.prepare(_option(case, "num_steps", 20), _option(case, "guidance_scale", 2.0))
-        return sample.run(condition, known, noise, lambda: None)
+        return sample.run(condition, known, lambda _: noise, lambda: None)
 
     def _decode(self, case: Case, codes: Array, steps: int, prompt: Array | None = None) -> Outputs:
         codec = Pipeline(self.codec.model)
@@ -142,7 +142,7 @@ class _GivenSampler(Sampler):
     def prepare(self, steps: int, guidance: float) -> Sample:
         del guidance
 
-        def run(condition: Float, known: Float, noise: Float, on_step: OnStep) -> Float:
+        def run(condition: Float, known: Float, noise: Draw, on_step: OnStep) -> Float:
             del condition, noise, on_step
             self.known.append(known)
             latents: Float = next(self._latents)
@@ -177,7 +177,7 @@ class _TracedSampler(Sampler):
     def prepare(self, steps: int, guidance: float) -> Sample:
         sample = super().prepare(steps, guidance)
 
-        def run(condition: Float, known: Float, noise: Float, on_step: OnStep) -> Float:
+        def run(condition: Float, known: Float, noise: Draw, on_step: OnStep) -> Float:
             self.latents.append(sample.run(condition, known, noise, on_step))
             return self.latents[-1]
 

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.errors import CheckpointError, ConfigError, InputError
 from musicrt.runtime.facades import as_array, as_floats, as_tensor, choose_device, draw_normal, open_bundle
 from musicrt.runtime.hub import Source, file_places, locate_checkpoint
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, SAMPLE_RATE, VAE_CHANNELS
 from musicrt.runtime.models.mucodec.downmix import JOINT_PEAK, limit
@@ -130,11 +131,12 @@ class _TorchNoise:
         del channel
         return self._draw(VAE_CHANNELS, frames)
 
-    def initial(self, window: int, frames: int) -> Float:
+    def initial(self, window: int, frames: int) -> Draw:
         """See `musicrt.runtime.models.mucodec.noise.Noise`."""
         if window:
             self._draw(LATENT_CHANNELS, (WINDOW - SHARED) // 2)
-        return self._draw(LATENT_CHANNELS, frames)
+        noise = self._draw(LATENT_CHANNELS, frames)[None]
+        return lambda _index: noise
 
     def _draw(self, channels: int, frames: int) -> Float:
         if not self._begun:

@@ -9,9 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, VAE_CHANNELS
 from musicrt.runtime.models.mucodec.lengths import SHARED, WINDOW, Span
-from musicrt.runtime.noise import choose_seed, normal_columns
+from musicrt.runtime.noise import PlacedNoise, choose_seed
 
 Float = NDArray[np.float32]
 Arrays = Sequence[NDArray[np.floating]]
@@ -27,8 +28,8 @@ class Noise(Protocol):
         """For the prompt's latents of a channel, 0 or 1: float32 [16, frames, 32]."""
         ...
 
-    def initial(self, window: int, frames: int) -> Float:
-        """What the sampling of a window starts from: float32 [32, frames, 32]."""
+    def initial(self, window: int, frames: int) -> Draw:
+        """What the sampling of a window starts from: a call 0 -> float32 [1, 32, frames, 32]."""
         ...
 
 
@@ -41,15 +42,15 @@ class SeededNoise:
 
     def posterior(self, channel: int, frames: int) -> Float:
         """See `Noise`."""
-        return self._draw(VAE_CHANNELS, range(frames), channel, 1)
+        drawn: Float = self._at(VAE_CHANNELS, frames, channel, 0)(1)[0]
+        return drawn
 
-    def initial(self, window: int, frames: int) -> Float:
+    def initial(self, window: int, frames: int) -> PlacedNoise:
         """See `Noise`."""
-        return self._draw(LATENT_CHANNELS, range(window * _HOP, window * _HOP + frames), 0, 0)
+        return self._at(LATENT_CHANNELS, frames, 0, window * _HOP)
 
-    def _draw(self, planes: int, frames: range, channel: int, draw: int) -> Float:
-        columns = normal_columns(self.seed, planes * LATENT_BINS, frames, channel=channel, draw=draw)
-        return np.ascontiguousarray(columns.reshape(planes, LATENT_BINS, len(frames)).transpose(0, 2, 1))
+    def _at(self, planes: int, frames: int, channel: int, start: int) -> PlacedNoise:
+        return PlacedNoise(self.seed, ((channel, start),), (planes, frames, LATENT_BINS), frames_last=False)
 
 
 class InjectedNoise:
@@ -77,10 +78,10 @@ class InjectedNoise:
         del frames
         return np.asarray(self._posterior[channel][0], np.float32)
 
-    def initial(self, window: int, frames: int) -> Float:
+    def initial(self, window: int, frames: int) -> Draw:
         """See `Noise`."""
         del frames
-        return np.asarray(self._initial[window][0], np.float32)
+        return lambda _index: np.asarray(self._initial[window], np.float32)
 
 
 def choose_noise(seed: int | None, noise: Noise | Arrays | None, spans: Sequence[Span]) -> Noise:

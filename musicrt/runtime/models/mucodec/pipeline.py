@@ -268,7 +268,7 @@ class Pipeline(Codec):
                 looped = np.concatenate([ahead, codes], axis=2)
             for index, span in enumerate(plan.spans):
                 part = np.take(looped, range(span.codes.start, span.codes.stop), axis=2, mode="wrap")
-                latents = plan.sample.run(self.sampler.condition(part), known, plan.noise.initial(index, span.frames)[None], on_step)
+                latents = plan.sample.run(self.sampler.condition(part), known, plan.noise.initial(index, span.frames), on_step)
                 known = latents[:, :, -SHARED // 2 :]
                 wanted = min(span.samples.stop, length) - span.samples.start
                 yield span.samples, self.synthesis.render(latents[:, :, span.dropped :], wanted)

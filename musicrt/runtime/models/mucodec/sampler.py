@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.loops import flow
-from musicrt.runtime.loops.diffusion import OnStep
+from musicrt.runtime.loops.denoiser import Denoiser, LoopRunner
+from musicrt.runtime.loops.diffusion import Draw, OnStep
 from musicrt.runtime.loops.flow import EulerSchedule
 from musicrt.runtime.model import Model
 
@@ -23,10 +24,10 @@ class Sample:
     """A prepared sampler. `run(condition, known, noise, on_step)` gives latents [B, 32, T, 32] after `steps` calls of `on_step`.
 
     condition: [B, 32, T, 32], of `Sampler.condition`. known: latents [B, 32, n, 32] of the first n frames, none for n = 0, which
-    the result begins with. noise: [B, 32, T, 32].
+    the result begins with. noise: a call 0 -> [B, 32, T, 32].
     """
 
-    run: Callable[[Float, Float, Float, OnStep], Float]
+    run: Callable[[Float, Float, Draw, OnStep], Float]
     steps: int
 
 
@@ -34,7 +35,7 @@ class Sampler:
     """Runs schedules; what depends on times only is computed once for each schedule, what depends on codes once for each window."""
 
     def __init__(self, model: Model) -> None:
-        self._model = model
+        self._model, self._runner = model, LoopRunner()
         self._schedules: dict[int, tuple[EulerSchedule, dict[str, Float]]] = {}  # by steps
 
     def prepare(self, steps: int, guidance: float) -> Sample:
@@ -45,20 +46,11 @@ class Sampler:
         rows = flow.branches(guidance)
         schedule, tables = self._schedule(steps)
 
-        def run(condition: Float, known: Float, noise: Float, on_step: OnStep) -> Float:
+        def run(condition: Float, known: Float, noise: Draw, on_step: OnStep) -> Float:
             held = self.normalise(known)
             context = self.contexts(condition, held, rows)
-            told = {name: np.empty((len(noise), table.shape[1]), np.float32) for name, table in tables.items()}
-            call: Callable[[], None] | None = None
-
-            def evaluate(index: int, x: Float, out: Float) -> None:
-                nonlocal call
-                for name, table in tables.items():
-                    told[name][:] = table[index]
-                call = call or self._model.session("estimator").bind({"context": context, "x": x, **told}, {"velocity": out})
-                call()
-
-            return self.restore(flow.sample(schedule, evaluate, noise, held, on_step, guidance))
+            denoiser = Denoiser(self._model.session("estimator"), {"context": context}, tables, result="velocity")
+            return self.restore(self._runner.run(flow.loop(schedule, held, guidance), denoiser, noise, on_step))
 
         return Sample(run, schedule.steps)
 

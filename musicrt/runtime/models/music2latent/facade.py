@@ -7,12 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from musicrt.runtime.audio import probe_audio, read_audio
 from musicrt.runtime.facades import as_array, as_floats, as_tensor, choose_device, draw_normal, open_bundle
 from musicrt.runtime.hub import locate_checkpoint
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.noise import Place
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
@@ -101,5 +99,5 @@ class _TorchNoise:
     def __init__(self, device: str) -> None:
         self.device = device
 
-    def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> NDArray[np.float32]:
-        return draw_normal((len(places), *shape), self.device if draw else "cpu")
+    def at(self, places: Sequence[Place], shape: tuple[int, int, int]) -> Draw:
+        return lambda index: draw_normal((len(places), *shape), self.device if index else "cpu")

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.noise import choose_seed, normal_columns
+from musicrt.runtime.loops.diffusion import Draw
+from musicrt.runtime.noise import PlacedNoise, choose_seed
 
 Float = NDArray[np.float32]
 
@@ -22,7 +23,7 @@ class Place(NamedTuple):
 
 
 class Noise(Protocol):
-    """Gives the noise of a batch: one call for the initial noise, one after each step.
+    """Gives the noise of batches: of each the initial noise, then that of each step.
 
     `sequential`: every call gives other numbers, so the official order of calls is kept, in which noise is drawn after the
     last step and for windows of which nothing is kept, too.
@@ -30,8 +31,8 @@ class Noise(Protocol):
 
     sequential: bool
 
-    def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> Float:
-        """Standard normal float32 [len(places), *shape] with shape = (2, F, T)."""
+    def at(self, places: Sequence[Place], shape: tuple[int, int, int]) -> Draw:
+        """A call k -> draw k of a batch, standard normal float32 [len(places), *shape] with shape = (2, F, T)."""
         ...
 
 
@@ -44,14 +45,9 @@ class SeededNoise:
         """`seed`: None takes a fresh one from the operating system. Raises InputError."""
         self.seed = choose_seed(seed)
 
-    def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> Float:
+    def at(self, places: Sequence[Place], shape: tuple[int, int, int]) -> PlacedNoise:
         """See `Noise`."""
-        planes, bins, frames = shape
-        columns = [
-            normal_columns(self.seed, planes * bins, range(place.frame, place.frame + frames), channel=place.channel, draw=draw)
-            for place in places
-        ]
-        return np.stack(columns).reshape(len(places), *shape)
+        return PlacedNoise(self.seed, tuple(places), shape)
 
 
 class InjectedNoise:
@@ -62,14 +58,18 @@ class InjectedNoise:
     def __init__(self, arrays: Sequence[Float]) -> None:
         self._arrays = iter(arrays)
 
-    def draw(self, places: Sequence[Place], draw: int, shape: tuple[int, int, int]) -> Float:
-        """See `Noise`. Raises InputError when the arrays run out or have another shape."""
+    def at(self, places: Sequence[Place], shape: tuple[int, int, int]) -> Draw:
+        """See `Noise`. The draws raise InputError when the arrays run out or have another shape."""
         expected = (len(places), *shape)
-        array = next(self._arrays, None)
-        if array is None:
-            raise InputError(f"too few noise arrays: draw {draw} of a batch needs one of shape {list(expected)}")
-        if np.shape(array) != expected:
-            raise InputError(f"got noise of shape {list(np.shape(array))}, expected {list(expected)} for draw {draw} of a batch")
-        if not np.isfinite(array).all():
-            raise InputError(f"got noise with NaN or infinite values for draw {draw} of a batch")
-        return np.asarray(array, np.float32)
+
+        def draw(index: int) -> Float:
+            array = next(self._arrays, None)
+            if array is None:
+                raise InputError(f"too few noise arrays: draw {index} of a batch needs one of shape {list(expected)}")
+            if np.shape(array) != expected:
+                raise InputError(f"got noise of shape {list(np.shape(array))}, expected {list(expected)} for draw {index} of a batch")
+            if not np.isfinite(array).all():
+                raise InputError(f"got noise with NaN or infinite values for draw {index} of a batch")
+            return np.asarray(array, np.float32)
+
+        return draw

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.batches import Job, check_batch, run_batches, stack_channels
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.noise import InjectedNoise, Noise, Place, SeededNoise
@@ -284,9 +285,11 @@ class Pipeline(Codec):
             kept = np.array([not job.window.dropped for job in jobs])
             shape = (2, config.bins, jobs[0].data.shape[-1] * rate)
 
-            def draw(index: int) -> Float:
-                drawn = noise.draw(places, index, shape)
-                return drawn if kept.all() else drawn[kept]
+            if noise.sequential:
+                whole = noise.at(places, shape)
+                draw: Draw = whole if kept.all() else lambda index: whole(index)[kept]
+            else:
+                draw = noise.at([place for place, keep in zip(places, kept, strict=True) if keep], shape)
 
             def count_step() -> None:
                 nonlocal done
@@ -349,7 +352,7 @@ def _make_noise(seed: int | None, noise: Noise | Sequence[Float] | None) -> Nois
         raise InputError("got a seed and noise, expected one of them")
     if isinstance(noise, Sequence | np.ndarray):
         return InjectedNoise(noise)
-    if not callable(getattr(noise, "draw", None)):
+    if not callable(getattr(noise, "at", None)):
         raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays [batch, 2, F, T]")
     return noise
 

@@ -7,12 +7,15 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.loops.consistency import ConsistencySchedule, sample
+from musicrt.runtime.loops import consistency
+from musicrt.runtime.loops.consistency import ConsistencySchedule
+from musicrt.runtime.loops.denoiser import Denoiser, LoopRunner
+from musicrt.runtime.loops.diffusion import Draw, OnStep
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 
 Float = NDArray[np.float32]
-Sample = Callable[[Float, Callable[[int], Float], Callable[[], None]], Float]
+Sample = Callable[[Float, Draw, OnStep], Float]
 _TABLES = ("scale_inp", "scale_out", "shift")
 
 
@@ -21,6 +24,7 @@ class Sampler:
 
     def __init__(self, model: Model, config: Config) -> None:
         self.model, self.config = model, config
+        self._runner = LoopRunner()
         self._tables: dict[int, dict[str, Float]] = {}
 
     def schedule(self, steps: int) -> ConsistencySchedule:
@@ -36,26 +40,17 @@ class Sampler:
         A single step runs pyramid and denoiser as one graph; more steps share one pyramid. Raises InputError, BackendError.
         """
         schedule = self.schedule(steps)
+        loop = consistency.loop(schedule)
         tables = self._conditioning(schedule)
         session = self.model.session("decoder" if steps == 1 else "denoiser")
 
-        def run(latents: Float, draw: Callable[[int], Float], on_step: Callable[[], None]) -> Float:
+        def run(latents: Float, draw: Draw, on_step: OnStep) -> Float:
             if steps == 1:
                 constant = {"latents": latents}
             else:
                 names = [tensor.name for tensor in self.model.session("pyramid").outputs if tensor.name.startswith("contribution")]
                 constant = self.model.session("pyramid").run({"latents": latents}, names)
-            rows = {name: np.repeat(table[:1], len(latents), axis=0) for name, table in tables.items()}
-            call: Callable[[], None] | None = None
-
-            def evaluate(step: int, x: Float, out: Float) -> None:
-                nonlocal call
-                for name, row in rows.items():
-                    row[:] = tables[name][step]
-                call = call or session.bind({**constant, **rows, "x": x}, {"output": out})
-                call()
-
-            return sample(schedule, evaluate, draw, on_step)
+            return self._runner.run(loop, Denoiser(session, constant, tables, result="output"), draw, on_step)
 
         return run
 

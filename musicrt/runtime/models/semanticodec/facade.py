@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 from musicrt.runtime.errors import AudioError, ConfigError, InputError
 from musicrt.runtime.facades import as_array, as_floats, as_tensor, choose_device, draw_normal, open_bundle
 from musicrt.runtime.hub import Source, download_checkpoint, find_files
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE, MEL_BINS, SAMPLE_RATE, SEGMENT_FRAMES
 from musicrt.runtime.models.semanticodec.lengths import segment_count, target_token_len
+from musicrt.runtime.models.semanticodec.noise import Place
 from musicrt.runtime.models.semanticodec.pipeline import SEGMENTS, Pipeline
 from musicrt.runtime.models.semanticodec.spec import BATCH, SYSTEM, build_spec
 from musicrt.runtime.source import AudioSource, open_source
@@ -168,17 +170,16 @@ class _TorchNoise:
         self._rows, self._device = rows, device
         self._last: Float = np.empty((0, *LATENT_SHAPE), np.float32)
 
-    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
+    def at(self, places: Sequence[Place], draws: int) -> Draw:
         """See `musicrt.runtime.models.semanticodec.noise.Noise`."""
-        del window, draws
+        del draws
+        return lambda _index: np.stack([self._row(place.row) for place in places])
 
-        def draw(_index: int) -> Float:
-            if row == 0:
-                self._last = _draw(self._rows, self._device)
-            noise: Float = self._last[row]
-            return noise
-
-        return draw
+    def _row(self, row: int) -> Float:
+        if row == 0:
+            self._last = _draw(self._rows, self._device)
+        noise: Float = self._last[row]
+        return noise
 
 
 def _draw(rows: int, device: Any) -> Float:

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import Protocol
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
-from musicrt.runtime.noise import choose_seed, normal_columns
+from musicrt.runtime.noise import PlacedNoise, choose_seed
 
 Float = NDArray[np.float32]
 Arrays = Sequence[NDArray[np.floating]] | NDArray[np.floating]
@@ -18,11 +19,18 @@ Arrays = Sequence[NDArray[np.floating]] | NDArray[np.floating]
 _HOP = LATENT_SHAPE[1] * 15 // 16  # latent frames between the starts of two windows (SPEC section 3.1)
 
 
-class Noise(Protocol):
-    """Gives the noise of one row of one window, in the order of the windows."""
+class Place(NamedTuple):
+    """An item of a batch: a row of the tokens in a window."""
 
-    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
-        """A call k -> draw k, float32 [8, 256, 16], for k below `draws`: 0 the initial noise, k that of step k of the loop."""
+    row: int
+    window: int
+
+
+class Noise(Protocol):
+    """Gives the noise of batches, in the order of the windows."""
+
+    def at(self, places: Sequence[Place], draws: int) -> Draw:
+        """A call k -> draw k, float32 [len(places), 8, 256, 16], for k below `draws`: 0 the initial noise, k that of step k of the loop."""
         ...
 
 
@@ -33,17 +41,10 @@ class SeededNoise:
         """`seed`: None takes a fresh one from the operating system. Raises InputError."""
         self.seed = choose_seed(seed)
 
-    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
+    def at(self, places: Sequence[Place], draws: int) -> PlacedNoise:
         """See `Noise`."""
         del draws
-        channels, frames, bins = LATENT_SHAPE
-        start = window * _HOP
-
-        def draw(index: int) -> Float:
-            columns = normal_columns(self.seed, channels * bins, range(start, start + frames), channel=row, draw=index)
-            return np.ascontiguousarray(columns.reshape(channels, bins, frames).transpose(0, 2, 1))
-
-        return draw
+        return PlacedNoise(self.seed, tuple((place.row, place.window * _HOP) for place in places), LATENT_SHAPE, frames_last=False)
 
 
 class InjectedNoise:
@@ -52,9 +53,9 @@ class InjectedNoise:
     def __init__(self, arrays: Arrays) -> None:
         self._arrays = arrays
 
-    def window(self, row: int, window: int, draws: int) -> Callable[[int], Float]:
+    def at(self, places: Sequence[Place], draws: int) -> Draw:
         """See `Noise`."""
-        return lambda index: np.asarray(self._arrays[window * draws + index][row], np.float32)
+        return lambda index: np.stack([self._arrays[place.window * draws + index][place.row] for place in places]).astype(np.float32)
 
     def check(self, rows: int, windows: int, draws: int) -> None:
         """Raises InputError unless there are `draws` arrays for each window, all with so many rows and finite."""

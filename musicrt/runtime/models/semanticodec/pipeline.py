@@ -19,7 +19,7 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import HOP, SEGMENT_FRAMES, Config
 from musicrt.runtime.models.semanticodec.encoder import SegmentEncoder
 from musicrt.runtime.models.semanticodec.lengths import decoded_samples, encoded_tokens, token_windows
-from musicrt.runtime.models.semanticodec.noise import Arrays, InjectedNoise, Noise, SeededNoise
+from musicrt.runtime.models.semanticodec.noise import Arrays, InjectedNoise, Noise, Place, SeededNoise
 from musicrt.runtime.models.semanticodec.options import Channels, DecodeOptions, EncodeOptions, SamplerName
 from musicrt.runtime.models.semanticodec.sampler import Sampler
 from musicrt.runtime.models.semanticodec.spec import BATCH
@@ -250,14 +250,14 @@ class Pipeline(Codec):
         done = 0
 
         def run(jobs: list[Job]) -> list[Float]:
-            draws = [noise.window(job.channel, job.window.start // WINDOW_HOP, sample.draws) for job in jobs]
+            draw = noise.at([Place(job.channel, job.window.start // WINDOW_HOP) for job in jobs], sample.draws)
 
             def count() -> None:
                 nonlocal done
                 done += len(jobs)
                 on_progress(done, total)
 
-            latents = sample.run(np.stack([job.data for job in jobs]), lambda k: np.stack([draw(k) for draw in draws]), count)
+            latents = sample.run(np.stack([job.data for job in jobs]), draw, count)
             return [self.synthesise(latent, job.window.size) for latent, job in zip(latents, jobs, strict=True)]
 
         jobs = chain.from_iterable(self._decode_jobs(i, *job) for i, job in enumerate(zip(signals, plans, strict=True)))
@@ -304,6 +304,6 @@ def _make_noise(seed: int | None, noise: Noise | Arrays | None) -> Noise:
         raise InputError("got a seed and noise, expected one of the two")
     if isinstance(noise, Sequence | np.ndarray):
         return InjectedNoise(noise)
-    if not callable(getattr(noise, "window", None)):
+    if not callable(getattr(noise, "at", None)):
         raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays [rows, 8, 256, 16]")
     return noise

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,14 +12,14 @@ from numpy.typing import NDArray
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops import ddim, dpmsolver
 from musicrt.runtime.loops.ddim import DdimSchedule
-from musicrt.runtime.loops.diffusion import Draw, Evaluate, OnStep, alphas_cumprod, branches
+from musicrt.runtime.loops.denoiser import Denoiser, Loop, LoopRunner
+from musicrt.runtime.loops.diffusion import Draw, OnStep, alphas_cumprod, branches
 from musicrt.runtime.loops.dpmsolver import DpmSolverSchedule
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import Config
 from musicrt.runtime.models.semanticodec.options import SamplerName
 
 Float = NDArray[np.float32]
-Loop = Callable[[Evaluate, Draw, OnStep, float], Float]
 _SCHEDULES = 4  # whose shifts are kept; one of 1000 steps has 16 MB
 
 
@@ -40,6 +40,7 @@ class Sampler:
 
     def __init__(self, model: Model, config: Config) -> None:
         self.model, self.config = model, config
+        self._runner = LoopRunner()
         self._shifts: dict[bytes, Float] = {}  # by timesteps
 
     @cached_property
@@ -53,36 +54,27 @@ class Sampler:
 
         Raises InputError, BackendError.
         """
-        timesteps, loop, draws = self._schedule(name, steps, eta)
+        timesteps, loop = self._loop(name, steps, guidance, eta)
         rows, shifts = branches(guidance), self._shifts_of(timesteps)
 
         def run(feature: Float, draw: Draw, on_step: OnStep) -> Float:
-            batch = len(feature)
             context = self.contexts(feature, rows)
-            shift = np.empty((batch, shifts.shape[1]), np.float32)
-            call: Callable[[], None] | None = None
+            denoiser = Denoiser(self.model.session("denoiser"), context, {"shift": shifts}, result="v")
+            return self._runner.run(loop, denoiser, draw, on_step)
 
-            def evaluate(index: int, x: Float, out: Float) -> None:
-                nonlocal call
-                shift[:] = shifts[index]
-                call = call or self.model.session("denoiser").bind({**context, "x": x, "shift": shift}, {"v": out})
-                call()
+        return Sample(run, loop.steps, loop.draws)
 
-            return loop(evaluate, draw, on_step, guidance)
-
-        return Sample(run, len(timesteps), draws)
-
-    def _schedule(self, name: SamplerName, steps: int, eta: float | None) -> tuple[NDArray[np.int64], Loop, int]:
-        """Timesteps, loop, and how many arrays of noise the loop draws."""
+    def _loop(self, name: SamplerName, steps: int, guidance: float, eta: float | None) -> tuple[NDArray[np.int64], Loop]:
+        """Timesteps and loop."""
         match name:
             case "ddim":
                 schedule = DdimSchedule.build(steps, self.model.spec.defaults["eta"] if eta is None else eta, self.alphas)
-                return schedule.timesteps, partial(ddim.sample, schedule), schedule.steps + 1
+                return schedule.timesteps, ddim.loop(schedule, guidance)
             case "dpm-solver++":
                 if eta is not None:
                     raise InputError(f"got eta {eta!r} for dpm-solver++, which adds no noise; leave it out, or take sampler='ddim'")
                 solver = DpmSolverSchedule.build(steps, self.alphas)
-                return solver.timesteps, partial(dpmsolver.sample, solver), 1
+                return solver.timesteps, dpmsolver.loop(solver, guidance)
             case _:
                 raise InputError(f"got sampler {name!r}, expected 'ddim' or 'dpm-solver++'")
 

@@ -1,0 +1,131 @@
+"""Sampling loops that stay on the GPU: from noise to the last step as one graph, with nothing but the result going back to the host."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Hashable
+from functools import partial
+
+import numpy as np
+
+from musicrt.runtime.cuda.arguments import GivenNoise, SeededNoise, Signal
+from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.device import Device
+from musicrt.runtime.loops.denoiser import Denoiser, Float, Loop
+from musicrt.runtime.loops.diffusion import Draw, OnStep
+from musicrt.runtime.noise import PlacedNoise
+from musicrt.runtime.session import Array
+
+_BUCKETS = 4
+"""Of which memory and graphs are kept."""
+_PART = 100
+"""Steps in a graph, at most: a longer loop is several, as a network takes hundreds of nodes for each."""
+
+
+class DeviceLoops:
+    """Runs loops on a device. What is allocated and recorded for a bucket (solver, steps, shapes) serves all runs of it."""
+
+    def __init__(self, device: Device) -> None:
+        self.device = device
+        self._buckets: dict[Hashable, _Bucket] = {}
+
+    def run(self, loop: Loop, denoiser: Denoiser, draw: Draw, on_step: OnStep) -> Float:
+        """See `LoopRunner.run`."""
+        self.device.make_current()
+        noise = draw if isinstance(draw, PlacedNoise) else np.stack([draw(k) for k in range(loop.draws)]).astype(np.float32, copy=False)
+        result = self._bucket(loop, denoiser, noise).run(loop, denoiser, noise)
+        for _ in range(loop.steps):
+            on_step()
+        return result
+
+    def _bucket(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> _Bucket:
+        told = {**denoiser.constants, **denoiser.tables}
+        shapes = tuple((name, array.shape, array.dtype) for name, array in told.items())
+        drawn = (_shape(noise), noise.frames_last) if isinstance(noise, PlacedNoise) else noise.shape
+        known = None if loop.known is None else loop.known.shape
+        key = (denoiser.session, denoiser.signal, loop.solver, loop.steps, loop.branches, shapes, drawn, known)
+        bucket = self._buckets.pop(key, None)
+        if bucket is None:
+            while len(self._buckets) >= _BUCKETS:
+                del self._buckets[next(iter(self._buckets))]  # the one that was not used for longest, before the new one takes memory
+            bucket = _Bucket(self.device, loop, denoiser, noise)
+        self._buckets[key] = bucket
+        return bucket
+
+
+class _Bucket:
+    """Memory for one kind of run, and its graphs."""
+
+    def __init__(self, device: Device, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> None:
+        self._device, shape = device, _shape(noise)
+        state = None if loop.solver == "ddim" else device.empty(shape, np.float32)
+        frames_last = isinstance(noise, PlacedNoise) and noise.frames_last
+        self._signal = Signal(device.empty(shape, np.float32), state, frames_last)
+        self._constants = {name: device.empty(array.shape, array.dtype) for name, array in denoiser.constants.items()}
+        self._tables = {
+            name: device.empty((len(table), shape[0], *table.shape[1:]), table.dtype) for name, table in denoiser.tables.items()
+        }
+        self._loaded: dict[str, Array] = {}  # of the tables
+        self._coefficients = device.empty(loop.coefficients.shape, np.float32)
+        self._guidance = device.empty((1,), np.float32)
+        self._known = None if loop.known is None else device.empty(loop.known.shape, np.float32)
+        self._noise: GivenNoise | SeededNoise
+        if isinstance(noise, PlacedNoise):
+            self._noise = SeededNoise(device.empty((1,), np.uint64), device.empty((shape[0], 2), np.int32))
+        else:
+            self._noise = GivenNoise(device.empty(noise.shape, np.float32))
+        kind = next(tensor.dtype for tensor in denoiser.session.outputs if tensor.name == denoiser.result)
+        result = device.empty((loop.branches or 1, *shape), kind)
+        network = [self._bind(denoiser, position, result.row(0) if loop.branches is None else result) for position in loop.positions]
+        steps = range(1, loop.steps + 1)
+        parts = (steps[first : first + _PART] for first in range(0, loop.steps, _PART))
+        self._parts = [device.capture(partial(self._advance, loop.solver, network, result, part, loop.draws)) for part in parts]
+
+    def run(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> Float:
+        """Load what is new, go through all steps, and wait for the result."""
+        device, result = self._device, np.empty(self._signal.x.shape, np.float32)
+        self._load(loop, denoiser, noise)
+        for part in self._parts:
+            part()
+        device.download(self._signal.x, result)
+        device.wait()
+        return result
+
+    def _load(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> None:
+        upload = self._device.upload
+        for name, array in denoiser.constants.items():
+            upload(np.ascontiguousarray(array), self._constants[name])
+        for name, table in denoiser.tables.items():
+            if self._loaded.get(name) is not table:
+                memory = self._tables[name]
+                upload(np.ascontiguousarray(np.broadcast_to(table[:, None], memory.shape)), memory)
+                self._loaded[name] = table
+        upload(loop.coefficients, self._coefficients)
+        upload(np.array([loop.guidance], np.float32), self._guidance)
+        if loop.known is not None and self._known is not None:
+            upload(np.ascontiguousarray(loop.known), self._known)
+        if isinstance(noise, PlacedNoise) and isinstance(self._noise, SeededNoise):
+            upload(np.array([noise.seed], np.uint64), self._noise.seed)
+            upload(np.array(noise.places, np.int32), self._noise.places)
+        elif isinstance(noise, np.ndarray) and isinstance(self._noise, GivenNoise):
+            upload(np.ascontiguousarray(noise), self._noise.draws)
+
+    def _advance(self, solver: str, network: list[Callable[[], None]], result: DeviceArray, steps: range, draws: int) -> None:
+        """Enqueue some steps, counted from 1; before the first one the signal begins."""
+        kernels, signal = self._device.kernels, self._signal
+        if steps.start == 1:
+            kernels.begin(solver, signal, self._coefficients, self._noise, self._known)
+        for index in steps:
+            network[index - 1]()
+            noise = self._noise if index < draws else None
+            kernels.step(solver, index, signal, result, self._coefficients, self._guidance, noise, self._known)
+
+    def _bind(self, denoiser: Denoiser, position: int, result: DeviceArray) -> Callable[[], None]:
+        """The network at a position: it reads its row of each table where that lies."""
+        rows = {name: table.row(position) for name, table in self._tables.items()}
+        feeds = {**self._constants, **rows, denoiser.signal: self._signal.x}
+        return denoiser.session.bind_device(feeds, {denoiser.result: result})
+
+
+def _shape(noise: PlacedNoise | Float) -> tuple[int, ...]:
+    """Of the signal."""
+    return (len(noise.places), *noise.shape) if isinstance(noise, PlacedNoise) else noise.shape[1:]
