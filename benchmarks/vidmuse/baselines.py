@@ -15,7 +15,7 @@ from benchmarks.vidmuse.official import Cache, OfficialCondition, OfficialDecode
 from benchmarks.vidmuse.workload import GUIDANCE, SAMPLING, VIDEO, Frames, Part, Workload
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.loops import autoregressive
+from musicrt.runtime.loops.autoregressive import TokenSequence, write_columns
 from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.loops.sampling import Float, pick
 from musicrt.runtime.models.vidmuse.config import Config
@@ -92,7 +92,10 @@ class Eager:
 
         pattern, prompt = work.pattern, np.zeros((1, work.config.codebooks, 0), np.int64)
         timesteps = len(noise) - pattern.lag
-        codes = autoregressive.generate(pattern, timesteps, prompt, evaluate, choose, lambda: None, GUIDANCE)
+        sequence = TokenSequence(pattern, prompt, timesteps)
+        for _ in write_columns(sequence, evaluate, choose, GUIDANCE):
+            pass
+        codes = sequence.codes()
         return {"codes": codes, "audio": self.decoder(torch.from_numpy(codes))[:, 0].numpy()}
 
 

@@ -36,7 +36,12 @@ class OnBackend(Opened):
                 return look
             case "prefill":
                 columns, language, keys = work.columns(size), self.codec.composer.language, self.keys(work)
-                return lambda: {"logits": language.open(keys, {}, work.capacity).feed(columns)}
+
+                def prefill() -> Outputs:
+                    with language.open(keys, {}, work.capacity) as window:
+                        return {"logits": window.feed(columns)}
+
+                return prefill
             case "step":
                 return self._prepare_step(size, work)
             case "encode":

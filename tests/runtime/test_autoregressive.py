@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from musicrt.runtime.errors import Cancelled, InputError
-from musicrt.runtime.loops.autoregressive import TokenSequence, generate, write_columns
+from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.loops.autoregressive import Choose, Evaluate, TokenSequence, write_columns
 from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern, Tokens
 from musicrt.runtime.loops.diffusion import check_guidance
 from musicrt.runtime.loops.sampling import Draw, Float, Sampling, pick, race, softmax
@@ -89,9 +89,16 @@ def greedy(logits: Float) -> Tokens:
     return tokens
 
 
+def generate(timesteps: int, prompt: Tokens, evaluate: Evaluate, choose: Choose = greedy, guidance: float = 1.0) -> Tokens:
+    sequence = TokenSequence(PATTERN, prompt, timesteps)
+    for _ in write_columns(sequence, evaluate, choose, guidance):
+        pass
+    return sequence.codes()
+
+
 def test_columns_are_fed_one_by_one_and_the_last_never() -> None:
     model = Model()
-    codes = generate(PATTERN, 3, NO_PROMPT, model, greedy, lambda: None)
+    codes = generate(3, NO_PROMPT, model)
     np.testing.assert_array_equal(codes[0], [[1, 2, 3], [2, 3, 4], [3, 4, 5], [4, 5, 6]])
     assert [part.shape[2] for part in model.fed] == [1] * 6
     np.testing.assert_array_equal(np.concatenate(model.fed, axis=2), PATTERN.build(codes)[:, :, :6])
@@ -99,7 +106,7 @@ def test_columns_are_fed_one_by_one_and_the_last_never() -> None:
 
 def test_prompt_is_fed_at_once_and_kept_where_it_comes_later() -> None:
     model, prompt = Model(), codes_of(2, 2)
-    codes = generate(PATTERN, 4, prompt, model, greedy, lambda: None)
+    codes = generate(4, prompt, model)
     np.testing.assert_array_equal(codes[:, :, :2], prompt)
     np.testing.assert_array_equal(codes[1, :, 2:], [[3, 4], [4, 5], [5, 6], [6, 7]])
     assert [part.shape[2] for part in model.fed] == [3, 1, 1, 1, 1]
@@ -107,20 +114,21 @@ def test_prompt_is_fed_at_once_and_kept_where_it_comes_later() -> None:
     assert all((part != UNKNOWN).all() for part in model.fed)
 
 
-def test_progress_counts_columns_and_may_stop() -> None:
-    steps: list[int] = []
+@pytest.mark.parametrize("bad", [[np.nan, 0, 0], [np.inf, 0, 0], [-np.inf] * 3])
+def test_logits_that_are_no_numbers(bad: list[float]) -> None:
+    fed: list[Tokens] = []
 
-    def count() -> None:
-        steps.append(len(steps))
-        if len(steps) == 4:
-            raise Cancelled
+    def evaluate(columns: Tokens) -> Float:
+        fed.append(columns)
+        logits = np.zeros((2, *columns.shape[:2], 3), np.float32)
+        logits[0, 0, 0, :2] = -np.inf
+        if len(fed) == 3:
+            logits[:, -1, 2] = bad
+        return logits
 
-    with pytest.raises(Cancelled):
-        generate(PATTERN, 9, NO_PROMPT, Model(), greedy, count)
-    assert len(steps) == 4
-    steps.clear()
-    generate(PATTERN, 9, codes_of(1, 8), Model(), greedy, lambda: steps.append(0))
-    assert len(steps) == 9 + 3 - 8
+    with refused(BackendError, "got logits that are no numbers at column 3 of the sequence"):
+        generate(4, np.zeros((2, 4, 0), np.int64), evaluate, guidance=3.0)
+    assert len(fed) == 3
 
 
 def test_what_is_complete_is_final() -> None:
@@ -144,7 +152,7 @@ def test_guidance_moves_away_from_the_logits_without_condition(scale: float, exp
     def evaluate(columns: Tokens) -> Float:
         return np.broadcast_to(logits[:, None, None], (2, *columns.shape[:2], 3)).copy()
 
-    assert (generate(PATTERN, 2, NO_PROMPT, evaluate, greedy, lambda: None, guidance=scale) == expected).all()
+    assert (generate(2, NO_PROMPT, evaluate, guidance=scale) == expected).all()
 
 
 def test_wrong_arguments_of_the_loop() -> None:

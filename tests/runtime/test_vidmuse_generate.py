@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,6 @@ from musicrt.runtime.models.vidmuse import language as language_module
 from musicrt.runtime.models.vidmuse.chunks import Chunk, plan_chunks
 from musicrt.runtime.models.vidmuse.conditioner import Conditioner, Scene
 from musicrt.runtime.models.vidmuse.frames import Clip
-from musicrt.runtime.models.vidmuse.language import Window
 from musicrt.runtime.models.vidmuse.loudness import Meter
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.noise import uniform_numbers
@@ -159,34 +159,36 @@ def test_condition_without_video_is_a_black_frame(light: Watched) -> None:
 
 
 def test_caches_are_kept_where_they_fit(light: Watched) -> None:
-    language = light[0].composer.language
-    first = language._room(1, 1503)["key_0"]
+    language, null = light[0].composer.language, light[0].composer.conditioner.null_keys()
+
+    def cache(columns: int, batch: int = 1) -> Array:
+        keys = {name.replace("null_", "cross_"): np.repeat(values, batch, axis=0) for name, values in null.items()}
+        with language.open(keys, null, columns):
+            assert not language._caches  # the window has them
+        return language._caches["key_0"]
+
+    first = cache(1503)
     assert first.shape == (2, 4, 1503, 16)
-    assert language._room(1, 1503)["key_0"] is first
-    assert language._room(1, 900)["key_0"] is first
-    assert language._room(1, 100)["key_0"].shape == (2, 4, 100, 16)
-    assert language._room(1, 3)["key_0"].shape == (2, 4, 16, 16)
-    assert language._room(3, 3)["key_0"].shape == (6, 4, 16, 16)
+    assert cache(1503) is first
+    assert cache(900) is first
+    assert cache(100).shape == (2, 4, 100, 16)
+    assert cache(3).shape == (2, 4, 16, 16)
+    assert cache(3, batch=3).shape == (6, 4, 16, 16)
 
 
-def test_windows_take_over_caches_that_nobody_uses(light: Watched) -> None:
+def test_windows_take_over_caches_of_closed_ones(light: Watched) -> None:
     language, null = light[0].composer.language, light[0].composer.conditioner.null_keys()
     keys = {name.replace("null_", "cross_"): values for name, values in null.items()}
-
-    def cache(window: Window) -> Array:
-        return window._feeds["key_0"]
-
-    window: Window | None = language.open(keys, null, 100)
-    assert window is not None
-    first, other = cache(window), language.open(keys, null, 100)
-    assert not np.shares_memory(cache(other), first)
-    window = None
-    assert not np.shares_memory(cache(language.open(keys, null, 100)), cache(other))
-    last, other = cache(other), language.open(keys, null, 100)
-    assert not np.shares_memory(cache(other), last)
-    again = cache(other)
-    del other
-    assert cache(language.open(keys, null, 90)) is again
+    windows = [language.open(keys, null, 100) for _ in range(3)]
+    caches = []
+    for window in windows:
+        window.close()
+        caches.append(language._caches["key_0"])
+    assert not any(np.shares_memory(one, other) for one, other in itertools.combinations(caches, 2))
+    with language.open(keys, null, 90):
+        windows[0].close()  # again, which gives nothing back
+        assert not language._caches
+    assert language._caches["key_0"] is caches[2]
 
 
 def test_long_prompts_may_be_fed_in_parts(light: Watched, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,9 +10,9 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.errors import InputError
+from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern, Tokens
-from musicrt.runtime.loops.diffusion import OnStep, check_guidance, guide
+from musicrt.runtime.loops.diffusion import guide
 
 Float = NDArray[np.float32]
 Evaluate = Callable[[Tokens], Float]
@@ -57,26 +57,35 @@ class TokenSequence:
 
 
 def write_columns(sequence: TokenSequence, evaluate: Evaluate, choose: Choose, guidance: float) -> Iterator[int]:
-    """Write a sequence; yields how many timesteps are complete, after each column. What is known is fed first, then column by column."""
+    """Write a sequence; yields how many timesteps are complete, after each column. What is known is fed first, then column by column.
+
+    Raises BackendError for logits that nothing can be chosen from, and what the callables raise.
+    """
     batch, codebooks, columns = sequence.tokens.shape
     fed = 0
     for column in range(sequence.first, columns):
-        logits = guide(evaluate(sequence.tokens[:, :, fed:column]), guidance)
+        logits = guide_logits(evaluate(sequence.tokens[:, :, fed:column]), guidance, column)
         chosen = choose(logits.reshape(batch * codebooks, -1))
         sequence.write(column, chosen.reshape(batch, codebooks))
         fed = column
         yield sequence.pattern.complete(column)
 
 
-def generate(
-    pattern: DelayPattern, timesteps: int, prompt: Tokens, evaluate: Evaluate, choose: Choose, on_step: OnStep, guidance: float = 1.0
-) -> Tokens:
-    """Codes int64 [batch, codebooks, timesteps], which begin with the prompt int64 [batch, codebooks, P].
+def guide_logits(logits: Float, guidance: float, column: int) -> Float:
+    """Guided logits [batch, codebooks, card] of those with and without condition, [2, ...], which are overwritten.
 
-    `on_step` is called after each column, and may raise `Cancelled`. Raises InputError for a prompt that is not shorter than the result
-    or a guidance that is not finite, and what the callables raise.
+    Raises BackendError where those of a codebook have NaN, infinity or nothing but minus infinity among them.
     """
-    sequence = TokenSequence(pattern, prompt, timesteps)
-    for _ in write_columns(sequence, evaluate, choose, check_guidance(guidance)):
-        on_step()
-    return sequence.codes()
+    with np.errstate(invalid="ignore", over="ignore"):  # that is what is looked for
+        guided = guide(logits, guidance)
+        largest = guided.max(axis=-1)
+    if not np.isfinite(largest).all():
+        raise bad_logits(column)
+    return guided
+
+
+def bad_logits(column: int) -> BackendError:
+    """What is raised where no token of a column can be chosen."""
+    return BackendError(
+        f"got logits that are no numbers at column {column} of the sequence; run another backend, or export the bundle again"
+    )

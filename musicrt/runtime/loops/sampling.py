@@ -5,7 +5,7 @@ Probabilities are float32, as in the networks; what is summed up to compare with
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any
@@ -20,6 +20,16 @@ Tokens = NDArray[np.int64]
 Draw = Callable[[int, Float], Tokens]
 """`draw(call, weights)`: an entry of each row of weights float32 [rows, n], which sum up to 1, by the random numbers of one call."""
 COLDEST, _HOTTEST = 1e-30, 1e6
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Uniform numbers of a run, known beforehand: those of a seed (`musicrt.runtime.noise.uniform_numbers`), or given ones, float64 [rows]
+    of each draw.
+    """
+
+    seed: int = 0
+    given: Sequence[NDArray[np.float64]] | None = None
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from musicrt.runtime.loops.delays import DelayPattern, Tokens
 from musicrt.runtime.loops.sampling import Float, Sampling, pick, race
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.composer import Composer
-from musicrt.runtime.models.vidmuse.conditioner import rename
+from musicrt.runtime.models.vidmuse.conditioner import Keys, rename
 from musicrt.runtime.models.vidmuse.config import HOP, Config
 from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.noise import InjectedNumbers, Numbers
@@ -140,10 +140,16 @@ class _TracedComposer(Composer):
         self.margins: list[Array] = []
         self.first_logits = np.zeros((0, 0), np.float32)
 
+    def write_window(
+        self, sequence: TokenSequence, keys: Keys, null_keys: Keys, settings: Settings, numbers: Numbers, call: int = 0
+    ) -> Iterator[int]:
+        """With the choice on the host, also where the language model runs on a GPU: here every choice is seen."""
+        return super().write_window(sequence, keys, null_keys, settings, _OnHost(numbers), call)
+
     def choose(self, logits: Float, settings: Settings, numbers: Numbers, call: int) -> Tokens:
         if not self.margins:
             self.first_logits = logits.copy()
-        self.margins.append(self._margin(logits, settings, numbers, call))
+        self.margins.append(self._margin(logits, settings, numbers.inner if isinstance(numbers, _OnHost) else numbers, call))
         return super().choose(logits, settings, numbers, call)
 
     def _margin(self, logits: Float, settings: Settings, numbers: Numbers, call: int) -> Array:
@@ -159,6 +165,19 @@ class _TracedComposer(Composer):
         sums = np.cumsum(weights, axis=1, dtype=np.float64)
         margin: Array = np.abs(sums / sums[:, -1:] - numbers.of(call)[:, None]).min(axis=1)
         return margin
+
+
+class _OnHost:
+    """Numbers that do not say how they are drawn."""
+
+    def __init__(self, inner: Numbers) -> None:
+        self.inner = inner
+
+    def begin(self) -> None:
+        self.inner.begin()
+
+    def draw(self, call: int, weights: Float) -> Tokens:
+        return self.inner.draw(call, weights)
 
 
 class _Race:

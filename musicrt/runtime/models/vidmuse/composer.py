@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from musicrt.runtime.cuda.arguments import choice_settings
 from musicrt.runtime.loops import autoregressive
 from musicrt.runtime.loops.delays import DelayPattern, Tokens
 from musicrt.runtime.loops.diffusion import OnStep
@@ -14,7 +16,7 @@ from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.conditioner import Conditioner, Keys, Scene
 from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.language import Language
-from musicrt.runtime.models.vidmuse.noise import Numbers
+from musicrt.runtime.models.vidmuse.noise import Numbers, UniformNumbers
 from musicrt.runtime.models.vidmuse.options import Settings
 from musicrt.runtime.models.vidmuse.plan import Task
 
@@ -43,17 +45,20 @@ class Composer:
     def write_window(
         self, sequence: autoregressive.TokenSequence, keys: Keys, null_keys: Keys, settings: Settings, numbers: Numbers, call: int = 0
     ) -> Iterator[int]:
-        """Write one sequence, whose first draw is number `call`; yields how many timesteps are complete. Raises BackendError."""
-        window = self.language.open(keys, null_keys, sequence.tokens.shape[2] - 1)
-        numbers.begin()
+        """Write one sequence, whose first draw is number `call`; yields how many timesteps are complete. Raises BackendError.
 
-        def choose(logits: Float) -> Tokens:
-            nonlocal call
-            tokens = self.choose(logits, settings, numbers, call)
-            call += 1
-            return tokens
-
-        return autoregressive.write_columns(sequence, window.feed, choose, settings.guidance)
+        Where the language model runs on a GPU, it is there that tokens are drawn by `UniformNumbers`, a block of columns at a time; what
+        is yielded comes together then. Other numbers draw on the host, which gets the logits of every column.
+        """
+        with self.language.open(keys, null_keys, sequence.tokens.shape[2] - 1) as window:
+            numbers.begin()
+            if window.loop is not None and isinstance(numbers, UniformNumbers):
+                yield from window.loop.write(sequence, choice_settings(settings.sampling, settings.guidance), numbers.draws, call)
+                return
+            calls = itertools.count(call)
+            yield from autoregressive.write_columns(
+                sequence, window.feed, lambda logits: self.choose(logits, settings, numbers, next(calls)), settings.guidance
+            )
 
     def choose(self, logits: Float, settings: Settings, numbers: Numbers, call: int) -> Tokens:
         """A token for each row of guided logits float32 [rows, card]."""

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Mapping
+from functools import partial
+from types import TracebackType
+from typing import Self
 
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.loops.delays import Tokens
+from musicrt.runtime.cuda.generation import TokenLoop
+from musicrt.runtime.loops.autoregressive import Evaluate
+from musicrt.runtime.loops.delays import DelayPattern, Tokens
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.conditioner import Keys
 from musicrt.runtime.models.vidmuse.config import Config
@@ -20,43 +24,84 @@ _SCORES = 1 << 26
 """Attention scores of a layer that a prefill may hold at once: 256 MB. A longer prompt goes on column by column."""
 
 
+class Window:
+    """One sequence, until it is closed. `feed`: see `Evaluate`. `loop`: what can write all of it on a GPU; None on the host."""
+
+    def __init__(self, feed: Evaluate, loop: TokenLoop | None, give_back: Callable[[], None]) -> None:
+        """give_back: called once, with what the next window takes over."""
+        self.feed, self.loop = feed, loop
+        self._give_back: Callable[[], None] | None = give_back
+
+    def close(self) -> None:
+        """Let the next window have the memory. It is not to be used after that; closing twice is fine."""
+        if self._give_back is not None:
+            self._give_back()
+            self._give_back = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+
 class Language:
-    """Opens windows. Caches, the largest buffers, go from a window to the next one once nobody holds the former any more."""
+    """Opens windows. Caches, the largest buffers, go from a closed window to the next one that they fit."""
 
     def __init__(self, model: Model, config: Config) -> None:
         self._model, self._config = model, config
-        self._caches: dict[str, Array] = {}
-        self._latest: Callable[[], Window | None] = lambda: None
+        self._caches: dict[str, Array] = {}  # those that no window has
+        self._loop: TokenLoop | None = None  # the same on a GPU
 
     def open(self, keys: Keys, null_keys: Keys, columns: int) -> Window:
         """A window of so many columns. keys: of every row; null_keys: of one row without condition, of any length. Raises BackendError.
 
         It may be used in turn with others that are open.
         """
+        session, feeds = self._model.session("lm"), {**keys, **null_keys}
         batch, heads, tokens, _ = keys[cross_names(1)[0]].shape
-        most = min(max(_SCORES // (batch * heads * (tokens + columns)), 1), self._model.session("lm").limits["columns"][1])
-        if self._latest() is not None:
-            self._caches = {}  # they are that window's
-        window = Window(self._model, self._config, {**keys, **null_keys, **self._room(batch, columns)}, batch, most)
-        self._latest = weakref.ref(window)
-        return window
+        sizes = {"batch": batch, "capacity": max(columns, session.limits["capacity"][0])}
+        most = min(max(_SCORES // (batch * heads * (tokens + columns)), 1), session.limits["columns"][1])
+        if session.gpu is not None:
+            loop = self._take_loop(feeds, sizes)
+            loop.begin(feeds, most)
+            return Window(loop.feed, loop, partial(self._give_loop, loop))
+        caches = self._take_caches(sizes)
+        return Window(Steps(self._model, self._config, {**feeds, **caches}, batch, most).feed, None, partial(self._give_caches, caches))
 
-    def _room(self, batch: int, columns: int) -> dict[str, Array]:
-        """Caches of at least so many columns; those of before, if they fit. What they hold is never looked at before it is written."""
-        config, session = self._config, self._model.session("lm")
-        needed = (2 * batch, config.heads, max(columns, session.limits["capacity"][0]), config.head_width)
-        held = next((cache.shape for cache in self._caches.values()), (0, 0, 0, 0))
-        if held[0] != needed[0] or not needed[2] <= held[2] <= 2 * needed[2]:
-            self._caches = {}  # first, so that not both are in memory
-            self._caches = {state.name: np.zeros(needed, state.dtype) for state in session.states}
-        return self._caches
+    def _take_caches(self, sizes: Mapping[str, int]) -> dict[str, Array]:
+        """Caches with at least that room; those of before, if they fit. What they hold is never looked at before it is written."""
+        held, self._caches = self._caches, {}
+        states = self._model.session("lm").states
+        needed = states[0].resolve(sizes)
+        shape = held[states[0].name].shape if held else (0, 0, 0, 0)
+        if shape[0] != needed[0] or not needed[2] <= shape[2] <= 2 * needed[2]:
+            held.clear()  # first, so that not both are in memory
+            held = {state.name: np.zeros(needed, state.dtype) for state in states}
+        return held
+
+    def _give_caches(self, caches: dict[str, Array]) -> None:
+        self._caches = caches
+
+    def _take_loop(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> TokenLoop:
+        """What writes windows of such sizes; that of before, if it fits."""
+        loop, self._loop = self._loop, None
+        if loop is None or not loop.fits(feeds, sizes):
+            loop = None  # first, as above
+            pattern = DelayPattern(self._config.delays, self._config.special)
+            loop = TokenLoop(self._model.session("lm"), feeds, pattern, sizes)
+        return loop
+
+    def _give_loop(self, loop: TokenLoop) -> None:
+        if loop.is_sound:
+            self._loop = loop
 
 
-class Window:
-    """Feeds columns one after the other. What it gives is overwritten by the next call."""
+class Steps:
+    """Feeds columns one after the other, on the host. What it gives is overwritten by the next call."""
 
     def __init__(self, model: Model, config: Config, feeds: Mapping[str, Array], batch: int, most: int) -> None:
-        """most: columns that may be fed at once."""
+        """feeds: all but tokens and length. most: columns that may be fed at once."""
         self._session, self._most = model.session("lm"), most
         self._tokens = np.zeros((batch, config.codebooks, 1), np.int64)
         self._length = np.zeros(1, np.int64)

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.loops.sampling import Float, Tokens, pick
+from musicrt.runtime.loops.sampling import Draws, Float, Tokens, pick
 from musicrt.runtime.noise import choose_seed, uniform_numbers
 
 Uniforms = Sequence[NDArray[np.floating]]
@@ -29,12 +29,25 @@ class Numbers(Protocol):
         ...
 
 
+@runtime_checkable
+class UniformNumbers(Numbers, Protocol):
+    """Numbers that are known before the run, so that tokens may be drawn where the logits are."""
+
+    @property
+    def draws(self) -> Draws: ...
+
+
 class SeededNumbers:
     """A pure function of seed, draw and codebook: what is made of a video depends neither on the machine nor on the batch it is in."""
 
     def __init__(self, codebooks: int, seed: int | None = None) -> None:
         """`seed`: None takes a fresh one from the operating system. Raises InputError."""
         self.seed, self._codebooks = choose_seed(seed), codebooks
+
+    @property
+    def draws(self) -> Draws:
+        """See `UniformNumbers`."""
+        return Draws(seed=self.seed)
 
     def begin(self) -> None:
         """See `Numbers`."""
@@ -55,6 +68,11 @@ class InjectedNumbers:
         if len(arrays) != draws:
             raise InputError(f"got noise for {len(arrays)} draws, expected {draws}: one array for each column of each window")
         self._arrays = [_check(array, rows) for array in arrays]
+
+    @property
+    def draws(self) -> Draws:
+        """See `UniformNumbers`."""
+        return Draws(given=self._arrays)
 
     def begin(self) -> None:
         """See `Numbers`."""
