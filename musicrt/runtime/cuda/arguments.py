@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.cuda.device import DeviceArray
+from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.sampling import COLDEST, Sampling
 

@@ -16,7 +16,8 @@ import numpy as np
 
 from musicrt.runtime.cuda.arguments import MOST_CARD, SOLVERS, STATE, Choice, GivenNoise, Noise, NoiseArguments, Signal, check
 from musicrt.runtime.cuda.compiler import compile_kernels
-from musicrt.runtime.cuda.device import Device, DeviceArray
+from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.errors import BackendError, InputError
 
 ELEMENTWISE, SORTING = 256, 512
@@ -165,7 +166,7 @@ class Kernels:
     def _spread(self, name: str, signal: Signal, arguments: tuple[Any, ...]) -> None:
         """Launch an elementwise kernel: a thread for each four values of a column."""
         extent = signal.extent()
-        quads = extent.batch * extent.frames * math.ceil(extent.planes * extent.bins / 4)
+        quads = extent.batch * extent.planes * math.ceil(extent.bins / 4) * extent.frames
         self.launch(name, max(math.ceil(quads / ELEMENTWISE), 1), ELEMENTWISE, extent, _pointer(signal.x), _pointer(signal.state), *arguments)
 
     def _denoising(
