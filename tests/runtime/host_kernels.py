@@ -25,7 +25,7 @@ from musicrt.runtime.cuda.kernels import SOURCES, Kernels
 
 Run = Callable[[str, Callable[[], None]], None]
 HEADER = Path(__file__).with_name("host_cuda.h")
-OPTIONS = ["-std=c++17", "-O2", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+OPTIONS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
 WITH_BARRIERS = {"choose_float", "choose_half"}
 MOST_ARGUMENTS = 32
 

@@ -16,7 +16,7 @@ from musicrt.runtime.loops.sampling import COLDEST, Sampling
 
 SOLVERS = {"ddim": 5, "dpm-solver++": 5, "flow": 3, "consistency": 4}
 """Solvers, and how many coefficients a step of each has; `sources/solvers.cuh` says which."""
-STATE = ("column", "end", "call", "failed", "arrived")
+STATE = ("column", "stop", "end", "call", "failed", "arrived")
 """What the numbers in `Choice.state` are."""
 MOST_CARD = 4096
 """Tokens that a codebook may have: as many as are sorted in the memory that threads of a block share."""
@@ -83,7 +83,7 @@ class Choice:
     logits: float32 or float16 [2, batch, codebooks, card], row 0 with the condition; or [2, batch, codebooks, n, card], of which the last of n
     counts. settings: float32 [4], see `choice_settings`. delays: int32 [codebooks], and `special`: those of the pattern. tokens: int64 [batch,
     codebooks, room], -1 where one is to be chosen. fed: int64 [batch, codebooks, 1], the written column. length: int64 [1], the columns before
-    that one. state: int32 [5], see `choice_state`. seed: uint64 [1], or uniforms: float64 [calls, batch * codebooks]; a greedy choice needs
+    that one. state: int32 [6], see `choice_state`. seed: uint64 [1], or uniforms: float64 [calls, batch * codebooks]; a greedy choice needs
     neither.
     """
 
@@ -107,9 +107,10 @@ def choice_settings(sampling: Sampling, guidance: float) -> NDArray[np.float32]:
     return np.array([guidance, temperature, top_p, sampling.top_k], np.float32)
 
 
-def choice_state(column: int, end: int, call: int) -> NDArray[np.int32]:
-    """The state before the first choice: the column that is written next, the columns of the sequence, and the first draw; int32 [5]."""
-    return np.array([column, end, call, 0, 0], np.int32)
+def choice_state(column: int, stop: int, end: int, call: int) -> NDArray[np.int32]:
+    """The state before a choice: the column that is written next, the one that is left alone (`stop`, at most `end`), the columns of the
+    sequence, and the first draw; int32 [6]."""
+    return np.array([column, stop, end, call, 0, 0], np.int32)
 
 
 def check(name: str, array: DeviceArray, dtype: Any, shape: tuple[int | None, ...]) -> None:

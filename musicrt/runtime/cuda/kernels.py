@@ -7,7 +7,6 @@ guidance, counters) lies in the memory of the GPU, so that a captured launch sta
 
 from __future__ import annotations
 
-import copy
 import ctypes
 import math
 from typing import Any
@@ -24,8 +23,10 @@ ELEMENTWISE, SORTING = 256, 512
 """Threads of a block."""
 TYPES = {np.dtype(np.float32): "float", np.dtype(np.float16): "half"}
 """What networks give, and what kernels that read it are called."""
+STEMS = {name: name.removesuffix("++").replace("-", "_") for name in SOLVERS}
+"""What the kernels of a solver are called."""
 SOURCES = {
-    "denoise": tuple(f"{name.replace('-', '_').replace('++', '')}_{what}" for name in SOLVERS for what in ("begin", "step_float", "step_half")),
+    "denoise": tuple(f"{name}_{what}" for name in STEMS.values() for what in ("begin", "step_float", "step_half")),
     "choose": ("choose_float", "choose_half"),
     "join": ("join",),
     "go_on": ("go_on",),
@@ -39,24 +40,15 @@ class Kernels:
     def __init__(self, device: Device) -> None:
         """The launches go to the device's stream."""
         self._device = device
-        self._stream: int | None = None
         self._functions: dict[str, Any] = {}
         self._modules: list[Any] = []
-
-    def on(self, stream: int) -> Kernels:
-        """The same kernels, launched on another stream."""
-        other = copy.copy(self)
-        other._stream = stream
-        return other
 
     def prepare(self, *sources: str) -> None:
         """Load the kernels of some of `SOURCES` now, before a capture. Raises BackendError."""
         for source in sources:
             self._load(source)
 
-    def begin(
-        self, solver: str, signal: Signal, coefficients: DeviceArray, noise: Noise, known: DeviceArray | None = None
-    ) -> None:
+    def begin(self, solver: str, signal: Signal, coefficients: DeviceArray, noise: Noise, known: DeviceArray | None = None) -> None:
         """Make the network's first input, and the state, from draw 0 and row 0 of the coefficients. Raises InputError, BackendError.
 
         coefficients: float32 [1 + steps, K], see `step`. known: see `step`.
@@ -92,7 +84,7 @@ class Kernels:
     def choose(self, choice: Choice) -> None:
         """Choose the tokens of the column that the state names, write them, and go on to the next. Raises InputError, BackendError.
 
-        Does nothing at the end of the sequence.
+        Does nothing where the state says to stop.
         """
         logits, (batch, codebooks, room) = choice.logits, choice.tokens.shape
         kind, card = self._type("logits", logits), logits.shape[-1]
@@ -120,7 +112,7 @@ class Kernels:
         self.launch(f"choose_{kind}", rows, SORTING, *arguments)
 
     def go_on(self, handle: int, state: DeviceArray) -> None:
-        """Let the WHILE node of a graph, by the handle of its condition, run again unless the sequence is written or has failed."""
+        """Let the WHILE node of a graph, by the handle of its condition, run again unless all that it should write is written, or it has failed."""
         check("state", state, np.int32, (len(STATE),))
         self.launch("go_on", 1, 1, ctypes.c_ulonglong(handle), _pointer(state))
 
@@ -148,8 +140,8 @@ class Kernels:
         if name not in self._functions:
             self._load(next(source for source, names in SOURCES.items() if name in names))
         addresses = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
-        stream = driver.CUstream(self._device.stream if self._stream is None else self._stream)
-        function, packed = self._functions[name], ctypes.addressof(addresses)
+        stream, packed = driver.CUstream(self._device.stream), ctypes.addressof(addresses)
+        function = self._functions[name]
         _succeed(driver.cuLaunchKernel(function, blocks, 1, 1, threads, 1, 1, 0, stream, packed, 0), f"launching {name}")
 
     def _load(self, source: str) -> None:
@@ -167,7 +159,9 @@ class Kernels:
         """Launch an elementwise kernel: a thread for each four values of a column."""
         extent = signal.extent()
         quads = extent.batch * extent.planes * math.ceil(extent.bins / 4) * extent.frames
-        self.launch(name, max(math.ceil(quads / ELEMENTWISE), 1), ELEMENTWISE, extent, _pointer(signal.x), _pointer(signal.state), *arguments)
+        self.launch(
+            name, max(math.ceil(quads / ELEMENTWISE), 1), ELEMENTWISE, extent, _pointer(signal.x), _pointer(signal.state), *arguments
+        )
 
     def _denoising(
         self, solver: str, signal: Signal, coefficients: DeviceArray, index: int, noise: Noise | None, known: DeviceArray | None
@@ -189,7 +183,7 @@ class Kernels:
             held = known.shape[2] if len(known.shape) == 4 else 0
             check("known", known, np.float32, (batch, planes, min(held, frames), bins))
         tail = (row, _noise(signal, noise, index), _pointer(known), ctypes.c_int(held))
-        return SOURCES["denoise"][3 * list(SOLVERS).index(solver)].removesuffix("_begin"), tail
+        return STEMS[solver], tail
 
     @staticmethod
     def _type(name: str, array: DeviceArray) -> str:
@@ -208,6 +202,8 @@ def _noise(signal: Signal, noise: Noise | None, draw: int) -> NoiseArguments:
         return NoiseArguments(noise.draws.address, None, None, draw)
     check("seed", noise.seed, np.uint64, (1,))
     check("places", noise.places, np.int32, (signal.x.shape[0], 2))
+    if bins := signal.extent().bins % 4:
+        raise InputError(f"got a signal whose bins are {bins} more than a multiple of 4, as noise by position needs; pass arrays of noise")
     return NoiseArguments(None, noise.seed.address, noise.places.address, draw)
 
 
@@ -217,5 +213,7 @@ def _pointer(array: DeviceArray | None) -> ctypes.c_void_p:
 
 def _succeed(result: tuple[Any, ...], what: str) -> Any:
     if int(result[0]) != 0:
-        raise BackendError(f"CUDA failed at {what}: {getattr(result[0], 'name', result[0])}; look for other programs on the GPU, then load again")
+        raise BackendError(
+            f"CUDA failed at {what}: {getattr(result[0], 'name', result[0])}; look for other programs on the GPU, then load again"
+        )
     return result[1] if len(result) > 1 else None

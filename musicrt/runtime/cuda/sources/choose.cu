@@ -65,8 +65,8 @@ template <class Number>
 __device__ void choose(const Number* logits, int codebooks, int card, int columns, int room, const Settings& settings, const Numbers& numbers,
                        const int* delays, long long special, long long* tokens, long long* fed, long long* length, State* state) {
     __shared__ Table table;
-    const int row = blockIdx.x, codebook = row % codebooks, column = state->column, end = state->end, call = state->call;
-    if (column >= end || column >= room) return;
+    const int row = blockIdx.x, codebook = row % codebooks, column = state->column, stop = state->stop, end = state->end, call = state->call;
+    if (column >= stop) return;
     const size_t stride = static_cast<size_t>(columns) * card;
     bool bad;
     const float largest = read_logits(table, logits + stride - card, card, stride, settings, bad);
