@@ -71,13 +71,13 @@ class TokenLoop:
             settings=empty((4,), np.float32),
             delays=empty((books,), np.int32),
             special=pattern.special,
-            tokens=empty((batch, books, room), np.int64),
+            tokens=empty((batch, books, room + 1), np.int64),  # the last column is never fed
             fed=self._fed,
             length=self._fixed["length"],
             state=empty((len(STATE),), np.int32),
         )
         self._gpu.upload(np.array(pattern.delays, np.int32), self._choice.delays)
-        self._tokens, self._state = np.zeros((batch, books, room), np.int64), np.zeros(len(STATE), np.int32)  # as downloaded
+        self._tokens, self._state = np.zeros((batch, books, room + 1), np.int64), np.zeros(len(STATE), np.int32)  # as downloaded
         self._columns: dict[bool, Callable[[int], None]] = {}  # writes so many columns, by whether numbers are given
         self._prefill: _Prefill | None = None
         self._before, self._most = 0, 1
