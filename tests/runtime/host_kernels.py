@@ -1,7 +1,7 @@
 """The kernels of the package on the host: their sources, compiled by g++, run by real threads over real memory.
 
-Arithmetic is the same to the bit but for functions like exponentials, which come from the host's library. What g++ can't show: how fast they
-are, and what only a GPU does, like reordering memory accesses between blocks.
+Arithmetic is the same to the bit but for functions like exponentials, which come from the host's library. What g++ can't show: how fast
+they are, and what only a GPU does, like running blocks at once.
 """
 
 from __future__ import annotations
@@ -53,8 +53,13 @@ class HostKernels(Kernels):
         addresses = (ctypes.c_void_p * count)(*map(ctypes.addressof, arguments))
         together = name in WITH_BARRIERS
         launch, grid = self._library[f"launch_{name}"], (blocks, self._sorting if together else threads)
-        # The lambda keeps the arguments: a launch copies them, and may be replayed after they are gone.
-        self._run(name, lambda kept=arguments: launch(addresses, *map(ctypes.c_uint, grid), ctypes.c_bool(together)))  # type: ignore[misc]
+        launch.restype = None
+
+        def work() -> None:
+            assert len(arguments) == count  # keeps them: a launch copies its arguments, and may be replayed when they are gone
+            launch(addresses, *map(ctypes.c_uint, grid), ctypes.c_bool(together))
+
+        self._run(name, work)
 
 
 def on_host(array: np.ndarray[Any, Any]) -> DeviceArray:

@@ -23,23 +23,23 @@ MOST_CARD = 4096
 
 
 class Extent(ctypes.Structure):
-    """The sizes of a signal; `Extent` of `sources/noise.cuh`."""
+    """The sizes of a signal; `Extent` of `sources/signal.cuh`."""
 
-    _fields_ = [(name, ctypes.c_int) for name in ("batch", "planes", "bins", "frames", "frames_last")]  # noqa: RUF012 - ctypes wants a list
+    _fields_ = [(name, ctypes.c_int) for name in ("batch", "planes", "bins", "frames", "frames_last")]
 
 
 class NoiseArguments(ctypes.Structure):
-    """Where noise comes from; `Noise` of `sources/noise.cuh`."""
+    """Where noise comes from; `Noise` of `sources/signal.cuh`."""
 
-    _fields_ = [("given", ctypes.c_void_p), ("seed", ctypes.c_void_p), ("places", ctypes.c_void_p), ("draw", ctypes.c_int)]  # noqa: RUF012
+    _fields_ = [("given", ctypes.c_void_p), ("seed", ctypes.c_void_p), ("places", ctypes.c_void_p), ("draw", ctypes.c_int)]
 
 
 @dataclass(frozen=True)
 class Signal:
     """What a solver works on, in place.
 
-    x: the network's input, float32 [batch, planes, bins, frames] where `frames_last`, else [batch, planes, frames, bins]. state: what the solver
-    carries from step to step, of the same shape; None for "ddim", which carries nothing.
+    x: the network's input, float32 [batch, planes, bins, frames] where `frames_last`, else [batch, planes, frames, bins]. state: what the
+    solver carries from step to step, of the same shape; None for "ddim", which carries nothing.
     """
 
     x: DeviceArray
@@ -80,11 +80,11 @@ Noise = GivenNoise | SeededNoise
 class Choice:
     """All that the choice of a column of tokens reads and writes.
 
-    logits: float32 or float16 [2, batch, codebooks, card], row 0 with the condition; or [2, batch, codebooks, n, card], of which the last of n
-    counts. settings: float32 [4], see `choice_settings`. delays: int32 [codebooks], and `special`: those of the pattern. tokens: int64 [batch,
-    codebooks, room], -1 where one is to be chosen. fed: int64 [batch, codebooks, 1], the written column. length: int64 [1], the columns before
-    that one. state: int32 [6], see `choice_state`. seed: uint64 [1], or uniforms: float64 [calls, batch * codebooks]; a greedy choice needs
-    neither.
+    logits: float32 or float16 [2, batch, codebooks, card], row 0 with the condition; or [2, batch, codebooks, n, card], of which the last
+    of n counts. settings: float32 [4], see `choice_settings`. delays: int32 [codebooks], and `special`: those of the pattern. tokens: int64
+    [batch, codebooks, room], -1 where one is to be chosen. fed: int64 [batch, codebooks, 1], the written column. length: int64 [1], the
+    columns before that one. state: int32 [6], see `choice_state`. seed: uint64 [1], or uniforms: float64 [calls, batch * codebooks]; a
+    greedy choice needs neither.
     """
 
     logits: DeviceArray

@@ -1,7 +1,7 @@
 """CUDA C++ to machine code of a GPU, by NVRTC, kept on disk: what was compiled once is read from then on.
 
-A file of the cache is named by the SHA-256 of all that it is made of, and ends with the SHA-256 of what is in it, so that nothing damaged or
-outdated is ever loaded. It may be removed at any time.
+A file of the cache is named by the SHA-256 of all that it is made of, and ends with the SHA-256 of what is in it, so that nothing damaged
+or outdated is ever loaded. It may be removed at any time.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _DIGEST = 32  # bytes
 
 
 def compile_kernels(source: str, architecture: str, folder: Path = FOLDER) -> bytes:
-    """The cubin of `<source>.cu` in a folder, for an architecture such as "sm_90". Raises BackendError: no compiler, or a fault it found."""
+    """The cubin of `<source>.cu` in a folder, for an architecture such as "sm_90". Raises BackendError: no compiler, or what it said."""
     try:
         from cuda.bindings import nvrtc
         from cuda.core import Program, ProgramOptions
@@ -37,8 +37,11 @@ def compile_kernels(source: str, architecture: str, folder: Path = FOLDER) -> by
         options = ProgramOptions(name=f"{source}.cu", arch=architecture, include_path=str(folder), **OPTIONS)
         try:
             cubin = bytes(Program((folder / f"{source}.cu").read_text(), "c++", options).compile("cubin").code)
-        except Exception as error:  # noqa: BLE001
-            raise BackendError(f"{source}.cu can't be compiled for {architecture}: {error}; install another nvidia-cuda-nvrtc") from error
+        except Exception as error:  # cuda-core has no public name for it
+            if type(error).__name__ != "NVRTCError":
+                raise
+            log = "; ".join(line.strip() for line in str(error).splitlines() if "error" in line)
+            raise BackendError(f"{source}.cu can't be compiled for {architecture}: {log}; update nvidia-cuda-nvrtc") from error
         _write(path, cubin)
     return cubin
 

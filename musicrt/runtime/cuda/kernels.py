@@ -1,8 +1,8 @@
 """The kernels of the sampling loops, as calls with types: each checks its arrays, computes its grid and enqueues one launch.
 
 The sources are CUDA C++ in the folder `sources` beside this module; what they compute is defined by the NumPy step functions of
-`musicrt.runtime.loops`, by `musicrt.runtime.noise` and by `musicrt.runtime.windows`. All that changes from run to run (noise, seeds, weights,
-guidance, counters) lies in the memory of the GPU, so that a captured launch stays right. Nothing is allocated, copied or waited for.
+`musicrt.runtime.loops`, by `musicrt.runtime.noise` and by `musicrt.runtime.windows`. All that changes from run to run (noise, seeds,
+weights, guidance, counters) lies in the memory of the GPU, so that a captured launch stays right. Nothing is allocated, copied or waited for.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from musicrt.runtime.cuda.arguments import MOST_CARD, SOLVERS, STATE, Choice, GivenNoise, Noise, NoiseArguments, Signal, check
-from musicrt.runtime.cuda.compiler import compile_kernels
 from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.compiler import compile_kernels
 from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.errors import BackendError, InputError
 
@@ -70,8 +70,8 @@ class Kernels:
         """Guidance, step number `index` of the loop, counted from 1, and the network's next input. Raises InputError, BackendError.
 
         v: what the network gave, float32 or float16 [rows, *signal], rows 1, or 2 with the conditional row first. coefficients: float32
-        [1 + steps, K]; row `index` is used, with draw `index` of the noise (None: noise is 0). guidance: float32 [1]. known: float32 [batch,
-        planes, n, bins], for "flow" only: what the first n frames are in the end (None: none are known).
+        [1 + steps, K]; row `index` is used, with draw `index` of the noise (None: noise is 0). guidance: float32 [1]. known: float32
+        [batch, planes, n, bins], for "flow" only: what the first n frames are in the end (None: none are known).
         """
         name, tail = self._denoising(solver, signal, coefficients, index, noise, known)
         kind = self._type("v", v)
@@ -112,7 +112,7 @@ class Kernels:
         self.launch(f"choose_{kind}", rows, SORTING, *arguments)
 
     def go_on(self, handle: int, state: DeviceArray) -> None:
-        """Let the WHILE node of a graph, by the handle of its condition, run again unless all that it should write is written, or it has failed."""
+        """Let the WHILE node of a graph, by the handle of its condition, run again unless the state says to stop or has failed."""
         check("state", state, np.int32, (len(STATE),))
         self.launch("go_on", 1, 1, ctypes.c_ulonglong(handle), _pointer(state))
 
