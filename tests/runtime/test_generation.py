@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import weakref
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
@@ -20,6 +22,7 @@ from musicrt.runtime.models.vidmuse.plan import Task
 from musicrt.runtime.noise import uniform_numbers
 from tests.conftest import refused
 from tests.runtime.fake_gpu import Call, FakeDevice, FakeGpuSession
+from tests.runtime.host_kernels import HostKernels
 from tests.runtime.vidmuse_codecs import CARD, LightSession, clip, open_light, uniforms
 
 pytestmark = pytest.mark.usefixtures("short_blocks")
@@ -33,26 +36,29 @@ def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(composer, "BLOCK", 4)
 
 
-class LoopingDevice(FakeDevice):
-    """One that has graphs with loops: the host runs the body until a kernel has set its condition to 0."""
+class Gpu(FakeDevice):
+    """Has graphs with loops: the host runs the body until a kernel has set its condition to 0. Kernels have one thread, which is quick."""
+
+    @functools.cached_property
+    def kernels(self) -> HostKernels:
+        return HostKernels(lambda name, work: self.enqueue(("launch", name), work), sorting=1)
 
     def record_loop(self, work: Callable[[int], None]) -> Callable[[], None]:
-        condition = len(self.conditions)
-        self.conditions.append(1)
-        body = self.record(lambda: work(condition))
+        condition = np.zeros(1, np.uint32)
+        body = self.record(lambda: work(condition.ctypes.data))
 
         def replay() -> None:
             self.calls.append(("loop",))
-            self.conditions[condition] = 1
-            while self.conditions[condition]:
+            condition[0] = 1
+            while condition[0]:
                 body()
 
         return replay
 
 
-def open_on(device: FakeDevice, limits: Mapping[str, tuple[int, int]] | None = None) -> Pipeline:
+def open_on(device: Gpu, limits: Mapping[str, tuple[int, int]] | None = None, flavour: str = "ort") -> Pipeline:
     """The light pipeline, with its language model on a device."""
-    pipeline, sessions = open_light(limits=limits)
+    pipeline, sessions = open_light(limits=limits, flavour=flavour)
     pipeline.model._sessions["lm"] = FakeGpuSession(sessions["lm"], device)
     return pipeline
 
@@ -62,7 +68,8 @@ def write(pipeline: Pipeline, batch: int = 1, timesteps: int = 12, **options: An
 
 
 def names(calls: list[Call]) -> list[str]:
-    return [call[0] if call[0] != "launch" else call[1] for call in calls]
+    """Kernels by their own names, all else by what was called."""
+    return [call[call[0] == "launch"] for call in calls]
 
 
 @pytest.fixture(scope="module")
@@ -90,13 +97,13 @@ def host() -> Pipeline:
 )
 @pytest.mark.parametrize("given", [False, True], ids=["seed", "given"])
 def test_tokens_are_those_of_the_host(host: Pipeline, options: GenerateOptions, given: bool) -> None:
-    numbers: GenerateOptions = {"noise": uniforms(COLUMNS, 8)} if given else {"seed": 5}
-    np.testing.assert_array_equal(write(open_on(FakeDevice()), 2, **options, **numbers), write(host, 2, **options, **numbers))
+    told: GenerateOptions = {**options, "noise": uniforms(COLUMNS, 8)} if given else {**options, "seed": 5}
+    np.testing.assert_array_equal(write(open_on(Gpu()), 2, **told), write(host, 2, **told))
 
 
 @pytest.mark.parametrize("batch", [1, 7])
 def test_batches(host: Pipeline, batch: int) -> None:
-    tokens = write(open_on(FakeDevice()), batch, seed=3)
+    tokens = write(open_on(Gpu()), batch, seed=3)
     np.testing.assert_array_equal(tokens, write(host, batch, seed=3))
     assert len(np.unique(tokens, axis=0)) > batch // 2
 
@@ -106,7 +113,7 @@ def test_batches(host: Pipeline, batch: int) -> None:
 def test_prompts(host: Pipeline, known: int, most: int) -> None:
     """Of which `most` columns may be fed at once; the others go one by one, and choose nothing."""
     prompt = np.random.default_rng(0).integers(0, CARD, (2, 4, known))
-    pipeline = open_on(FakeDevice(), {"columns": (1, most)})
+    pipeline = open_on(Gpu(), {"columns": (1, most)})
     tokens = write(pipeline, 2, prompt=prompt, noise=uniforms(COLUMNS - known, 8))
     np.testing.assert_array_equal(tokens, write(host, 2, prompt=prompt, noise=uniforms(COLUMNS - known, 8)))
     np.testing.assert_array_equal(tokens[:, :, :known], prompt)
@@ -122,7 +129,7 @@ def test_windows_one_after_the_other(host: Pipeline) -> None:
         return np.concatenate(list(blocks), axis=2)
 
     for numbers in (SeededNumbers(4, 8), InjectedNumbers(uniforms(draws), draws, 4)):
-        tokens = compose(open_on(FakeDevice()), numbers)
+        tokens = compose(open_on(Gpu()), numbers)
         assert tokens.shape == (1, 4, 19)
         np.testing.assert_array_equal(tokens, compose(host, numbers))
 
@@ -135,7 +142,7 @@ def test_numbers_that_only_the_host_can_draw(host: Pipeline) -> None:
         def draw(self, call: int, weights: Float) -> Tokens:
             return pick(weights, np.tile(uniform_numbers(1, 4, draw=call), len(weights) // 4))
 
-    device, prompt = FakeDevice(), np.zeros((1, 4, 3), np.int64)
+    device, prompt = Gpu(), np.zeros((1, 4, 3), np.int64)
     expected = write(host, 2, seed=1, prompt=prompt)
     np.testing.assert_array_equal(write(open_on(device), 2, noise=Custom(), prompt=prompt), expected)
     assert not device.named("launch")
@@ -146,19 +153,19 @@ def test_numbers_that_only_the_host_can_draw(host: Pipeline) -> None:
 
 
 def test_nothing_but_replays_within_a_block() -> None:
-    device = FakeDevice()
+    device = Gpu()
     pipeline = open_on(device)
     write(pipeline, seed=0)
-    once = ["replay", "run", "choose"]
+    once = ["replay", "run", "choose_float"]
     end = ["download", "download", "wait"]
     calls = names(device.calls)
     first = calls.index("record")
-    assert calls[first - 3 : first] == ["upload", "run", "choose"]  # the first column warms up and counts
+    assert calls[first - 3 : first] == ["upload", "run", "choose_float"]  # the first column warms up and counts
     assert calls[first + 1 :] == [*once * 6, *end, "upload", *once * 4, *end, "upload", *once * 4, *end]
 
 
 def test_another_window_of_the_same_size_allocates_nothing() -> None:
-    device = FakeDevice()
+    device = Gpu()
     pipeline, prompt = open_on(device), np.zeros((1, 4, 3), np.int64)
     first = write(pipeline, seed=0, prompt=prompt)
     device.calls.clear()
@@ -168,21 +175,42 @@ def test_another_window_of_the_same_size_allocates_nothing() -> None:
     assert not {"allocate", "record", "clear"} & set(names(device.calls))
 
 
+def test_memory_is_kept_for_windows_that_it_fits() -> None:
+    pipeline = open_on(Gpu())
+    language, kept = pipeline.composer.language, list[weakref.ref[generation.TokenLoop]]()
+    for batch, timesteps, same in ((1, 36, False), (1, 20, True), (1, 10, False), (1, 12, True), (2, 12, False)):
+        before = language._loop
+        write(pipeline, batch, timesteps, seed=0)
+        assert language._loop is not None
+        assert (language._loop is before) == same
+        del before
+        kept.append(weakref.ref(language._loop))
+        assert len({id(loop()) for loop in kept if loop() is not None}) == 1  # what does not fit is gone at once
+
+
+def test_half_precision() -> None:
+    """Keys and caches are float16 there, and of caches there is one size."""
+    limits = {"capacity": (40, 40), "columns": (1, 2)}
+    pipelines = [open_on(Gpu(), limits, "trt"), open_light(limits=limits, flavour="trt")[0]]
+    tokens = [write(pipeline, 2, seed=1, prompt=np.ones((1, 4, 4), np.int64)) for pipeline in pipelines]
+    np.testing.assert_array_equal(*tokens)
+
+
 def test_prompts_go_at_once() -> None:
-    device = FakeDevice()
+    device = Gpu()
     write(open_on(device), seed=0, prompt=np.zeros((1, 4, 5), np.int64))
-    assert names(device.calls).count("run") == names(device.calls).count("choose") == COLUMNS - 5
+    assert names(device.calls).count("run") == names(device.calls).count("choose_float") == COLUMNS - 5
 
 
 def test_progress_comes_in_blocks_and_ends_with_all() -> None:
-    device, seen = FakeDevice(), list[tuple[int, int]]()
+    device, seen = Gpu(), list[tuple[int, int]]()
     write(open_on(device), seed=0, on_progress=lambda done, total: seen.append((done, total)))
     assert seen == [(done, COLUMNS) for done in range(1, COLUMNS + 1)]
 
 
 def test_memory_that_moved_is_recorded_anew(host: Pipeline) -> None:
     """Audio of a stream is decoded between blocks, in the scratch memory of all stages."""
-    device = FakeDevice()
+    device = Gpu()
 
     def move(done: int, total: int) -> None:
         del total
@@ -194,7 +222,7 @@ def test_memory_that_moved_is_recorded_anew(host: Pipeline) -> None:
 
 def test_without_graphs(host: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUSICRT_CUDA_GRAPHS", "0")
-    device = FakeDevice()
+    device = Gpu()
     np.testing.assert_array_equal(write(open_on(device), seed=2), write(host, seed=2))
     assert not {"record", "replay"} & set(names(device.calls))
 
@@ -203,7 +231,7 @@ def test_without_graphs(host: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None
 
 
 def test_streams_may_take_turns(host: Pipeline) -> None:
-    pipeline = open_on(FakeDevice())
+    pipeline = open_on(Gpu())
     videos = [clip(2), clip(2, first=40)]
     alone = [host.generate(video, duration=0.5, seed=seed) for seed, video in enumerate(videos)]
     streams = [pipeline.generate_stream(video, duration=0.5, seed=seed) for seed, video in enumerate(videos)]
@@ -215,7 +243,7 @@ def test_streams_may_take_turns(host: Pipeline) -> None:
 
 
 def test_what_is_abandoned_leaves_nothing_behind(host: Pipeline) -> None:
-    device = FakeDevice()
+    device = Gpu()
     pipeline = open_on(device)
 
     def stop(done: int, total: int) -> None:
@@ -246,7 +274,7 @@ class FailingSession(LightSession):
 @pytest.mark.parametrize("looping", [False, True])
 def test_logits_that_are_no_numbers(host: Pipeline, looping: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(repetition.SWITCH, str(int(looping)))
-    device = LoopingDevice()
+    device = Gpu()
     pipeline = open_on(device)
     pipeline.model._sessions["lm"] = FakeGpuSession(FailingSession(pipeline.model.spec.stage("lm")), device)
     with refused(BackendError, "got logits that are no numbers at column 9"):
@@ -260,13 +288,13 @@ def test_logits_that_are_no_numbers(host: Pipeline, looping: bool, monkeypatch: 
 
 
 @pytest.fixture
-def loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[LoopingDevice]:
+def loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
     monkeypatch.setenv(repetition.SWITCH, "1")
-    return LoopingDevice()
+    return Gpu()
 
 
 @pytest.mark.parametrize("known", [0, 5])
-def test_a_block_is_one_launch(host: Pipeline, loops: LoopingDevice, known: int) -> None:
+def test_a_block_is_one_launch(host: Pipeline, loops: Gpu, known: int) -> None:
     prompt = np.zeros((2, 4, known), np.int64)
     pipeline = open_on(loops)
     for _ in range(2):
@@ -274,10 +302,10 @@ def test_a_block_is_one_launch(host: Pipeline, loops: LoopingDevice, known: int)
     blocks = -(-(COLUMNS - known - 3) // 4)
     assert names(loops.calls).count("record") == 1
     assert names(loops.calls).count("loop") == 2 * blocks
-    assert names(loops.calls).count("choose") == 2 * (COLUMNS - known)
+    assert names(loops.calls).count("choose_float") == 2 * (COLUMNS - known)
 
 
-def test_memory_that_moved_ends_no_loop(host: Pipeline, loops: LoopingDevice) -> None:
+def test_memory_that_moved_ends_no_loop(host: Pipeline, loops: Gpu) -> None:
     def move(done: int, total: int) -> None:
         del total
         loops.generation += done == 7
@@ -289,10 +317,10 @@ def test_memory_that_moved_ends_no_loop(host: Pipeline, loops: LoopingDevice) ->
 def test_loops_need_graphs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(repetition.SWITCH, "1")
     with refused(BackendError, "got MUSICRT_CUDA_WHILE=1 where CUDA graphs are off"):
-        write(open_on(FakeDevice(graphs=False)), seed=0)
+        write(open_on(Gpu(graphs=False)), seed=0)
     monkeypatch.setenv(repetition.SWITCH, "yes")
     with refused(BackendError, "got MUSICRT_CUDA_WHILE=yes, expected 1"):
-        write(open_on(FakeDevice()), seed=0)
+        write(open_on(Gpu()), seed=0)
 
 
 def test_loops_need_a_driver_that_has_them(monkeypatch: pytest.MonkeyPatch) -> None:

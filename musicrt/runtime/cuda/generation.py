@@ -93,6 +93,7 @@ class TokenLoop:
 
     def begin(self, feeds: Mapping[str, Array], most: int) -> None:
         """Begin a sequence with these constant inputs, of which `most` columns may be fed at once."""
+        self._gpu.make_current()
         for name, array in feeds.items():
             self._gpu.upload(np.ascontiguousarray(array), self._feeds[name])
         self._before, self._most = 0, most
@@ -121,6 +122,7 @@ class TokenLoop:
         self._load(sequence, settings, draws, call)
         for start, stop in _spans(known, first, end, self._pattern.lag):
             self.is_sound = False
+            self._gpu.make_current()  # of a stream, blocks may be asked for by one thread or another
             draw = max(start - first, 0) + (0 if given else call)
             self._gpu.upload(choice_state(start, stop, end, draw), choice.state)
             left = stop - start
