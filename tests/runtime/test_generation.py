@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import numpy as np
@@ -192,8 +192,8 @@ def test_half_precision() -> None:
     """Keys and caches are float16 there, and of caches there is one size."""
     limits = {"capacity": (40, 40), "columns": (1, 2)}
     pipelines = [open_on(Gpu(), limits, "trt"), open_light(limits=limits, flavour="trt")[0]]
-    tokens = [write(pipeline, 2, seed=1, prompt=np.ones((1, 4, 4), np.int64)) for pipeline in pipelines]
-    np.testing.assert_array_equal(*tokens)
+    one, other = [write(pipeline, 2, seed=1, prompt=np.ones((1, 4, 4), np.int64)) for pipeline in pipelines]
+    np.testing.assert_array_equal(one, other)
 
 
 def test_prompts_go_at_once() -> None:
@@ -288,7 +288,7 @@ def test_logits_that_are_no_numbers(host: Pipeline, looping: bool, monkeypatch: 
 
 
 @pytest.fixture
-def loops(monkeypatch: pytest.MonkeyPatch) -> Iterator[Gpu]:
+def loops(monkeypatch: pytest.MonkeyPatch) -> Gpu:
     monkeypatch.setenv(repetition.SWITCH, "1")
     return Gpu()
 
