@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import importlib.util
 import sys
 from typing import Any
 
@@ -22,6 +23,12 @@ def cuda_obstacle() -> str | None:
     if status:
         return f"the NVIDIA driver refuses to start (CUDA error {status})"
     return None if count.value else "no NVIDIA GPU"
+
+
+def device_obstacle() -> str | None:
+    """Why sampling loops can't stay on the GPU, with a backend that runs without the packages which that takes; None if they can."""
+    there = importlib.util.find_spec("cuda") and all(importlib.util.find_spec(f"cuda.{name}") for name in ("core", "bindings"))
+    return None if there else "cuda-core is not installed (pip install 'musicrt[device]')"
 
 
 def gpu_architecture(index: int = 0) -> str | None:

@@ -35,16 +35,23 @@ class Model:
 
     @classmethod
     def open(
-        cls, path: Path | str, *, backend: str = "auto", device: Literal["cpu", "cuda"] | None = None, threads: int | None = None
+        cls,
+        path: Path | str,
+        *,
+        backend: str = "auto",
+        device: Literal["cpu", "cuda"] | None = None,
+        threads: int | None = None,
+        stream: int | None = None,
+        graphs: bool = True,
     ) -> Model:
-        """Open the bundle at `path`. `device` narrows "auto" down. Raises BundleError, BackendError."""
+        """Open the bundle at `path`. `device` narrows "auto" down; for the rest see `load`. Raises BundleError, BackendError."""
         bundle = Bundle.open(path)
 
         def probe(candidate: Backend) -> None:
             candidate.check_bundle(bundle)
             candidate.open_session(bundle, bundle.spec.stages[0].name).close()
 
-        runner, choice = select_backend(backend, device=device, threads=threads, probe=probe)
+        runner, choice = select_backend(backend, device=device, threads=threads, stream=stream, graphs=graphs, probe=probe)
         return cls(
             bundle.spec,
             lambda stage: runner.open_session(bundle, stage),
@@ -77,7 +84,7 @@ class Model:
             asked = build_spec(system, config(files), "checkpoint")
         spec = fit_spec(asked, files)
         stages = system_module(system, "stages").load_stages(files, spec.config)
-        return cls(spec, lambda stage: TorchSession(spec.stage(stage), stages[stage], backend.device), choice, device=device)
+        return cls(spec, lambda stage: TorchSession(spec.stage(stage), stages[stage], backend.device, backend.gpu), choice, device=device)
 
     def session(self, stage: str) -> Session:
         """The session of a stage. Raises BackendError, BundleError when it can't be opened."""
@@ -100,13 +107,18 @@ class Model:
         self.close()
 
 
-def load(path: Path | str = EMBEDDED, *, backend: str = "auto", threads: int | None = None) -> Any:
+def load(
+    path: Path | str = EMBEDDED, *, backend: str = "auto", threads: int | None = None, stream: int | None = None, graphs: bool = True
+) -> Any:
     """Open a bundle and give the pipeline of its system, ready to encode, decode or generate.
 
     path: the bundle's folder; by default the small one inside the package, whose weights are stand-ins, not trained.
     backend: a name that `musicrt doctor` lists, or "auto": the fastest kind that works here (`pipeline.backend.reasons`
         tells why each other one does not). threads: CPU threads inside an operator; None: all.
+    stream: the handle of a CUDA stream of yours (torch.cuda.Stream().cuda_stream, say) that all work on the GPU is enqueued on, so that
+        it keeps its order with yours; you keep it alive. It can't be the default one. None: one of the pipeline's own.
+    graphs: False, or MUSICRT_CUDA_GRAPHS=0 in the environment: sampling loops on a GPU are launched call by call, not as CUDA graphs.
     Raises BundleError, BackendError.
     """
-    model = Model.open(path, backend=backend, threads=threads)
+    model = Model.open(path, backend=backend, threads=threads, stream=stream, graphs=graphs)
     return system_module(model.spec.system, "pipeline").Pipeline(model)

@@ -35,11 +35,14 @@ def select_backend(
     *,
     device: Literal["cpu", "cuda"] | None = None,
     threads: int | None = None,
+    stream: int | None = None,
+    graphs: bool = True,
     probe: Callable[[Backend], None] | None = None,
 ) -> tuple[Backend, Choice]:
     """Make a backend. `requested`: a name of BACKENDS, or "auto": the first that can run here.
 
-    device: narrows "auto" down. probe: tried on each GPU backend before "auto" takes it; a BackendError of it is a reason not to.
+    device: narrows "auto" down. stream: a CUDA stream of the caller's, which only backends on a GPU take. graphs: whether CUDA graphs are
+    wanted. probe: tried on each GPU backend before "auto" takes it; a BackendError of it is a reason not to.
     Raises BackendError when what was asked for can't run here.
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= _MOST_THREADS):
@@ -52,8 +55,8 @@ def select_backend(
             continue
         obstacle = kind.obstacle()
         if obstacle is None:
-            backend = kind(threads=threads)
             try:
+                backend = kind(threads=threads, stream=stream, graphs=graphs)
                 if probe is not None and requested == "auto" and kind.device == "cuda":
                     probe(backend)
                 return backend, Choice(name, backend.describe(), reasons)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
 
@@ -209,9 +210,20 @@ class Backend(ABC):
     extra: ClassVar[str]  # the extra of this package that installs it
     flavour: str = "ort"  # of the graphs that it runs
 
-    def __init__(self, *, threads: int | None = None) -> None:
-        """`threads`: CPU threads inside an operator; None: as many as the process may use."""
-        self.threads = threads
+    def __init__(self, *, threads: int | None = None, stream: int | None = None, graphs: bool = True) -> None:
+        """threads: CPU threads inside an operator; None: as many as the process may use.
+
+        stream: the handle of a CUDA stream of the caller's, on which all work is enqueued then; graphs: whether CUDA graphs are wanted.
+        Raises BackendError where a stream can't be worked on.
+        """
+        if stream is not None and (reason := "it works on the host" if self.device == "cpu" else device_obstacle()):
+            raise BackendError(f"{self.name} takes no CUDA stream: {reason}")
+        self.threads, self.stream, self.graphs = threads, stream, graphs
+
+    @property
+    def gpu(self) -> Device | None:
+        """That of all its sessions; None: they work on host memory."""
+        return None
 
     @classmethod
     @abstractmethod

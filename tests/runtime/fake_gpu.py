@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 import functools
-import math
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +14,7 @@ from musicrt.runtime.cuda.device import Device, check_copy
 from musicrt.runtime.cuda.graph import is_switched_on
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Array, Session
+from tests.runtime.host_kernels import HostKernels
 
 Call = tuple[Any, ...]
 
@@ -39,11 +39,9 @@ class FakeDevice(Device):
         return self._stream
 
     @functools.cached_property
-    def kernels(self) -> Any:
+    def kernels(self) -> HostKernels:
         """Those of the package, compiled for the host."""
-        from tests.runtime.fake_kernels import FakeKernels
-
-        return FakeKernels(self)
+        return HostKernels(lambda name, work: self.enqueue(("launch", name), work))
 
     def named(self, kind: str) -> list[Call]:
         """What follows the name in all calls of one."""
@@ -87,7 +85,8 @@ class FakeDevice(Device):
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         assert self._recording is None, "a recording in a recording"
         self.calls.append(("record",))
-        self._recording = recording = []
+        recording: list[tuple[Call, Callable[[], None]]] = []
+        self._recording = recording
         try:
             work()
         finally:
@@ -145,6 +144,5 @@ class _Buffer:
 
 def memory_of(array: DeviceArray) -> Array:
     """The array at an address, as NumPy sees it; the same memory."""
-    size = math.prod(array.shape) * array.dtype.itemsize
-    raw = (ctypes.c_uint8 * size).from_address(array.address)
-    return np.frombuffer(raw, array.dtype).reshape(array.shape)
+    raw = (ctypes.c_uint8 * array.nbytes).from_address(array.address)
+    return np.ndarray(array.shape, array.dtype, buffer=memoryview(raw).cast("B"))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import enum
-import itertools
 from typing import Any
 
 import numpy as np
 
-from musicrt.runtime.cuda.device import Device, DeviceArray
+from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.session import Array
+from tests.runtime import fake_gpu
 
 __version__ = "1.7.1.116"
 calls: list[tuple[Any, ...]] = []
@@ -60,7 +60,8 @@ class Context:
         if not self._note("execute", stream):
             return False
         addresses = {call[1]: call[2] for call in calls if call[0] == "address"}
-        settings["compute"]({name: FakeDevice.memory[address] for name, address in addresses.items()})
+        memory = {name: FakeDevice.memory[address] for name, address in addresses.items()}
+        settings["device"].enqueue(("run",), lambda: settings["compute"](memory))
         return True
 
     def _note(self, *call: Any) -> bool:
@@ -107,46 +108,17 @@ class OnnxParserRefitter:
         return settings.get("refuse") != "weights"
 
 
-class FakeDevice(Device):
-    """Arrays by address, in host memory."""
+class FakeDevice(fake_gpu.FakeDevice):
+    """Knows its memory by address."""
 
     memory: dict[int, Array] = {}  # noqa: RUF012 - one GPU
-    _free = itertools.count(256, 1 << 20)
 
-    def __init__(self) -> None:
-        self.waits = 0
-
-    name = "a fake GPU"
-    stream = 77
-
-    def make_current(self) -> None:
-        return
+    def __init__(self, stream: int | None = None, *, graphs: bool = True) -> None:
+        super().__init__(stream, graphs=graphs)
+        settings["device"] = self
 
     def allocate(self, size: int) -> Any:
-        address = next(self._free)
+        buffer = super().allocate(size)
         calls.append(("allocate", size))
-
-        class Buffer:
-            handle = address
-
-        self.memory[address] = np.zeros(size, np.uint8)
-        return Buffer()
-
-    def clear(self, array: DeviceArray, stream: int | None = None) -> None:
-        del stream
-        self.memory[array.address][: array.nbytes] = 0
-
-    def upload(self, array: Array, to: DeviceArray, stream: int | None = None) -> None:
-        del stream
-        self.memory[to.address][: array.nbytes] = array.reshape(-1).view(np.uint8)
-
-    def download(self, array: DeviceArray, to: Array, stream: int | None = None) -> None:
-        del stream
-        to.reshape(-1).view(np.uint8)[...] = self.memory[array.address][: to.nbytes]
-
-    def wait(self, stream: int | None = None) -> None:
-        del stream
-        self.waits += 1
-
-    def wait_for_all(self) -> None:
-        calls.append(("wait for all",))
+        self.memory[buffer.handle] = fake_gpu.memory_of(DeviceArray(buffer.handle, (size,), np.dtype(np.uint8), buffer))
+        return buffer

@@ -135,7 +135,7 @@ def test_seed_gives_one_result(light: Watched) -> None:
 
 def test_rows_and_windows_have_noise_of_their_own() -> None:
     def noise(row: int, window: int, draw: int, seed: int = 3) -> Float:
-        (drawn,) = SeededNoise(seed).at([Place(row, window)], 3)(draw)
+        drawn: Float = SeededNoise(seed).at([Place(row, window)], 3)(draw)[0]
         return drawn
 
     first = noise(0, 0, 0)

@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.driver import cuda_obstacle
+from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.device import Device
+from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Array, Backend, Session
 from musicrt.runtime.spec import StageSpec, updated_name
@@ -23,11 +25,16 @@ FLAVOUR = "ort"
 
 
 class OnnxSession(Session):
-    """A stage in ONNX Runtime."""
+    """A stage in ONNX Runtime. On CUDA it works on the stream of `gpu`, if that is given."""
 
-    def __init__(self, stage: StageSpec, session: ort.InferenceSession) -> None:
+    def __init__(self, stage: StageSpec, session: ort.InferenceSession, gpu: Device | None = None) -> None:
         super().__init__(stage)
         self._session: ort.InferenceSession | None = session
+        self._gpu = gpu
+
+    @property
+    def gpu(self) -> Device | None:
+        return self._gpu
 
     @property
     def session(self) -> ort.InferenceSession:
@@ -62,6 +69,23 @@ class OnnxSession(Session):
         # The binding knows the buffers by their addresses only: the call has to keep them alive.
         return functools.partial(self._run_bound, self.session, binding, (feeds, results))
 
+    def _bind_device(self, arrays: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Callable[[], None]:
+        import onnxruntime as ort
+
+        del sizes
+        place = "cpu" if self._on_cpu else "cuda"
+        updated = {updated_name(state.name): arrays[state.name] for state in self.states}
+        with _backend_errors(self.stage.name):
+            binding = self.session.io_binding()
+            for tensor in self.stage.feeds:
+                array = arrays[tensor.name]
+                binding.bind_input(tensor.name, place, 0, array.dtype.type, array.shape, array.address)
+            for name, array in {**updated, **{tensor.name: arrays[tensor.name] for tensor in self.outputs}}.items():
+                binding.bind_output(name, place, 0, array.dtype.type, array.shape, array.address)
+            options = ort.RunOptions()
+            options.add_run_config_entry("disable_synchronize_execution_providers", "1")
+        return functools.partial(self._run_bound, self.session, binding, arrays, options)
+
     @property
     def _on_cpu(self) -> bool:
         """Whether the session works on host memory."""
@@ -80,9 +104,9 @@ class OnnxSession(Session):
             binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         return binding
 
-    def _run_bound(self, session: ort.InferenceSession, binding: ort.IOBinding, _buffers: object) -> None:
+    def _run_bound(self, session: ort.InferenceSession, binding: ort.IOBinding, _buffers: object, options: Any = None) -> None:
         with _backend_errors(self.stage.name):
-            session.run_with_iobinding(binding)
+            session.run_with_iobinding(binding, options)
 
     def _close(self) -> None:
         self._session = None
@@ -92,7 +116,11 @@ class _OnnxBackend(Backend):
     """What both providers share. ONNX Runtime is imported when a backend is made, not before."""
 
     provider: ClassVar[str]
-    options: ClassVar[dict[str, Any]] = {}
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """Of the provider."""
+        return {}
 
     def open_session(self, bundle: Bundle, stage: str) -> OnnxSession:
         """Open one stage of a bundle. Raises BackendError, BundleError."""
@@ -101,7 +129,7 @@ class _OnnxBackend(Backend):
 
     def with_flavour(self, flavour: str) -> Self:
         """The same for graphs of any flavour: all are ONNX."""
-        other = type(self)(threads=self.threads)
+        other = type(self)(threads=self.threads, stream=self.stream, graphs=self.graphs)
         other.flavour = flavour
         return other
 
@@ -123,7 +151,7 @@ class _OnnxBackend(Backend):
         running = session.get_providers()[0]
         if running != self.provider:
             raise BackendError(f"{self.name}: ONNX Runtime fell back to {running}; check the driver and the onnxruntime-gpu installation")
-        return OnnxSession(stage, session)
+        return OnnxSession(stage, session, self.gpu)
 
     def describe(self) -> str:
         import onnxruntime as ort
@@ -145,14 +173,29 @@ class OnnxCpu(_OnnxBackend):
 
 
 class OnnxCuda(_OnnxBackend):
-    """ONNX Runtime with its CUDA provider."""
+    """ONNX Runtime with its CUDA provider.
+
+    Sampling loops stay on the GPU, but are launched call by call: what ONNX Runtime does can't be recorded from outside.
+    """
 
     name = "onnxruntime-cuda"
     device: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     extra = "cuda"
     provider = "CUDAExecutionProvider"
-    # EXHAUSTIVE would tune again for every new length.
-    options: ClassVar[dict[str, Any]] = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+
+    @functools.cached_property
+    def gpu(self) -> Device | None:
+        """None where the packages for it are not installed."""
+        return None if device_obstacle() else Device(self.stream, graphs=False)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        # EXHAUSTIVE would tune again for every new length.
+        fixed = {"cudnn_conv_algo_search": "HEURISTIC", "arena_extend_strategy": "kSameAsRequested"}
+        return fixed | ({"user_compute_stream": str(self.gpu.stream)} if self.gpu else {})
+
+    def describe(self) -> str:
+        return f"{super().describe()}, {device_obstacle() or 'loops on the GPU, without graphs'}"
 
     @classmethod
     def obstacle(cls) -> str | None:

@@ -111,14 +111,13 @@ class _TensorrtBackend(Backend):
         plan = self._choose(bundle, stage)
         graph = bundle.graph(stage, plan.flavour)[0] if plan.stripped else None
         spec = bundle.spec.stage(stage).in_flavour(plan.flavour)
-        device, arena = self._gpu
-        device.make_current()
+        self.gpu.make_current()
         messages = messages_of(self._trt)
         runtime, engine = open_plan(self._trt, stage, bundle.path / plan.file.path, messages, weights=graph)
-        return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), device, arena)
+        return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), self.gpu, self._arena)
 
     def describe(self) -> str:
-        return f"{self.name} {self._trt.__version__}, {self._gpu[0].name}, {gpu_architecture()}"
+        return f"{self.name} {self._trt.__version__}, {self.gpu.name}, {gpu_architecture()}"
 
     def _choose(self, bundle: Bundle, stage: str) -> PlanEntry:
         """The plan of a stage that fits version and GPU. Raises EngineError with what there is."""
@@ -145,9 +144,12 @@ class _TensorrtBackend(Backend):
         return self.family().load()
 
     @functools.cached_property
-    def _gpu(self) -> tuple[Device, Arena]:
-        device = Device()
-        return device, Arena(device)
+    def gpu(self) -> Device:
+        return Device(self.stream, graphs=self.graphs)
+
+    @functools.cached_property
+    def _arena(self) -> Arena:
+        return Arena(self.gpu)
 
 
 class Tensorrt(_TensorrtBackend):
@@ -162,4 +164,3 @@ class TensorrtRtx(_TensorrtBackend):
 
     name = "tensorrt-rtx"
     extra = "tensorrt-rtx"
-

@@ -4,50 +4,78 @@ from __future__ import annotations
 
 import functools
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.driver import cuda_obstacle
-from musicrt.runtime.errors import BackendError, BundleError
+from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.device import Device
+from musicrt.runtime.driver import cuda_obstacle, device_obstacle
+from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.session import Array, Backend, Session
 from musicrt.runtime.spec import StageSpec
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
 
 class TorchSession(Session):
-    """A stage as a torch module, in inference mode."""
+    """A stage as a torch module, in inference mode. On CUDA it works on the stream of `gpu`, if that is given."""
 
-    def __init__(self, stage: StageSpec, module: nn.Module, device: str = "cpu") -> None:
+    def __init__(self, stage: StageSpec, module: nn.Module, device: str = "cpu", gpu: Device | None = None) -> None:
         super().__init__(stage)
-        self.device = device
+        self.device, self._gpu = device, gpu
         self._module: nn.Module | None = module.to(device)
+
+    @property
+    def gpu(self) -> Device | None:
+        return self._gpu
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         import torch
 
-        if self._module is None:
-            raise BackendError(f"the session of stage {self.stage.name!r} is closed")
-        with torch.inference_mode():
+        with torch.inference_mode(), self._on_stream():
             inputs = [torch.from_numpy(np.require(feeds[tensor.name], requirements=["C", "W"])).to(self.device) for tensor in self.inputs]
             buffers = [torch.from_numpy(feeds[tensor.name]) for tensor in self.states]
             states = [buffer.to(self.device) for buffer in buffers]  # on a CPU the very same memory
-            try:
-                produced = self._module(*inputs, *states)
-            except (RuntimeError, MemoryError) as error:
-                raise BackendError(f"{self.stage.name}: torch failed: {' '.join(str(error).split())[:300]}") from error
+            values = self._compute([*inputs, *states])
             for buffer, state in zip(buffers, states, strict=True):
                 if state is not buffer:
                     buffer.copy_(state)
-        values = produced[: len(self.outputs)] if isinstance(produced, tuple) else (produced,)  # behind them the states once more
-        results = {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
-        return {name: np.ascontiguousarray(results[name].cpu().numpy()) for name in names}
+            results = {tensor.name: value for tensor, value in zip(self.outputs, values, strict=True)}
+            return {name: np.ascontiguousarray(results[name].cpu().numpy()) for name in names}
+
+    def _bind_device(self, arrays: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Callable[[], None]:
+        import torch
+
+        del sizes
+        feeds, results = ([as_tensor(arrays[tensor.name]) for tensor in tensors] for tensors in (self.stage.feeds, self.outputs))
+
+        def call() -> None:
+            with torch.inference_mode(), self._on_stream():
+                for result, value in zip(results, self._compute(feeds), strict=True):
+                    result.copy_(value)
+
+        return call
+
+    def _compute(self, feeds: Sequence[Tensor]) -> tuple[Tensor, ...]:
+        """The outputs of the stage for its inputs and states."""
+        if self._module is None:
+            raise BackendError(f"the session of stage {self.stage.name!r} is closed")
+        try:
+            produced = self._module(*feeds)
+        except (RuntimeError, MemoryError) as error:
+            raise BackendError(f"{self.stage.name}: torch failed: {' '.join(str(error).split())[:300]}") from error
+        return produced[: len(self.outputs)] if isinstance(produced, tuple) else (produced,)  # behind them are the states once more
+
+    def _on_stream(self) -> AbstractContextManager[object]:
+        """As the current stream of torch that of `gpu`."""
+        return use_stream(self._gpu.stream) if self._gpu else nullcontext()
 
     def _close(self) -> None:
         self._module = None
@@ -76,7 +104,7 @@ class TorchCpu(Backend):
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        return TorchSession(bundle.spec.stage(stage), self._stages(bundle)[stage], self.device)
+        return TorchSession(bundle.spec.stage(stage), self._stages(bundle)[stage], self.device, self.gpu)
 
     def describe(self) -> str:
         import torch
@@ -106,6 +134,60 @@ class TorchCuda(TorchCpu):
         import torch
 
         return None if torch.cuda.is_available() else "the installed torch has no CUDA"
+
+    @functools.cached_property
+    def gpu(self) -> Device | None:
+        """None where the packages for it are not installed: loops are on the host then."""
+        return None if device_obstacle() else TorchDevice(self.stream, graphs=self.graphs)
+
+    def describe(self) -> str:
+        return f"{super().describe()}, {device_obstacle() or 'loops on the GPU'}"
+
+
+class TorchDevice(Device):
+    """The GPU with torch: what torch allocates in a recording is kept for its replays."""
+
+    def record(self, work: Callable[[], None]) -> Callable[[], None]:
+        """See `Device`."""
+        import torch
+
+        graph, failed = torch.cuda.CUDAGraph(), None
+        try:
+            with torch.cuda.graph(graph, stream=_stream(self.stream), capture_error_mode="thread_local"):
+                try:
+                    work()
+                except MusicRTError as error:  # kept until the recording has ended, which may fail as well
+                    failed = error
+        except RuntimeError as error:
+            raise failed or BackendError(f"torch can't record a CUDA graph: {' '.join(str(error).split())[:300]}") from error
+        if failed:
+            raise failed
+
+        def replay() -> None:
+            with use_stream(self.stream):
+                graph.replay()
+
+        return replay
+
+
+def as_tensor(array: DeviceArray) -> Tensor:
+    """A tensor in the same memory."""
+    import torch
+
+    return torch.as_tensor(array, device="cuda")
+
+
+def use_stream(stream: int) -> AbstractContextManager[object]:
+    """Makes a stream torch's current one."""
+    import torch
+
+    return torch.cuda.stream(_stream(stream))
+
+
+def _stream(handle: int) -> Any:
+    import torch
+
+    return torch.cuda.ExternalStream(handle)  # type: ignore[no-untyped-call]
 
 
 def load_bundle_stages(bundle: Bundle) -> dict[str, nn.Module]:
