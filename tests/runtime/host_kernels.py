@@ -25,7 +25,7 @@ from musicrt.runtime.cuda.kernels import SOURCES, Kernels
 
 Run = Callable[[str, Callable[[], None]], None]
 HEADER = Path(__file__).with_name("host_cuda.h")
-OPTIONS = ["-std=c++17", "-O1", "-ffp-contract=off", "-fno-strict-aliasing", "-pthread", "-shared", "-fPIC", "-Wall", "-Wextra", "-Werror"]
+OPTIONS = ["-std=c++17", "-O1", "-ffp-contract=off", "-pthread", "-Wall", "-Wextra", "-Werror"]
 WITH_BARRIERS = {"choose_float", "choose_half"}
 MOST_ARGUMENTS = 32
 
@@ -75,14 +75,14 @@ def host_library() -> ctypes.CDLL:
         pytest.skip("needs g++")
     with tempfile.TemporaryDirectory(prefix="musicrt-kernels-") as folder:
         library = Path(folder, "kernels.so")
-        build_library(library, OPTIONS)
+        build(library, "-shared", "-fPIC")
         return ctypes.CDLL(str(library))
 
 
-def build_library(library: Path, options: list[str], more: str = "") -> None:
+def build(result: Path, *options: str, more: str = "") -> None:
     """Compile the sources and the exports of their kernels, with more code at the end, into a file."""
     includes = [f'#include "{path}"' for path in (HEADER, *(FOLDER / f"{source}.cu" for source in SOURCES))]
     exports = [f"EXPORT({name})" for names in SOURCES.values() for name in names]
     code = "\n".join([*includes, *exports, more])
-    done = subprocess.run(["g++", *options, "-x", "c++", "-", "-o", str(library)], input=code, capture_output=True, text=True, check=False)
+    done = subprocess.run(["g++", *OPTIONS, *options, "-x", "c++", "-", "-o", str(result)], input=code, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@
 
 The sources are CUDA C++ in the folder `sources` beside this module; what they compute is defined by the NumPy step functions of
 `musicrt.runtime.loops`, by `musicrt.runtime.noise` and by `musicrt.runtime.windows`. All that changes from run to run (noise, seeds,
-weights, guidance, counters) lies in the memory of the GPU, so that a captured launch stays right. Nothing is allocated, copied or waited for.
+weights, guidance, counters) lies in the memory of the GPU, so that a captured launch stays right. Nothing is allocated or waited for.
 """
 
 from __future__ import annotations
