@@ -70,7 +70,13 @@ def test_wheel_is_pure_and_named_after_the_version(wheel: Path) -> None:
 
 def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     tracked = git_files("musicrt")
-    for name in ("py.typed", "cli.py", "bundles/music2latent-standin/manifest.json", "runtime/models/music2latent/README.md"):
+    for name in (
+        "py.typed",
+        "cli.py",
+        "bundles/music2latent-standin/manifest.json",
+        "runtime/cuda/sources/choose.cu",
+        "runtime/models/music2latent/README.md",
+    ):
         assert f"musicrt/{name}" in tracked
     with zipfile.ZipFile(wheel) as archive:
         packed = {info.filename: archive.read(info) for info in archive.infolist() if not info.is_dir()}

@@ -3,12 +3,11 @@
 #pragma once
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
-#include <condition_variable>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -34,21 +33,18 @@ public:
     explicit Barrier(unsigned threads) : threads_(threads) {}
 
     void wait() {
-        std::unique_lock<std::mutex> lock(mutex_);
         const unsigned round = round_;
         if (++arrived_ == threads_) {
             arrived_ = 0;
             ++round_;
-            changed_.notify_all();
         } else {
-            changed_.wait(lock, [&] { return round_ != round; });
+            while (round_ == round) std::this_thread::yield();
         }
     }
 
 private:
-    std::mutex mutex_;
-    std::condition_variable changed_;
-    unsigned threads_, arrived_ = 0, round_ = 0;
+    const unsigned threads_;
+    std::atomic<unsigned> arrived_{0}, round_{0};
 };
 inline Barrier* block_barrier = nullptr;
 

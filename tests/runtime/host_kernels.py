@@ -84,5 +84,7 @@ def build(result: Path, *options: str, more: str = "") -> None:
     includes = [f'#include "{path}"' for path in (HEADER, *(FOLDER / f"{source}.cu" for source in SOURCES))]
     exports = [f"EXPORT({name})" for names in SOURCES.values() for name in names]
     code = "\n".join([*includes, *exports, more])
-    done = subprocess.run(["g++", *OPTIONS, *options, "-x", "c++", "-", "-o", str(result)], input=code, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["g++", *OPTIONS, *options, "-x", "c++", "-", "-o", str(result)], input=code, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr

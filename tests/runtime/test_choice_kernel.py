@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,12 +12,12 @@ from numpy.typing import NDArray
 from musicrt.runtime.cuda.arguments import MOST_CARD, STATE, Choice, choice_settings, choice_state
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.autoregressive import TokenSequence
-from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern, Tokens
+from musicrt.runtime.loops.delays import UNKNOWN, DelayPattern
 from musicrt.runtime.loops.diffusion import Float, guide
 from musicrt.runtime.loops.sampling import Sampling, pick
 from musicrt.runtime.noise import uniform_numbers
 from tests.conftest import refused
-from tests.runtime.host_kernels import HostKernels, build, on_host
+from tests.runtime.host_kernels import HostKernels, on_host
 
 DELAYS = (0, 1, 2, 3)
 CODEBOOKS = len(DELAYS)
@@ -52,12 +50,19 @@ class Written:
         self.kernels = HostKernels(sorting=threads)
 
     def choose(self, logits: NDArray[Any], *, seed: int | None = None, uniforms: NDArray[np.float64] | None = None) -> None:
-        arrays = [on_host(array) for array in (self.tokens, self.fed, self.length, self.state)]
-        given = None if uniforms is None else on_host(uniforms)
-        seeded = None if seed is None else on_host(np.array([seed], np.uint64))
-        self.kernels.choose(
-            Choice(on_host(logits), on_host(self.settings), on_host(self.delays), self.special, *arrays, seed=seeded, uniforms=given)
+        choice = Choice(
+            logits=on_host(logits),
+            settings=on_host(self.settings),
+            delays=on_host(self.delays),
+            special=self.special,
+            tokens=on_host(self.tokens),
+            fed=on_host(self.fed),
+            length=on_host(self.length),
+            state=on_host(self.state),
+            seed=None if seed is None else on_host(np.array([seed], np.uint64)),
+            uniforms=None if uniforms is None else on_host(uniforms),
         )
+        self.kernels.choose(choice)
 
     def counter(self, name: str) -> int:
         return int(self.state[STATE.index(name)])
@@ -230,41 +235,3 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         written.choose(np.zeros((2, 1, CODEBOOKS, 8), np.float32), seed=1, uniforms=np.zeros((1, CODEBOOKS)))
     with refused(InputError, "uniforms: got float64 [1, 3]", "[any, 4]"):
         written.choose(np.zeros((2, 1, CODEBOOKS, 8), np.float32), uniforms=np.zeros((1, 3)))
-
-
-RACES = """
-int main() {
-    const int card = 70, end = 9;
-    for (float top_p : {0.0f, 0.9f}) for (float top_k : {0.0f, 5.0f}) for (float temperature : {0.0f, 1.0f}) {
-        std::vector<float> logits(2 * 2 * card);
-        for (size_t i = 0; i < logits.size(); ++i) logits[i] = std::sin(static_cast<float>(i * i));
-        Settings settings = {2.0f, temperature, top_p, top_k};
-        unsigned long long seed = 1;
-        int delays[] = {0, 1};
-        long long tokens[2 * end], fed[2], length, special = card;
-        std::fill(std::begin(tokens), std::end(tokens), -1);
-        State state = {1, end, end, 0, 0, 0};
-        const float* in = logits.data(); const Settings* how = &settings; const unsigned long long* key = &seed; const double* none = nullptr;
-        const int* lags = delays; long long *out = tokens, *next = fed, *before = &length; State* counters = &state;
-        int books = 2, size = card, columns = 1, room = end;
-        void* arguments[] = {&in, &books, &size, &columns, &room, &how, &key, &none, &lags, &special, &out, &next, &before, &counters};
-        launch_choose_float(arguments, 2, 5, true);
-        if (state.column != 2 || state.failed) return 2;
-    }
-}
-"""
-
-
-def test_threads_do_not_race(tmp_path: Path) -> None:
-    """By ThreadSanitizer, which ends with 66 where two threads touch the same memory without a barrier between them."""
-    program = tmp_path / "races"
-    try:
-        build(program, "-fsanitize=thread", "-g", more=RACES)
-    except AssertionError as error:
-        if "cannot find" not in str(error):  # the linker's words for a library that is not there
-            raise
-        pytest.skip("g++ has no ThreadSanitizer here")
-    done = subprocess.run([str(program)], capture_output=True, text=True, check=False)
-    if "unexpected memory mapping" in done.stderr:
-        pytest.skip("ThreadSanitizer can't run with this kernel's layout of memory")
-    assert done.returncode == 0, done.stderr

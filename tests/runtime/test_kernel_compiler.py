@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -40,7 +40,7 @@ def _needs_compiler() -> None:
 
 
 @pytest.fixture
-def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
+def compiled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of what the compiler itself was asked for."""
     import cuda.core
 
@@ -51,7 +51,7 @@ def compiled(monkeypatch: pytest.MonkeyPatch) -> Iterator[list[str]]:
         return real(code, kind, options)
 
     monkeypatch.setattr(cuda.core, "Program", program)
-    yield names
+    return names
 
 
 @pytest.mark.parametrize("source", SOURCES)
@@ -158,5 +158,5 @@ def test_cache_is_where_the_platform_has_caches(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.setenv("HOME", str(tmp_path))
     folders = {"linux": tmp_path / "musicrt", "darwin": tmp_path / "Library/Caches/musicrt", "win32": tmp_path / "musicrt" / "cache"}
     for platform, folder in folders.items():
-        monkeypatch.setattr(compiler.sys, "platform", platform)
+        monkeypatch.setattr(sys, "platform", platform)
         assert cache_folder() == folder

@@ -38,7 +38,9 @@ def normal(*shape: int, seed: int = 0) -> Float:
     return np.random.default_rng(seed).standard_normal(shape, np.float32)
 
 
-def on_device(loop: Loop, network: Callable[[int, Float, Float], None], shape: tuple[int, ...], noise: Noise, *, frames_last: bool) -> Float:
+def on_device(
+    loop: Loop, network: Callable[[int, Float, Float], None], shape: tuple[int, ...], noise: Noise, *, frames_last: bool
+) -> Float:
     """The loop as a GPU runs it: begin, then network and step in turn."""
     kernels, x, state = HostKernels(), np.full(shape, np.nan, np.float32), np.full(shape, np.nan, np.float32)
     v = np.empty((loop.branches or 1, *shape), np.float32)
