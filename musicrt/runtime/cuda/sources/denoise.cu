@@ -15,7 +15,8 @@ __device__ void update(const Extent& extent, const Quad& quad, float* x, float* 
                        Change change) {
     x += quad.at;
     if constexpr (Solver::carries) state += quad.at;
-    for (int part = 0; part < quad.size; ++part) {
+    for (int part = 0; part < 4; ++part) {
+        if (part >= quad.size) return;
         const size_t at = part * quad.stride;
         float value = x[at], carried = 0.0f;
         if constexpr (Solver::carries) carried = state[at];

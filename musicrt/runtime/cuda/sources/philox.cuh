@@ -26,8 +26,9 @@ struct Normals {
 };
 
 // `normal_columns`: four standard normal numbers of a column, by the Box-Muller transform in float64. Rounded to float, they differ from
-// NumPy's where the last bit of a logarithm, sine or cosine decides, which is about once in 10**8.
-__device__ inline Normals normals(Words counter, unsigned long long seed) {
+// NumPy's where the last bit of a logarithm, sine or cosine decides, which is about once in 10**8. Not inlined, for the compiler's sake: a
+// sine in float64 is long, and there are many kernels.
+__device__ __noinline__ Normals normals(Words counter, unsigned long long seed) {
     const Words words = philox(counter, seed);
     Normals result;
     for (int pair = 0; pair < 4; pair += 2) {

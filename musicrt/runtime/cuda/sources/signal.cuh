@@ -42,9 +42,8 @@ struct Noise {
     int draw;
 };
 
-// The noise of a quad. That of a seed is defined for columns that are cut into quads without a rest. Not inlined, for the compiler's sake:
-// sines in float64 are long, and there are many kernels.
-__device__ __noinline__ Normals draw_noise(const Extent& extent, const Noise& noise, const Quad& quad) {
+// The noise of a quad. That of a seed is defined for columns that are cut into quads without a rest.
+__device__ inline Normals draw_noise(const Extent& extent, const Noise& noise, const Quad& quad) {
     Normals result = {};
     if (noise.seed && quad.size) {
         const unsigned channel = noise.places[2 * quad.item], frame = noise.places[2 * quad.item + 1] + quad.frame;
@@ -52,7 +51,9 @@ __device__ __noinline__ Normals draw_noise(const Extent& extent, const Noise& no
         result = normals({{first, frame, channel, draw}}, *noise.seed);
     } else if (noise.given) {
         const float* values = noise.given + noise.draw * extent.count() + quad.at;
-        for (int part = 0; part < quad.size; ++part) result.value[part] = values[part * quad.stride];
+        for (int part = 0; part < 4; ++part) {  // as many as are known to the compiler, so that they stay in registers
+            if (part < quad.size) result.value[part] = values[part * quad.stride];
+        }
     }
     return result;
 }
