@@ -1,20 +1,24 @@
-"""The kernels of the samplers, of noise and of windows, run on the host: bit for bit what the NumPy functions give."""
+"""The kernels of the samplers and of noise, run on the host: bit for bit what the NumPy functions give."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import ctypes
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import cast
 
 import numpy as np
 import pytest
 
 from musicrt.runtime.cuda.arguments import GivenNoise, Noise, SeededNoise, Signal, choice_state
-from musicrt.runtime.errors import InputError
+from musicrt.runtime.cuda.device import Device
+from musicrt.runtime.cuda.kernels import Kernels
+from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.loops import consistency, ddim, dpmsolver, flow
 from musicrt.runtime.loops.denoiser import Loop
 from musicrt.runtime.loops.diffusion import Float, alphas_cumprod, guide
 from musicrt.runtime.noise import PlacedNoise
-from musicrt.runtime.windows import Window, centred_ramp, inclusive_ramp, join_windows, overlapping_windows
 from tests.conftest import refused
 from tests.runtime.host_kernels import HostKernels, on_host
 
@@ -165,44 +169,6 @@ def test_arrays_that_do_not_fit_are_refused() -> None:
         kernels.begin("ddim", signal, table, draws, x)
 
 
-# Windows
-
-
-def windows_of(length: int, size: int, overlap: int) -> Iterator[tuple[Window, Float]]:
-    for index, window in enumerate(overlapping_windows(length, size, overlap)):
-        yield window, normal(3, window.size * 2, seed=index)
-
-
-@pytest.mark.parametrize("guard", [0, 1, 50])
-@pytest.mark.parametrize("inclusive", [False, True])
-@pytest.mark.parametrize(("length", "size", "overlap"), [(5, 8, 2), (100, 20, 5), (23, 20, 10), (64, 16, 1), (50, 10, 0)])
-def test_windows_are_joined_as_on_the_host(length: int, size: int, overlap: int, inclusive: bool, guard: int) -> None:
-    scale, ramp = 2, inclusive_ramp if inclusive else centred_ramp
-    parts = join_windows(windows_of(length, size, overlap), length, scale=scale, guard=guard, ramp=ramp)
-    out, kernels = np.full((3, length * scale), np.nan, np.float32), HostKernels()
-    for window, value in windows_of(length, size, overlap):
-        taken = (min(window.stop, length) - window.start) * scale
-        kernels.join(on_host(out), on_host(value), window.start * scale, taken, window.fade * scale, guard * scale, inclusive)
-    np.testing.assert_array_equal(out, np.concatenate(list(parts), axis=-1))
-
-
-def test_a_fade_of_one_position_is_that_of_the_host() -> None:
-    for ramp, inclusive in ((centred_ramp, False), (inclusive_ramp, True)):
-        values = [normal(1, 4, seed=seed) for seed in (1, 2)]
-        parts = join_windows(zip((Window(0, 4), Window(3, 7, fade=1)), values, strict=True), 7, ramp=ramp)
-        out, kernels = np.zeros((1, 7), np.float32), HostKernels()
-        kernels.join(on_host(out), on_host(values[0]), 0, 4)
-        kernels.join(on_host(out), on_host(values[1]), 3, 4, 1, inclusive=inclusive)
-        np.testing.assert_array_equal(out, np.concatenate(list(parts), axis=-1))
-
-
-def test_windows_that_do_not_fit_are_refused() -> None:
-    out, value = on_host(np.zeros((2, 10), np.float32)), on_host(np.zeros((2, 4), np.float32))
-    for start, taken, fade in ((7, 4, 0), (0, 5, 0), (0, 4, 5), (-1, 4, 0)):
-        with refused(InputError, f"{taken} of 4 positions with a fade of {fade} for {start} of 10"):
-            HostKernels().join(out, value, start, taken, fade)
-
-
 # The condition of a graph
 
 
@@ -212,3 +178,50 @@ def test_a_loop_goes_on_until_it_stops_or_fails(column: int, stop: int, failed: 
     state[4] = failed
     HostKernels().go_on(condition.ctypes.data, on_host(state))
     assert condition[0] == goes_on
+
+
+# Launches
+
+
+class FakeDriver:
+    """Takes the calls of `Kernels.launch`, and notes them; `result` is what each gives."""
+
+    def __init__(self) -> None:
+        self.calls: list[tuple[object, ...]] = []
+        self.result = 0
+
+    def cuModuleLoadData(self, cubin: bytes) -> tuple[int, str]:  # noqa: N802 - a name of the driver's
+        self.calls.append(("load", cubin))
+        return self.result, "module"
+
+    def cuModuleGetFunction(self, module: str, name: bytes) -> tuple[int, str]:  # noqa: N802
+        return self.result, f"{module} {name.decode()}"
+
+    def cuLaunchKernel(self, function: str, *grid: int) -> tuple[int]:  # noqa: N802
+        *sizes, stream, packed, _extra = grid
+        handle, state = (ctypes.c_void_p * 2).from_address(packed)
+        values = [ctypes.c_ulonglong.from_address(int(address or 0)).value for address in (handle, state)]
+        self.calls.append((function, *sizes, stream, *values))
+        return (self.result,)
+
+    def CUstream(self, handle: int) -> int:  # noqa: N802
+        return handle
+
+
+def test_kernels_are_loaded_once_and_launched_with_the_addresses_of_their_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver, device, state = FakeDriver(), SimpleNamespace(architecture="sm_90", stream=77), choice_state(1, 2, 3, 0)
+    bindings = pytest.importorskip("cuda.bindings")
+    monkeypatch.setattr(bindings, "driver", driver, raising=False)
+    monkeypatch.setattr("musicrt.runtime.cuda.kernels.compile_kernels", lambda source, architecture: f"{source} {architecture}".encode())
+    kernels = Kernels(cast(Device, device))
+    kernels.prepare("go_on", "go_on")
+    assert driver.calls == [("load", b"go_on sm_90")]
+    kernels.go_on(2**64 - 2, on_host(state))
+    kernels.go_on(5, on_host(state))
+    grid = (1, 1, 1, 1, 1, 1, 0, 77)
+    assert driver.calls[1:] == [("module go_on", *grid, handle, state.ctypes.data) for handle in (2**64 - 2, 5)]
+    driver.result = 719
+    with refused(BackendError, "CUDA failed at launching go_on", "719"):
+        kernels.go_on(5, on_host(state))
+    with refused(BackendError, "CUDA failed at loading the kernels of join"):
+        kernels.prepare("join")
