@@ -86,13 +86,13 @@ def resident_mb() -> dict[str, float]:
     return {"heap_mb": heap, "mapped_mb": mapped}
 
 
-def weights_mb(bundle: Path, stages: Iterable[str]) -> float:
-    """Weights that the graphs of some stages hold or refer to, each once (needs onnx)."""
+def weights_mb(bundle: Path, stages: Iterable[str], flavour: str = FLAVOUR) -> float:
+    """Weights that the graphs of some stages hold or refer to, each once (needs onnx). flavour: of the graphs."""
     import onnx
 
     opened, seen, total = Bundle.open(bundle), set(), 0
     for stage in stages:
-        path, _ = opened.graph(stage, FLAVOUR)
+        path, _ = opened.graph(stage, flavour)
         for tensor in onnx.load(path, load_external_data=False).graph.initializer:
             place = {entry.key: entry.value for entry in tensor.external_data}
             if not place:

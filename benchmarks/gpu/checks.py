@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -49,9 +49,13 @@ class Check:
     note: str = ""
 
     @property
-    def passed(self) -> bool:
-        """Whether it is near enough; NaN never is."""
-        return not self.note and self.error <= self.tolerance
+    def failed(self) -> bool:
+        """Whether it is not near enough; NaN never is."""
+        return not self.note and not self.error <= self.tolerance
+
+    def to_json(self) -> dict[str, Any]:
+        """All of it as JSON values."""
+        return {**asdict(self), "failed": self.failed}
 
 
 def check_kernels(device: Device) -> Iterator[Check]:
