@@ -17,6 +17,7 @@ from musicrt.runtime.session import Array, Session
 from tests.runtime.host_kernels import HostKernels
 
 Call = tuple[Any, ...]
+_ALIGNMENT = 256
 
 
 class FakeDevice(Device):
@@ -124,6 +125,7 @@ class FakeGpuSession(Session):
 
     def _bind_device(self, arrays: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Callable[[], None]:
         del sizes
+        assert [name for name, array in arrays.items() if array.address % _ALIGNMENT] == [], "TensorRT takes no such address"
         feeds = {tensor.name: memory_of(arrays[tensor.name]) for tensor in self.stage.feeds}
         results = {tensor.name: memory_of(arrays[tensor.name]) for tensor in self.outputs}
         call = self._inner.bind(feeds, results)
@@ -138,8 +140,8 @@ class _Buffer:
     """Memory that is full of ones, which are NaN as floats: what nobody wrote shows."""
 
     def __init__(self, size: int) -> None:
-        self._memory = np.full(max(size, 1), 0xFF, np.uint8)
-        self.handle = self._memory.ctypes.data
+        self._memory = np.full(max(size, 1) + _ALIGNMENT, 0xFF, np.uint8)
+        self.handle = -(-self._memory.ctypes.data // _ALIGNMENT) * _ALIGNMENT
 
 
 def memory_of(array: DeviceArray) -> Array:

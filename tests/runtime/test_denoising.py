@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+import musicrt
 from musicrt.runtime.cuda import denoising
 from musicrt.runtime.errors import BackendError, Cancelled, InputError
 from musicrt.runtime.loops import consistency, ddim, dpmsolver, flow
@@ -289,7 +290,33 @@ def test_failures_leave_what_can_be_used(monkeypatch: pytest.MonkeyPatch) -> Non
         gpu.runner.run(loop, Denoiser(session, {"context": np.zeros((1, 2, 5), np.float32)}, tables, result="v"), seeded(1), lambda: None)
 
 
-# The samplers of the systems
+# The samplers of the systems, and a whole pipeline
+
+
+def test_music_of_a_pipeline() -> None:
+    """The stand-in inside the package, with seeds and with noise that is drawn in order, in batches and with windows that are dropped."""
+    pytest.importorskip("onnxruntime")
+    device, results = FakeDevice(), []
+    for on_gpu in (False, True):
+        with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
+            if on_gpu:
+                for name in ("denoiser", "decoder"):
+                    codec.model._sessions[name] = FakeGpuSession(codec.model.session(name), device)
+            latents = np.random.default_rng(0).normal(size=(2, codec.config.bottleneck_channels, 12)).astype(np.float32)
+            shape = (2, codec.config.bins, 12 * codec.config.frames_per_latent)
+            noise = [np.random.default_rng(seed).normal(size=(2, *shape)).astype(np.float32) for seed in range(4)]
+            results.append(
+                [
+                    codec.decode(latents, steps=1, seed=3),
+                    codec.decode(latents, steps=3, seed=3, max_batch_size=2),
+                    codec.decode(latents, steps=3, noise=noise, max_batch_size=2),
+                    np.concatenate(list(codec.decode_stream(latents, steps=2, seed=3, window=0.5, overlap=0.2)), axis=1),
+                ]
+            )
+    assert len(device.named("record")) > 3
+    assert len(device.named("replay")) >= 2
+    for got, expected in zip(results[1], results[0], strict=True):
+        np.testing.assert_array_equal(got, expected)
 
 
 def light(spec: StageSpec) -> FakeSession:

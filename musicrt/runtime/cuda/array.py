@@ -74,8 +74,12 @@ def _read_dlpack(array: Any) -> tuple[int, tuple[int, ...], np.dtype[Any], bool,
     from cuda.core.utils import StridedMemoryView
 
     view = StridedMemoryView.from_dlpack(array, stream_ptr=-1)
+    try:
+        dtype = np.dtype(view.dtype)
+    except NotImplementedError as error:  # bfloat16, say
+        raise BackendError(f"got an array on the GPU of a dtype that NumPy has not ({error}); convert it") from None
     shape, strides = tuple(view.shape), view.strides
-    return int(view.ptr), shape, np.dtype(view.dtype), strides is None or _is_contiguous(shape, tuple(strides)), view
+    return int(view.ptr), shape, dtype, strides is None or _is_contiguous(shape, tuple(strides)), view
 
 
 def _is_contiguous(shape: tuple[int, ...], strides: tuple[int, ...]) -> bool:

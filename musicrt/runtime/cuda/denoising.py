@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Hashable
 from functools import partial
 
@@ -17,6 +18,8 @@ from musicrt.runtime.session import Array
 
 _BUCKETS = 4
 """Of which memory and graphs are kept."""
+_ALIGNMENT = 256
+"""Bytes that the address of a tensor has to be a multiple of, for TensorRT."""
 _PART = 100
 """Steps in a graph, at most: a longer loop is several, as a network takes hundreds of nodes for each."""
 
@@ -61,10 +64,7 @@ class _Bucket:
         frames_last = isinstance(noise, PlacedNoise) and noise.frames_last
         self._signal = Signal(device.empty(shape, np.float32), state, frames_last)
         self._constants = {name: device.empty(array.shape, array.dtype) for name, array in denoiser.constants.items()}
-        self._tables = {
-            name: device.empty((len(table), shape[0], *table.shape[1:]), table.dtype) for name, table in denoiser.tables.items()
-        }
-        self._loaded: dict[str, Array] = {}  # of the tables
+        self._tables = {name: _Table(device, table, shape[0]) for name, table in denoiser.tables.items()}
         self._coefficients = device.empty(loop.coefficients.shape, np.float32)
         self._guidance = device.empty((1,), np.float32)
         self._known = None if loop.known is None else device.empty(loop.known.shape, np.float32)
@@ -95,10 +95,7 @@ class _Bucket:
         for name, array in denoiser.constants.items():
             upload(np.ascontiguousarray(array), self._constants[name])
         for name, table in denoiser.tables.items():
-            if self._loaded.get(name) is not table:
-                memory = self._tables[name]
-                upload(np.ascontiguousarray(np.broadcast_to(table[:, None], memory.shape)), memory)
-                self._loaded[name] = table
+            self._tables[name].load(table)
         upload(loop.coefficients, self._coefficients)
         upload(np.array([loop.guidance], np.float32), self._guidance)
         if loop.known is not None and self._known is not None:
@@ -124,6 +121,30 @@ class _Bucket:
         rows = {name: table.row(position) for name, table in self._tables.items()}
         feeds = {**self._constants, **rows, denoiser.signal: self._signal.x}
         return denoiser.session.bind_device(feeds, {denoiser.result: result})
+
+
+class _Table:
+    """The rows of a table, each repeated for the batch, and where a network takes it."""
+
+    def __init__(self, device: Device, table: Array, batch: int) -> None:
+        self._device, self._shape = device, (batch, *table.shape[1:])
+        size, unit = math.prod(self._shape), _ALIGNMENT // table.dtype.itemsize
+        self._memory = device.empty((len(table), -(-size // unit) * unit), table.dtype)
+        self._loaded: Array | None = None
+
+    def load(self, table: Array) -> None:
+        """Upload it, unless it is the very one of the last time."""
+        if table is self._loaded:
+            return
+        rows = np.zeros(self._memory.shape, table.dtype)
+        rows[:, : math.prod(self._shape)] = np.broadcast_to(table[:, None], (len(table), *self._shape)).reshape(len(table), -1)
+        self._device.upload(rows, self._memory)
+        self._loaded = table
+
+    def row(self, index: int) -> DeviceArray:
+        """Where a row lies: [batch, ...]."""
+        row = self._memory.row(index)
+        return DeviceArray(row.address, self._shape, row.dtype, row)
 
 
 def _shape(noise: PlacedNoise | Float) -> tuple[int, ...]:

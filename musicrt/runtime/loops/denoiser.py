@@ -68,10 +68,11 @@ class Denoiser:
 
         def evaluate(index: int, x: Float, out: Float) -> None:
             nonlocal call
-            for name, table in self.tables.items():
-                row = rows.setdefault(name, np.empty((len(x), *table.shape[1:]), table.dtype))
-                row[:] = table[index]
-            call = call or self.session.bind({**self.constants, **rows, self.signal: x}, {self.result: out})
+            if call is None:
+                rows.update({name: np.empty((len(x), *table.shape[1:]), table.dtype) for name, table in self.tables.items()})
+                call = self.session.bind({**self.constants, **rows, self.signal: x}, {self.result: out})
+            for name, row in rows.items():
+                row[:] = self.tables[name][index]
             call()
 
         return evaluate
