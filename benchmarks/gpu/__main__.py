@@ -17,8 +17,8 @@ ON_GPU = tuple(name for name, kind in BACKENDS.items() if kind.device == "cuda")
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Run the suite. Raises BackendError where there is no GPU, where a check failed or a backend that was asked for did not run (results are
-    written before that), MusicRTError.
+    """Run the suite. Raises BackendError where there is no GPU, where a check failed or a backend that was asked for did not run (results
+    are written before that), MusicRTError.
     """
     parser = suite_parser("gpu", "Kernels and sampling loops on a GPU: against the host's, and the time of a step.")
     parser.add_argument("--backends", nargs="+", choices=ON_GPU, help="default: all that can run")

@@ -33,6 +33,7 @@ class Case(Protocol):
     """A loop with its inputs. steps: evaluations of the network in a run."""
 
     session: Session
+    device: Device
     steps: int
 
     def ways(self) -> dict[str, Run]:
@@ -56,13 +57,13 @@ class SignalCase:
         values = codec.encode(synthesise_music(seconds, codec.sample_rate))
         self._loop, self._denoiser, self._draw = _catch(lambda: codec.decode(values, seed=1, steps=steps))
         self.session, self.steps = self._denoiser.session, self._loop.steps
-        self._device = _gpu_of(self.session)
+        self.device = _gpu_of(self.session)
 
     def ways(self) -> dict[str, Run]:
         """See `Case`."""
         ways: dict[str, Run] = {HOST: lambda: self._loop.run(self._denoiser.on_host(), self._draw, lambda: None)}
-        for name in (CALLS, GRAPH) if self._device.graphs else (CALLS,):
-            ways[name] = self._on_device(DeviceLoops(self._device), name)
+        for name in (CALLS, GRAPH) if self.device.graphs else (CALLS,):
+            ways[name] = self._on_device(DeviceLoops(self.device), name)
         return ways
 
     def feeds(self) -> dict[str, Array]:
@@ -73,7 +74,7 @@ class SignalCase:
 
     def _on_device(self, loops: DeviceLoops, name: str) -> Run:
         def run() -> Float:
-            with _graphs(self._device, name != CALLS):
+            with _graphs(self.device, name != CALLS):
                 return loops.run(self._loop, self._denoiser, self._draw, lambda: None)
 
         return run
@@ -94,13 +95,13 @@ class TokenCase:
         self._noise, self._sampling = work.noise(seconds), Sampling(min(250, config.card))
         self._prompt: Tokens = np.zeros((1, config.codebooks, 0), np.int64)
         self.session, self.steps = codec.model.session("lm"), len(self._noise)
-        self._device = _gpu_of(self.session)
+        self.device = _gpu_of(self.session)
         self._sizes = {"batch": 1, "capacity": max(self.steps, self.session.limits["capacity"][0])}
 
     def ways(self) -> dict[str, Run]:
         """See `Case`."""
         ways: dict[str, Run] = {HOST: self._choose_on_host(self._loop(looping=False))}
-        for name in (CALLS, GRAPH, LOOP) if self._device.graphs else (CALLS,):
+        for name in (CALLS, GRAPH, LOOP) if self.device.graphs else (CALLS,):
             ways[name] = self._on_device(self._loop(looping=name == LOOP), name)
         return ways
 
@@ -129,7 +130,7 @@ class TokenCase:
 
     def _on_device(self, loop: TokenLoop, name: str) -> Run:
         def run() -> Tokens:
-            with _graphs(self._device, name != CALLS):
+            with _graphs(self.device, name != CALLS):
                 loop.begin(self._feeds, 1)
                 sequence = TokenSequence(self._pattern, self._prompt, self._timesteps)
                 for _ in loop.write(sequence, choice_settings(self._sampling, 3.0), Draws(given=self._noise), 0):

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.gpu.cases import HOST, LOOP, Case, Run, open_case
+from benchmarks.gpu.cases import HOST, LOOP, Case, open_case
 from benchmarks.gpu.checks import Check, check_kernels
 from benchmarks.gpu.timing import Activity, copy_speed, time_on, time_torch, trace
 from benchmarks.memory import weights_mb
@@ -39,12 +39,7 @@ def measure_backend(bundle: str, backend: str, threads: int | None, seconds: flo
     """In a fresh process: a backend that can run the bundle. Raises BackendError, BundleError where it can't."""
     with load(bundle, backend=backend, threads=threads) as codec:
         case = open_case(codec, seconds, steps)
-        device = case.session.gpu
-        if device is None:
-            raise BackendError(f"{backend} has no device; pip install 'musicrt[device]'")
-        ways = case.ways()
-        expected = ways[HOST]()
-        rows = [_time_way(f"{backend}, {name}", name, run, expected, device, case.steps, repeats) for name, run in ways.items()]
+        rows = time_ways(case, backend, repeats)
         if backend == "torch-cuda":
             rows += _time_network(bundle, case, repeats)
         stage, description = case.session.stage.name, str(codec.backend)
@@ -52,17 +47,22 @@ def measure_backend(bundle: str, backend: str, threads: int | None, seconds: flo
     return {"backend": description, "stage": stage, "steps": case.steps, "weights": floor, "rows": rows}
 
 
-def _time_way(title: str, name: str, run: Run, expected: NDArray[Any], device: Device, steps: int, repeats: int) -> dict[str, Any]:
-    """One way to run a loop: its time for a step, its error, and what the GPU did."""
-    try:
-        check = _compare(title, run(), expected)  # warms up, too
-        times = tuple(time_on(device, run) / steps for _ in range(repeats))
-        activity = trace(run)
-    except BackendError as error:
-        if name != LOOP:  # which some drivers and backends do not have
-            raise
-        return _row(Measurement(name, (math.nan,), note="not run"), Check(title, math.nan, 0.0, str(error)), None)
-    return _row(Measurement(name, times, error=check.error), check, activity)
+def time_ways(case: Case, backend: str, repeats: int) -> list[dict[str, Any]]:
+    """Every way to run a loop: its time for a step, its distance from the host's (of that itself: from run to run), what the GPU did."""
+    ways, rows = case.ways(), list[dict[str, Any]]()
+    expected = ways[HOST]()
+    for name, run in ways.items():
+        title = f"{backend}, {name}"
+        try:
+            check = _compare(title, run(), expected)  # warms up, too
+        except BackendError as error:
+            if name != LOOP:  # which some drivers and backends do not have
+                raise
+            rows.append(_row(Measurement(name, (math.nan,), note="not run"), Check(title, math.nan, 0.0, str(error)), None))
+            continue
+        times = tuple(time_on(case.device, run) / case.steps for _ in range(repeats))
+        rows.append(_row(Measurement(name, times, error=check.error), check, trace(run)))
+    return rows
 
 
 def _row(measurement: Measurement, check: Check | None, activity: Activity | None) -> dict[str, Any]:
