@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -32,6 +33,7 @@ class FakeDevice(Device):
     def __init__(self, stream: int | None = None, *, graphs: bool = True) -> None:
         self.graphs, self.generation = is_switched_on(graphs), 0
         self.calls: list[Call] = []
+        self.held = 0  # bytes that are allocated
         self._stream = 77 if stream is None else stream
         self._recording: list[tuple[Call, Callable[[], None]]] | None = None
 
@@ -62,7 +64,13 @@ class FakeDevice(Device):
     def allocate(self, size: int) -> Any:
         self._refuse_in_recording("allocate")
         self.calls.append(("allocate", size))
-        return _Buffer(size)
+        buffer = _Buffer(size)
+        self.held += size
+        weakref.finalize(buffer, self._let_go, size)
+        return buffer
+
+    def _let_go(self, size: int) -> None:
+        self.held -= size
 
     def clear(self, array: DeviceArray) -> None:
         self.enqueue(("clear", array.nbytes), lambda: memory_of(array).fill(0))

@@ -56,13 +56,33 @@ class DeviceLoops:
 
 
 class _Bucket:
-    """Memory for one kind of run, and its graphs."""
+    """Memory for one kind of run, and the graphs of its steps."""
 
     def __init__(self, device: Device, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> None:
-        self._device, shape = device, _shape(noise)
+        self._device, self._memory = device, _Memory(device, loop, denoiser, noise)
+        steps = range(1, loop.steps + 1)
+        parts = (steps[first : first + _PART] for first in range(0, loop.steps, _PART))
+        self._graphs = [device.capture(partial(self._memory.advance, part)) for part in parts]
+
+    def run(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> Float:
+        """Load what is new, go through all steps, and wait for the result."""
+        signal = self._memory.signal.x
+        result = np.empty(signal.shape, np.float32)
+        self._memory.load(loop, denoiser, noise)
+        for graph in self._graphs:
+            graph()
+        self._device.download(signal, result)
+        self._device.wait()
+        return result
+
+
+class _Memory:
+    """All that the steps of a run read and write. It knows of no graph: one that is dropped frees it at once."""
+
+    def __init__(self, device: Device, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> None:
+        self._device, self._solver, self._draws, shape = device, loop.solver, loop.draws, _shape(noise)
         state = None if loop.solver == "ddim" else device.empty(shape, np.float32)
-        frames_last = isinstance(noise, PlacedNoise) and noise.frames_last
-        self._signal = Signal(device.empty(shape, np.float32), state, frames_last)
+        self.signal = Signal(device.empty(shape, np.float32), state, isinstance(noise, PlacedNoise) and noise.frames_last)
         self._constants = {name: device.empty(array.shape, array.dtype) for name, array in denoiser.constants.items()}
         self._tables = {name: _Table(device, table, shape[0]) for name, table in denoiser.tables.items()}
         self._coefficients = device.empty(loop.coefficients.shape, np.float32)
@@ -74,23 +94,12 @@ class _Bucket:
         else:
             self._noise = GivenNoise(device.empty(noise.shape, np.float32))
         kind = next(tensor.dtype for tensor in denoiser.session.outputs if tensor.name == denoiser.result)
-        result = device.empty((loop.branches or 1, *shape), kind)
-        network = [self._bind(denoiser, position, result.row(0) if loop.branches is None else result) for position in loop.positions]
-        steps = range(1, loop.steps + 1)
-        parts = (steps[first : first + _PART] for first in range(0, loop.steps, _PART))
-        self._parts = [device.capture(partial(self._advance, loop.solver, network, result, part, loop.draws)) for part in parts]
+        self._result = device.empty((loop.branches or 1, *shape), kind)
+        result = self._result.row(0) if loop.branches is None else self._result
+        self._network = [self._bind(denoiser, position, result) for position in loop.positions]
 
-    def run(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> Float:
-        """Load what is new, go through all steps, and wait for the result."""
-        device, result = self._device, np.empty(self._signal.x.shape, np.float32)
-        self._load(loop, denoiser, noise)
-        for part in self._parts:
-            part()
-        device.download(self._signal.x, result)
-        device.wait()
-        return result
-
-    def _load(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> None:
+    def load(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> None:
+        """Upload what changes from run to run."""
         upload = self._device.upload
         for name, array in denoiser.constants.items():
             upload(np.ascontiguousarray(array), self._constants[name])
@@ -106,20 +115,20 @@ class _Bucket:
         elif isinstance(noise, np.ndarray) and isinstance(self._noise, GivenNoise):
             upload(np.ascontiguousarray(noise), self._noise.draws)
 
-    def _advance(self, solver: str, network: list[Callable[[], None]], result: DeviceArray, steps: range, draws: int) -> None:
+    def advance(self, steps: range) -> None:
         """Enqueue some steps, counted from 1; before the first one the signal begins."""
-        kernels, signal = self._device.kernels, self._signal
+        kernels = self._device.kernels
         if steps.start == 1:
-            kernels.begin(solver, signal, self._coefficients, self._noise, self._known)
+            kernels.begin(self._solver, self.signal, self._coefficients, self._noise, self._known)
         for index in steps:
-            network[index - 1]()
-            noise = self._noise if index < draws else None
-            kernels.step(solver, index, signal, result, self._coefficients, self._guidance, noise, self._known)
+            self._network[index - 1]()
+            noise = self._noise if index < self._draws else None
+            kernels.step(self._solver, index, self.signal, self._result, self._coefficients, self._guidance, noise, self._known)
 
     def _bind(self, denoiser: Denoiser, position: int, result: DeviceArray) -> Callable[[], None]:
         """The network at a position: it reads its row of each table where that lies."""
         rows = {name: table.row(position) for name, table in self._tables.items()}
-        feeds = {**self._constants, **rows, denoiser.signal: self._signal.x}
+        feeds = {**self._constants, **rows, denoiser.signal: self.signal.x}
         return denoiser.session.bind_device(feeds, {denoiser.result: result})
 
 

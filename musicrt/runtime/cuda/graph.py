@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from musicrt.runtime.errors import BackendError
@@ -37,12 +39,25 @@ class Graph:
         self._work()
         if self._device.graphs:
             self._generation = self._device.generation
-            self._replay = self._device.record(self._work)
+            with _no_collection():
+                self._replay = self._device.record(self._work)
 
     @property
     def is_recorded(self) -> bool:
         """Whether the next call replays."""
         return self._replay is not None and self._generation == self._device.generation
+
+
+@contextlib.contextmanager
+def _no_collection() -> Iterator[None]:
+    """Without Python's search for cycles: memory that it frees would be freed by the recording."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def is_switched_on(wanted: bool = True) -> bool:
