@@ -89,33 +89,21 @@ def test_whole_run(gpu: Gpu, tiny_bundle: Path, tmp_path: Path, monkeypatch: pyt
         return open_signals(gpu, tiny_bundle)
 
     monkeypatch.setattr(measuring, "load", load_here)
-    asked = [
-        "--bundle",
-        str(tiny_bundle),
-        "--threads",
-        "1",
-        "--seconds",
-        "1",
-        "--steps",
-        "3",
-        "--repeats",
-        "2",
-        "--out",
-        str(tmp_path / "gpu"),
-    ]
+    asked = ["--bundle", str(tiny_bundle), "--out", str(tmp_path / "gpu"), "--threads", "1", "--seconds", "0.3", "--steps", "2"]
+    asked += ["--repeats", "1"]
     suite.main(asked)
     content, text = json.loads((tmp_path / "gpu.json").read_text()), (tmp_path / "gpu.md").read_text()
     assert not any(check["failed"] or check["note"] for check in content["device"]["checks"])
     assert {name for name, found in content["backends"].items() if "obstacle" in found} == {"tensorrt", "tensorrt-rtx", "torch-cuda"}
     found = content["backends"]["onnxruntime-cuda"]
-    assert (found["stage"], found["steps"]) == ("denoiser", 3)
+    assert (found["stage"], found["steps"]) == ("denoiser", 2)
     assert [row["measurement"]["name"] for row in found["rows"]] == [cases.HOST, cases.CALLS, cases.GRAPH]
-    assert all(len(row["measurement"]["times"]) == 2 and row["check"]["error"] < 1e-5 for row in found["rows"])
+    assert all(row["check"]["error"] < 1e-5 for row in found["rows"])
     assert f"Checks: {len(content['device']['checks']) + 3} of" in text
     assert "torch-cuda did not run: torch-cuda can't run here: a test." in text
     assert f"for {found['weights'] / 1e6:.1f} MB of weights" in text
     with refused(BackendError, "torch-cuda did not run; see gpu.md"):
-        suite.main([*asked, "--backends", "torch-cuda", "onnxruntime-cuda"])
+        suite.main([*asked, "--backends", "torch-cuda"])
 
 
 def test_loop_over_tokens(gpu: Gpu, monkeypatch: pytest.MonkeyPatch) -> None:
