@@ -22,8 +22,8 @@ from musicrt.runtime.model import load
 from tests.benchmarks.here import call_here
 from tests.conftest import refused
 from tests.runtime.fake_gpu import FakeGpuSession
-from tests.runtime.test_generation import Gpu
 from tests.runtime.vidmuse_codecs import open_light
+from tests.runtime.vidmuse_gpu import Gpu
 
 
 @pytest.fixture

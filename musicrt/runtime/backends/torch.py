@@ -169,6 +169,11 @@ class TorchDevice(Device):
 
         return replay
 
+    def record_loop(self, work: Callable[[int], None]) -> Callable[[], None]:
+        """See `Device`; torch records no loops."""
+        del work
+        raise BackendError("torch-cuda records no graphs with loops in them; leave out MUSICRT_CUDA_WHILE")
+
 
 def as_tensor(array: DeviceArray) -> Tensor:
     """A tensor in the same memory."""
