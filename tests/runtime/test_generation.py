@@ -6,19 +6,18 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.cuda import generation
-from musicrt.runtime.loops.sampling import Float, Sampling, Tokens, pick
+from musicrt.runtime.loops.sampling import Sampling, Tokens
 from musicrt.runtime.models.vidmuse import composer
 from musicrt.runtime.models.vidmuse.chunks import Chunk
 from musicrt.runtime.models.vidmuse.noise import InjectedNumbers, Numbers, SeededNumbers
 from musicrt.runtime.models.vidmuse.options import GenerateOptions, Settings
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.models.vidmuse.plan import Task
-from musicrt.runtime.noise import uniform_numbers
 from tests.conftest import ForSystem
 from tests.reference import signals
 from tests.runtime.fake_gpu import FakeGpuSession
 from tests.runtime.vidmuse_codecs import CARD, clip, open_light, open_tiny, uniforms
-from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, open_on, write
+from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, OnHost, open_on, write
 
 pytestmark = pytest.mark.usefixtures("short_blocks")
 
@@ -101,15 +100,8 @@ def test_windows_one_after_the_other(host: Pipeline) -> None:
 
 
 def test_numbers_that_only_the_host_can_draw(host: Pipeline) -> None:
-    class Custom:
-        def begin(self) -> None:
-            return
-
-        def draw(self, call: int, weights: Float) -> Tokens:
-            return pick(weights, np.tile(uniform_numbers(1, 4, draw=call), len(weights) // 4))
-
     device, prompt = Gpu(), np.zeros((1, 4, 3), np.int64)
     expected = write(host, 2, seed=1, prompt=prompt)
-    np.testing.assert_array_equal(write(open_on(device), 2, noise=Custom(), prompt=prompt), expected)
+    np.testing.assert_array_equal(write(open_on(device), 2, noise=OnHost(), prompt=prompt), expected)
     assert not device.named("launch")
     assert len(device.named("wait")) == COLUMNS - 3  # one for each choice

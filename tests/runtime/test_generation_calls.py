@@ -17,7 +17,7 @@ from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from tests.conftest import refused
 from tests.runtime.fake_gpu import FakeGpuSession
 from tests.runtime.vidmuse_codecs import LightSession, clip, open_light
-from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, names, open_on, write
+from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, OnHost, names, open_on, write
 
 pytestmark = pytest.mark.usefixtures("short_blocks")
 
@@ -166,6 +166,18 @@ def test_logits_that_are_no_numbers(host: Pipeline, looping: bool, monkeypatch: 
     assert names(device.calls).count("run") == (9 if looping else 11)  # the device itself stops early
     np.testing.assert_array_equal(write(pipeline, seed=2), write(host, seed=2))
     assert names(device.calls).count("record") == 2  # memory of a window that failed is not used again
+
+
+@pytest.mark.parametrize("device", [None, Gpu()], ids=["host", "choice on the host"])
+def test_logits_that_are_no_numbers_on_the_host(host: Pipeline, device: Gpu | None) -> None:
+    pipeline = open_light()[0] if device is None else open_on(device)
+    failing = FailingSession(pipeline.model.spec.stage("lm"))
+    pipeline.model._sessions["lm"] = failing if device is None else FakeGpuSession(failing, device)
+    with refused(BackendError, "got logits that are no numbers at column 9"):
+        write(pipeline, noise=OnHost())
+    assert not pipeline.composer.language._caches
+    assert pipeline.composer.language._loop is None
+    np.testing.assert_array_equal(write(pipeline, seed=2), write(host, seed=2))
 
 
 # Graphs with loops

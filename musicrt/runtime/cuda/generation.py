@@ -43,7 +43,7 @@ class TokenLoop:
     """Writes sequences of one size, one after the other. Memory and graphs are made for the first, and serve all others.
 
     `begin` comes before each sequence, then either `write`, or `feed` where the host chooses. What is abandoned between two blocks leaves
-    everything as it should be; `is_sound` says whether the next sequence may use it.
+    everything as it should be; after an error states may hold what is no number, and no other sequence is to be begun.
     """
 
     def __init__(
@@ -81,7 +81,6 @@ class TokenLoop:
         self._columns: dict[bool, Callable[[int], None]] = {}  # writes so many columns, by whether numbers are given
         self._prefill: _Prefill | None = None
         self._before, self._most = 0, 1
-        self.is_sound = True
 
     def fits(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> bool:
         """Whether it is made for such inputs and sizes; there may be twice the room that is needed."""
@@ -121,7 +120,6 @@ class TokenLoop:
         choice = replace(self._choice, uniforms=self._uniforms) if given else replace(self._choice, seed=self._seed)
         self._load(sequence, settings, draws, call)
         for start, stop in _spans(known, first, end, self._pattern.lag):
-            self.is_sound = False
             self._gpu.make_current()  # of a stream, blocks may be asked for by one thread or another
             draw = max(start - first, 0) + (0 if given else call)
             self._gpu.upload(choice_state(start, stop, end, draw), choice.state)
@@ -190,7 +188,6 @@ class TokenLoop:
         if failed := int(self._state[STATE.index("failed")]):
             raise bad_logits(failed)
         sequence.tokens[...] = self._tokens[:, :, : sequence.tokens.shape[2]]
-        self.is_sound = True
 
     def _empty_logits(self, columns: int) -> DeviceArray:
         spec = next(tensor for tensor in self._session.outputs if tensor.name == "logits")

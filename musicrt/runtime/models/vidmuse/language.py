@@ -25,7 +25,10 @@ _SCORES = 1 << 26
 
 
 class Window:
-    """One sequence, until it is closed. `feed`: see `Evaluate`. `loop`: what can write all of it on a GPU; None on the host."""
+    """One sequence, until it is closed. `feed`: see `Evaluate`. `loop`: what can write all of it on a GPU; None on the host.
+
+    Left by an error, it gives nothing to the next one: caches may hold what is no number.
+    """
 
     def __init__(self, feed: Evaluate, loop: TokenLoop | None, give_back: Callable[[], None]) -> None:
         """give_back: called once, with what the next window takes over."""
@@ -42,6 +45,8 @@ class Window:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        if kind not in (None, GeneratorExit):
+            self._give_back = None
         self.close()
 
 
@@ -93,8 +98,7 @@ class Language:
         return loop
 
     def _give_loop(self, loop: TokenLoop) -> None:
-        if loop.is_sound:
-            self._loop = loop
+        self._loop = loop
 
 
 class Steps:
