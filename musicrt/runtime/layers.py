@@ -173,12 +173,24 @@ def attend_cached(projected: Tensor, keys: Tensor, values: Tensor, last: Tensor)
 
     projected: float32 [N, S, 3 * H * W], queries, keys and values of the new positions. keys, values: [N, H, capacity, W]. last: int32
     [N], the place of the last new position, the same for all; what is new is written up to there, in place. A graph can't do that: in
-    export the caches that are given back are new tensors.
+    export the caches that are given back are new tensors. Not on a CPU, what lies behind has to be finite.
     """
     if torch.compiler.is_exporting():
         y, keys, values = torch.ops.musicrt.cached_attention(projected, keys, values, last)
         return y, keys, values
-    return _attend_in_place(projected, keys, values, int(last[0]) + 1), keys, values
+    if projected.device.type == "cpu":
+        return _attend_in_place(projected, keys, values, int(last[0]) + 1), keys, values
+    return attend_masked(projected, keys, values, last), keys, values
+
+
+def attend_masked(projected: Tensor, keys: Tensor, values: Tensor, last: Tensor) -> Tensor:
+    """What `attend_cached` does where the host is not to wait for the place: it looks at the whole cache, so a CUDA graph can record it."""
+    query, key, value = projected.reshape(*projected.shape[:2], 3, keys.shape[1], keys.shape[3]).permute(2, 0, 3, 1, 4)
+    places = torch.arange(1 - projected.shape[1], 1, device=last.device) + last[:1]
+    keys.index_copy_(2, places, key)
+    values.index_copy_(2, places, value)
+    mask = torch.arange(keys.shape[2], device=last.device) <= places[:, None]
+    return F.scaled_dot_product_attention(query, keys, values, attn_mask=mask).transpose(1, 2).flatten(2)
 
 
 def _attend_in_place(projected: Tensor, keys: Tensor, values: Tensor, stop: int) -> Tensor:

@@ -9,7 +9,7 @@ torch = pytest.importorskip("torch")
 import torch.nn.functional as F  # noqa: E402 - needs what was asked for above
 from torch import Tensor, nn  # noqa: E402
 
-from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, attend_cached, bias_of  # noqa: E402
+from musicrt.runtime.layers import Lstm, PhaseTranspose, PhaseUpsample, attend_cached, attend_masked, bias_of  # noqa: E402
 
 
 @pytest.fixture(autouse=True)
@@ -111,6 +111,23 @@ def test_cached_attention_is_that_over_the_whole() -> None:
     torch.testing.assert_close(keys[:, :, :9], key)
     torch.testing.assert_close(values[:, :, :9], value)
     assert keys[:, :, 9:].isnan().all()
+
+
+def test_attention_that_masks_the_cache_is_the_same() -> None:
+    """What runs on a GPU, where no value may be asked for by the host while a graph is recorded: a meta tensor has none."""
+    torch.manual_seed(3)
+    projected = torch.randn(3, 9, 24)
+    caches, masked = torch.zeros(2, 3, 2, 12, 4), torch.zeros(2, 3, 2, 12, 4)
+    for start, stop in ((0, 4), (4, 5), (5, 9)):
+        part, last = projected[:, start:stop], place(stop - 1, 3)
+        expected, *_ = attend_cached(part, *caches, last)
+        torch.testing.assert_close(attend_masked(part, *masked, last), expected)
+        torch.testing.assert_close(masked, caches, rtol=0, atol=0)
+    caches[:, :, :, 9:] = 7.0  # what another sequence left there
+    y = attend_masked(projected[:, 8:], *caches, place(8, 3))
+    torch.testing.assert_close(y, expected[:, -1:])
+    y, keys, values = attend_cached(*(tensor.to("meta") for tensor in (projected[:, 8:], *caches, last)))
+    assert (y.shape, keys.shape, values.shape) == ((3, 1, 8), (3, 2, 12, 4), (3, 2, 12, 4))
 
 
 def test_cached_attention_is_a_sound_operator() -> None:
