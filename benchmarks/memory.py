@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from benchmarks.results import say
-from musicrt.runtime.backends.onnxruntime import FLAVOUR
+from musicrt.runtime.spec import ORT
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated
 from musicrt.runtime.model import load
@@ -86,7 +86,7 @@ def resident_mb() -> dict[str, float]:
     return {"heap_mb": heap, "mapped_mb": mapped}
 
 
-def weights_mb(bundle: Path, stages: Iterable[str], flavour: str = FLAVOUR) -> float:
+def weights_mb(bundle: Path, stages: Iterable[str], flavour: str = ORT) -> float:
     """Weights that the graphs of some stages hold or refer to, each once (needs onnx). flavour: of the graphs."""
     import onnx
 

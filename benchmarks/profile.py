@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
-from musicrt.runtime.backends.onnxruntime import FLAVOUR, OnnxCpu
+from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table, measure, run_isolated
 from musicrt.runtime.model import load
+from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import probe_inputs
 
 _OPSET = 20
@@ -73,7 +74,7 @@ def profile_stage(bundle: str, stage: str, seconds: float, repeats: int, threads
     with load(bundle, backend=OnnxCpu.name, threads=threads) as codec:
         sizes = codec.axis_sizes(seconds)
     opened = Bundle.open(bundle)
-    path, _ = opened.graph(stage, FLAVOUR)
+    path, _ = opened.graph(stage, ORT)
     with tempfile.TemporaryDirectory(prefix="musicrt-profile-") as folder:
         session = _open_graph(str(path), threads, Path(folder) / "profile")
         feeds = probe_inputs(opened.spec.stage(stage), sizes, 1)

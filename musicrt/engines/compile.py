@@ -9,12 +9,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from musicrt.engines.layers import Layer, read_layers, read_nodes, type_name
+from musicrt.engines.layers import Layer, read_layers, read_nodes
 from musicrt.engines.profiles import tensor_range
 from musicrt.runtime.errors import EngineError
 from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.spec import Dim, StageSpec, updated_name
-from musicrt.runtime.tensorrt_family import Family
+from musicrt.runtime.tensorrt_family import Family, type_name
 from musicrt.runtime.tensorrt_messages import Messages, messages_of
 
 STRIPPED = ("STRIP_PLAN", "REFIT_IDENTICAL")

@@ -17,8 +17,8 @@ from pydantic import BaseModel, ConfigDict
 
 from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.spec import Half, StageSpec, kept_name
+from musicrt.runtime.tensorrt_family import type_name
 
-_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 MOVES = frozenset(
     ("CAST", "CONCATENATION", "CONSTANT", "GATHER", "IDENTITY", "PADDING", "SELECT", "SHAPE", "SHUFFLE", "SLICE", "SQUEEZE", "UNSQUEEZE")
 )
@@ -139,12 +139,6 @@ def read_nodes(graph: Path) -> Nodes:
 
     nodes = onnx.load(graph, load_external_data=False).graph.node
     return Nodes({node.name: node.op_type for node in nodes}, {value: node.name for node in nodes for value in node.output if value})
-
-
-def type_name(trt: Any, dtype: Any) -> str:
-    """A type of TensorRT in the words of numpy."""
-    name = str(trt.DataType(dtype).name)
-    return _TYPES.get(name, name.lower())
 
 
 def count_precisions(layers: Iterable[Layer]) -> dict[str, Counter[str]]:

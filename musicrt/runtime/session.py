@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
-from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
+from musicrt.runtime.spec import ORT, Dim, StageSpec, TensorSpec
 
 if TYPE_CHECKING:
     from musicrt.runtime.cuda.device import Device
@@ -208,7 +208,7 @@ class Backend(ABC):
     name: ClassVar[str]
     device: ClassVar[Literal["cpu", "cuda"]]
     extra: ClassVar[str]  # the extra of this package that installs it
-    flavour: str = "ort"  # of the graphs that it runs
+    flavour: str = ORT  # of the graphs that it runs
 
     def __init__(self, *, threads: int | None = None, stream: int | None = None, graphs: bool = True) -> None:
         """threads: CPU threads inside an operator; None: as many as the process may use.

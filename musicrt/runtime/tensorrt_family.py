@@ -18,6 +18,7 @@ from musicrt.runtime.errors import BackendError
 
 TARGETS = ("sm_75", "sm_80", "sm_86", "sm_89", "sm_120", "sm_121")
 """Architectures that engines can be built for ahead of time, in the words of the CUDA compilers."""
+_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16"}
 
 
 @dataclass(frozen=True)
@@ -101,6 +102,12 @@ def find_family(name: str) -> Family:
     if name not in FAMILIES:
         raise BackendError(f"unknown engine {name!r}; known: {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def type_name(trt: Any, dtype: Any) -> str:
+    """A type of TensorRT in the words of numpy."""
+    name = str(trt.DataType(dtype).name)
+    return _TYPES.get(name, name.lower())
 
 
 def _numbers(version: str) -> tuple[int, ...]:

@@ -93,7 +93,7 @@ def engine_session(stage: StageSpec) -> TensorrtSession:
     fake_tensorrt.calls.clear()
     fake_tensorrt.settings.clear()
     fake_tensorrt.FakeDevice.memory.clear()
-    fake_tensorrt.settings["compute"] = compute
+    fake_tensorrt.settings.update(compute=compute, stage=stage)
     whole = ProfileEntry(bucket="whole", axes={axis.name: (axis.minimum, axis.optimum, axis.maximum) for axis in stage.axes})
     messages, device = messages_of(fake_tensorrt), fake_tensorrt.FakeDevice()
     opened = open_plan(fake_tensorrt, stage.name, Path(__file__), messages)

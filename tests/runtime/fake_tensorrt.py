@@ -9,6 +9,7 @@ import numpy as np
 
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.session import Array
+from musicrt.runtime.spec import StageSpec, updated_name
 from tests.runtime import fake_gpu
 
 __version__ = "1.7.1.116"
@@ -18,6 +19,23 @@ settings: dict[str, Any] = {}
 
 class ExecutionContextAllocationStrategy(enum.Enum):
     STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
+
+
+class DynamicShapesKernelSpecializationStrategy(enum.Enum):
+    LAZY, EAGER, NONE = range(3)
+
+
+class DataType(enum.Enum):
+    FLOAT, HALF, INT64 = "float32", "float16", "int64"
+
+
+class RuntimeConfig:
+    def __init__(self) -> None:
+        self.strategy = ExecutionContextAllocationStrategy.STATIC
+        self.dynamic_shapes_kernel_specialization_strategy = DynamicShapesKernelSpecializationStrategy.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy: ExecutionContextAllocationStrategy) -> None:
+        self.strategy = strategy
 
 
 class Severity(enum.Enum):
@@ -73,8 +91,28 @@ class Context:
 
 
 class Engine:
-    def create_execution_context(self, strategy: ExecutionContextAllocationStrategy) -> Context | None:
-        calls.append(("context", strategy.name))
+    """Has the tensors of `settings["stage"]`."""
+
+    def __init__(self) -> None:
+        stage: StageSpec = settings["stage"]
+        self._dtypes = {tensor.name: DataType(tensor.dtype) for tensor in (*stage.feeds, *stage.outputs)}
+        self._dtypes |= {updated_name(state.name): DataType(state.dtype) for state in stage.states}
+        self.num_io_tensors = len(self._dtypes)
+
+    def get_tensor_name(self, index: int) -> str:
+        return list(self._dtypes)[index]
+
+    def get_tensor_dtype(self, name: str) -> DataType:
+        return self._dtypes[name]
+
+    def create_runtime_config(self) -> RuntimeConfig:
+        return RuntimeConfig()
+
+    def create_execution_context(self, how: ExecutionContextAllocationStrategy | RuntimeConfig) -> Context | None:
+        if isinstance(how, RuntimeConfig):
+            calls.append(("context", how.strategy.name, how.dynamic_shapes_kernel_specialization_strategy.name))
+        else:
+            calls.append(("context", how.name))
         return None if settings.get("refuse") == "context" else Context()
 
 

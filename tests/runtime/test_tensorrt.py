@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ def compute(memory: dict[str, Any]) -> None:
 def settings() -> Iterator[dict[str, Any]]:
     fake.calls.clear()
     fake.settings.clear()
-    fake.settings["compute"] = compute
+    fake.settings.update(compute=compute, stage=STAGE)
     yield fake.settings
     fake.settings.clear()
 
@@ -120,11 +121,55 @@ def test_refused_call_is_an_error_with_its_reason(call: str, settings: dict[str,
 
 def test_plan_and_context_that_do_not_open(settings: dict[str, Any]) -> None:
     settings["refuse"] = "deserialize"
-    with refused(EngineError, "small", "the plan is of another version", "build the engines again"):
+    with refused(EngineError, "small", "the plan is of another version", f"delete {Path(__file__).parent}, then build the engines again"):
         open_session()
     settings["refuse"] = "context"
     with refused(EngineError, "small", "no execution context"):
         open_session()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"states": (replace(CACHE, dtype="float32"),)}, ("'cache'", "is float16, expected float32")),
+        ({"inputs": (replace(X, dtype="float16"),)}, ("'x'", "is float32, expected float16")),
+        ({"outputs": (Y, replace(Y, name="z"))}, ("'z'", "is missing, expected float32")),
+        ({"states": ()}, ("'cache'", "is float16, expected missing")),
+    ],
+)
+def test_plan_of_another_spec_is_refused(changes: dict[str, Any], words: tuple[str, ...]) -> None:
+    """Its bytes would be read as what they are not."""
+    messages, stage = messages_of(fake), replace(STAGE, **changes)
+    with refused(EngineError, "small", *words, "export the bundle again, then build its engines"):
+        OpenEngine(fake, stage, open_plan(fake, "small", Path(__file__), messages), PROFILES, messages)
+
+
+def test_shapes_of_bound_calls_have_contexts_of_their_own() -> None:
+    """What a graph was recorded of may not get other shapes after that."""
+    device = fake.FakeDevice()
+    session = open_session(device=device)
+
+    def bind(length: int) -> Any:
+        x, y = device.empty((1, length), np.float32), device.empty((1, length), np.float32)
+        return session.bind_device({"x": x, **session.new_states({"batch": 1, "room": 8})}, {"y": y})
+
+    first, second, other = bind(4), bind(4), bind(3)
+    for call in (first, second, other, first, second, other):
+        call()
+    session.run(feeds(length=5))
+    assert named("context") == [("USER_MANAGED",), ("USER_MANAGED", "EAGER"), ("USER_MANAGED", "EAGER")]
+    assert [shape for name, shape in named("shape") if name == "x"] == [(1, 4), (1, 3), (1, 5)]
+    del first, second, call
+    bind(4)
+    assert len(named("context")) == 4  # what nobody calls is not kept
+
+
+def test_arrays_at_odd_addresses_are_refused() -> None:
+    device = fake.FakeDevice()
+    session, x = open_session(device=device), device.empty((1, 4), np.float32)
+    moved = DeviceArray(x.address + 4, x.shape, x.dtype, x)
+    with refused(InputError, "small", "x begins at 0x", "a multiple of 256 bytes", "copy it"):
+        session.bind_device({"x": moved, **session.new_states({"batch": 1, "room": 8})}, {"y": device.empty((1, 4), np.float32)})
 
 
 def test_scratch_memory_is_shared_and_grows(settings: dict[str, Any]) -> None:
@@ -228,11 +273,12 @@ def with_plan(bundle: Bundle, *, stages: int = 99, **changes: Any) -> Bundle:
 
 
 @pytest.mark.usefixtures("with_gpu")
-def test_plan_that_fits_is_opened(tiny_bundle: Path) -> None:
+def test_plan_that_fits_is_opened(tiny_bundle: Path, settings: dict[str, Any]) -> None:
     backend = TensorrtRtx()
     assert backend.obstacle() is None
     bundle = with_plan(Bundle.open(tiny_bundle))
     backend.check_bundle(bundle)
+    settings["stage"] = bundle.spec.stage("encoder").in_flavour("trt")
     with backend.open_session(bundle, "encoder") as session:
         assert isinstance(session, TensorrtSession)
         assert session.stage.name == "encoder"

@@ -21,8 +21,6 @@ from musicrt.runtime.spec import StageSpec, updated_name
 if TYPE_CHECKING:
     import onnxruntime as ort
 
-FLAVOUR = "ort"
-
 
 class OnnxSession(Session):
     """A stage in ONNX Runtime. On CUDA it works on the stream of `gpu`, if that is given."""

@@ -5,18 +5,19 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Literal
+from weakref import WeakValueDictionary
 
 import numpy as np
 
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.array import ALIGNMENT, DeviceArray
 from musicrt.runtime.cuda.device import Arena, Device
-from musicrt.runtime.cuda.engine import OpenEngine, open_plan
+from musicrt.runtime.cuda.engine import EngineContext, OpenEngine, open_plan
 from musicrt.runtime.driver import gpu_architecture
-from musicrt.runtime.errors import BackendError, EngineError
+from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import StageSpec, updated_name
+from musicrt.runtime.spec import TRT, StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family, find_family
 from musicrt.runtime.tensorrt_messages import messages_of
 
@@ -27,6 +28,8 @@ class TensorrtSession(Session):
     def __init__(self, stage: StageSpec, engine: OpenEngine, device: Device, arena: Arena) -> None:
         super().__init__(stage)
         self._engine: OpenEngine | None = engine
+        self._context: EngineContext | None = engine.new_context()  # of calls from the host, whose shapes change
+        self._bound: WeakValueDictionary[tuple[tuple[str, int], ...], EngineContext] = WeakValueDictionary()
         self._device, self._arena = device, arena
         self._buffers: dict[str, DeviceArray] = {}
 
@@ -44,7 +47,7 @@ class TensorrtSession(Session):
         arrays = self._place(sizes)
         for tensor in self.stage.feeds:
             self._device.upload(np.ascontiguousarray(feeds[tensor.name]), arrays[tensor.name])
-        self._opened.run(sizes, self._with_updates(arrays), self._device.stream, self._arena)
+        self._host_context.run(sizes, self._with_updates(arrays), self._device.stream, self._arena)
         results = {tensor.name: np.empty(tensor.resolve(sizes), tensor.dtype) for tensor in self.outputs if tensor.name in names}
         for name, result in results.items():
             self._device.download(arrays[name], result)
@@ -54,15 +57,32 @@ class TensorrtSession(Session):
         return {name: results[name] for name in names}
 
     def _bind_device(self, arrays: Mapping[str, DeviceArray], sizes: Mapping[str, int]) -> Callable[[], None]:
-        opened, bound = self._opened, self._with_updates(arrays)
-        opened.profile_of(sizes)
-        return functools.partial(opened.run, dict(sizes), bound, self._device.stream, self._arena)
+        bound = self._with_updates(arrays)
+        for name, array in bound.items():
+            if array.address % ALIGNMENT:
+                raise InputError(f"{self.stage.name}: {name} begins at {array.address:#x}, expected a multiple of {ALIGNMENT} bytes; copy it")
+        return functools.partial(self._context_for(sizes).run, dict(sizes), bound, self._device.stream, self._arena)
+
+    def _context_for(self, sizes: Mapping[str, int]) -> EngineContext:
+        """One for all bound calls of these sizes, as long as there are any: graphs that were recorded of it need it to keep its shapes."""
+        key = tuple(sorted(sizes.items()))
+        context = self._bound.get(key)
+        if context is None:
+            self._opened.profile_of(sizes)
+            context = self._bound[key] = self._opened.new_context(recorded=self._device.graphs)
+        return context
 
     @property
     def _opened(self) -> OpenEngine:
         if self._engine is None:
             raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
         return self._engine
+
+    @property
+    def _host_context(self) -> EngineContext:
+        if self._context is None:
+            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
+        return self._context
 
     def _place(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
         """Arrays on the GPU for all inputs, states and outputs; memory is kept from call to call where it is large enough."""
@@ -80,7 +100,7 @@ class TensorrtSession(Session):
         return {**arrays, **{updated_name(state.name): arrays[state.name] for state in self.states}}
 
     def _close(self) -> None:
-        self._engine = None
+        self._engine = self._context = None
         self._buffers.clear()
 
 
@@ -88,7 +108,7 @@ class _TensorrtBackend(Backend):
     """What both share. TensorRT and CUDA are imported when the first session is opened; the driver is asked before."""
 
     device: ClassVar[Literal["cpu", "cuda"]] = "cuda"
-    flavour = "trt"
+    flavour = TRT
 
     @classmethod
     def family(cls) -> Family:

@@ -10,6 +10,8 @@ import numpy as np
 
 from musicrt.runtime.errors import BackendError
 
+ALIGNMENT = 256
+"""Bytes that the address of what a network reads or writes has to be a multiple of, as TensorRT wants it."""
 _CUDA, _MANAGED = 2, 13  # device types of DLPack
 
 

@@ -9,7 +9,7 @@ from functools import partial
 import numpy as np
 
 from musicrt.runtime.cuda.arguments import GivenNoise, SeededNoise, Signal
-from musicrt.runtime.cuda.array import DeviceArray
+from musicrt.runtime.cuda.array import ALIGNMENT, DeviceArray
 from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.loops.denoiser import Denoiser, Float, Loop
 from musicrt.runtime.loops.diffusion import Draw, OnStep
@@ -18,8 +18,6 @@ from musicrt.runtime.session import Array
 
 _BUCKETS = 4
 """Of which memory and graphs are kept."""
-_ALIGNMENT = 256
-"""Bytes that the address of a tensor has to be a multiple of, for TensorRT."""
 _PART = 100
 """Steps in a graph, at most: a longer loop is several, as a network takes hundreds of nodes for each."""
 
@@ -137,7 +135,7 @@ class _Table:
 
     def __init__(self, device: Device, table: Array, batch: int) -> None:
         self._device, self._shape = device, (batch, *table.shape[1:])
-        size, unit = math.prod(self._shape), _ALIGNMENT // table.dtype.itemsize
+        size, unit = math.prod(self._shape), ALIGNMENT // table.dtype.itemsize
         self._memory = device.empty((len(table), -(-size // unit) * unit), table.dtype)
         self._loaded: Array | None = None
 

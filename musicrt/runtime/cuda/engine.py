@@ -1,4 +1,4 @@
-"""An engine that was read from its plan, and the calls that run it."""
+"""An engine that was read from its plan, its execution contexts, and the calls that run it."""
 
 from __future__ import annotations
 
@@ -10,26 +10,39 @@ from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Arena
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.spec import StageSpec, updated_name
+from musicrt.runtime.tensorrt_family import type_name
 from musicrt.runtime.tensorrt_messages import Messages
 
 
 class OpenEngine:
-    """A deserialised engine with an execution context, whose scratch memory is lent to it for each call."""
+    """A deserialised engine, which makes execution contexts."""
 
     def __init__(self, trt: Any, stage: StageSpec, opened: tuple[Any, Any], profiles: Sequence[ProfileEntry], messages: Messages) -> None:
-        """`opened`: what `open_plan` gives. Raises EngineError where the GPU has no room for a context."""
-        self._stage, self._profiles, self._messages = stage, profiles, messages
-        self._opened = opened  # runtime and engine outlive the context
-        engine = opened[1]
-        with messages.awaited():
-            self._context = engine.create_execution_context(trt.ExecutionContextAllocationStrategy.USER_MANAGED)
-            if self._context is None:
-                raise EngineError(f"{stage.name}: no execution context: {messages.reason()}; free memory of the GPU and load again")
-        self._context.error_recorder = messages.recorder
-        self._profile: int | None = None
-        self._sizes: dict[str, int] = {}
-        self._scratch = 0
+        """`opened`: what `open_plan` gives. Raises EngineError where it has not the tensors of the stage."""
+        self.stage, self.messages = stage, messages
+        self._trt, self._profiles = trt, profiles
+        self._opened = opened  # the runtime outlives the engine
+        self._check_tensors()
+
+    def new_context(self, *, recorded: bool = False) -> EngineContext:
+        """A context of its own. recorded: its calls become part of CUDA graphs. Raises EngineError where the GPU has no room for it."""
+        engine, strategy = self._opened[1], self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        specialization = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)  # tensorrt-rtx has it
+        with self.messages.awaited():
+            if recorded and specialization is not None:
+                # By default the kernels for a shape are compiled on the side: a graph would keep those that stand in for them.
+                config = engine.create_runtime_config()
+                config.set_execution_context_allocation_strategy(strategy)
+                config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+                made = engine.create_execution_context(config)
+            else:
+                made = engine.create_execution_context(strategy)
+            if made is None:
+                reason = self.messages.reason()
+                raise EngineError(f"{self.stage.name}: no execution context: {reason}; free memory of the GPU and load again")
+        made.error_recorder = self.messages.recorder
+        return EngineContext(self, made)
 
     @property
     def limits(self) -> dict[str, tuple[int, int]]:
@@ -44,10 +57,39 @@ class OpenEngine:
             known = "; ".join(_describe(profile) for profile in self._profiles)
             got = ", ".join(f"{name} {size}" for name, size in sizes.items())
             raise InputError(
-                f"{self._stage.name}: got {got}, but the engine is made for {known}; use shorter or fewer windows, "
+                f"{self.stage.name}: got {got}, but the engine is made for {known}; use shorter or fewer windows, "
                 "or build it with another --profile"
             )
         return index
+
+    def _check_tensors(self) -> None:
+        """Hold names and dtypes against the spec: a plan of before a change of it would read and write other bytes."""
+        engine = self._opened[1]
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        found = {name: type_name(self._trt, engine.get_tensor_dtype(name)) for name in names}
+        expected = {tensor.name: str(tensor.dtype) for tensor in (*self.stage.feeds, *self.stage.outputs)}
+        expected |= {updated_name(state.name): str(state.dtype) for state in self.stage.states}
+        for name in sorted(found.keys() | expected.keys()):
+            got, wanted = (tensors.get(name, "missing") for tensors in (found, expected))
+            if got != wanted:
+                raise EngineError(
+                    f"{self.stage.name}: tensor {name!r} of the engine is {got}, expected {wanted}, as another version of musicrt had it; "
+                    "export the bundle again, then build its engines"
+                )
+
+
+class EngineContext:
+    """An execution context, whose scratch memory is lent to it for each call.
+
+    A CUDA graph that was recorded of it is right only as long as its shapes stay the same.
+    """
+
+    def __init__(self, engine: OpenEngine, context: Any) -> None:
+        self._engine, self._context = engine, context  # the engine outlives the context
+        self._stage, self._messages = engine.stage, engine.messages
+        self._profile: int | None = None
+        self._sizes: dict[str, int] = {}
+        self._scratch = 0
 
     def run(self, sizes: Mapping[str, int], arrays: Mapping[str, DeviceArray], stream: int, arena: Arena) -> None:
         """Enqueue one call. `arrays`: every input and output of the engine. Raises BackendError, InputError."""
@@ -65,7 +107,7 @@ class OpenEngine:
         if sizes == self._sizes:
             return
         self._sizes = {}
-        index = self.profile_of(sizes)
+        index = self._engine.profile_of(sizes)
         if index != self._profile:
             self._must(self._context.set_optimization_profile_async(index, stream), f"takes no profile {index}")
             self._profile = index
@@ -73,7 +115,7 @@ class OpenEngine:
             shape = tensor.resolve(sizes)
             self._must(self._context.set_input_shape(tensor.name, shape), f"takes no {tensor.name!r} of shape {list(shape)}")
         if missing := self._context.infer_shapes():
-            raise BackendError(f"{self._stage.name}: TensorRT lacks the shapes of {', '.join(missing)}; build the engines again")
+            raise BackendError(f"{self._stage.name}: TensorRT lacks the shapes of {', '.join(missing)}; export the bundle again, then build its engines")
         self._scratch = int(self._context.update_device_memory_size_for_shapes())
         self._sizes = sizes
 
@@ -84,16 +126,17 @@ class OpenEngine:
 
 def open_plan(trt: Any, stage: str, path: Path, messages: Messages, *, weights: Path | None = None) -> tuple[Any, Any]:
     """A runtime, and the engine that it reads from a file. `weights`: the graph whose weights a stripped one gets. Raises EngineError."""
+    remedy = f"delete {path.parent}, then build the engines again on this machine"  # whole plans count as current: none would be built
     with messages.awaited():
         runtime = trt.Runtime(messages.logger)
         engine = runtime.deserialize_cuda_engine(path.read_bytes())
         if engine is None:
-            raise EngineError(f"{stage}: {path.name} can't be opened: {messages.reason()}; build the engines again on this machine")
+            raise EngineError(f"{stage}: {path.name} can't be opened: {messages.reason()}; {remedy}")
         if weights is not None:
             refitter = trt.Refitter(engine, messages.logger)
             filled = trt.OnnxParserRefitter(refitter, messages.logger).refit_from_file(str(weights)) and refitter.refit_cuda_engine()
             if not filled:
-                raise EngineError(f"{stage}: the weights of {weights.name} don't fit the engine: {messages.reason()}; build it again")
+                raise EngineError(f"{stage}: the weights of {weights.name} don't fit the engine: {messages.reason()}; {remedy}")
     return runtime, engine
 
 
