@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
-from musicrt.runtime.spec import ORT, Dim, StageSpec, TensorSpec
+from musicrt.runtime.spec import ORT, StageSpec, TensorSpec
 
 if TYPE_CHECKING:
     from musicrt.runtime.cuda.device import Device
@@ -33,6 +34,7 @@ class Session(ABC):
     def __init__(self, stage: StageSpec) -> None:
         self.stage = stage
         self._closed = False
+        self._dependent: dict[Callable[[], None], None] = {}
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -116,7 +118,14 @@ class Session(ABC):
         """Release what the backend holds. A closed session refuses to run; closing twice is fine."""
         if not self._closed:
             self._closed = True
+            for drop in self._dependent:
+                drop()
+            self._dependent.clear()
             self._close()
+
+    def at_close(self, drop: Callable[[], None]) -> None:
+        """Have this called when it is closed, once: for what keeps memory on a GPU from call to call, and the calls bound to that."""
+        self._dependent[drop] = None
 
     def __enter__(self) -> Self:
         return self
@@ -174,32 +183,6 @@ class Session(ABC):
 
     def _close(self) -> None:
         return
-
-
-def check_array(tensor: TensorSpec, array: Array, sizes: dict[str, int], owner: str) -> None:
-    """Hold an array against its spec; axis sizes seen are added to `sizes` and must agree. Raises InputError."""
-    if not isinstance(array, np.ndarray):
-        raise InputError(f"{owner}: {tensor.name} is a {type(array).__name__}, expected a numpy array ({tensor.describe()})")
-    check_tensor(tensor, array, sizes, owner)
-
-
-def check_tensor(tensor: TensorSpec, array: Array | DeviceArray, sizes: dict[str, int], owner: str) -> None:
-    """The same for an array anywhere."""
-    if array.dtype != tensor.dtype:
-        raise InputError(f"{owner}: {tensor.name} is {array.dtype}, expected {tensor.dtype} ({tensor.describe()})")
-    wrong = InputError(f"{owner}: {tensor.name} has shape {list(array.shape)}, expected {tensor.describe()}")
-    if len(array.shape) != len(tensor.shape):
-        raise wrong
-    for size, dim in zip(array.shape, tensor.dims, strict=True):
-        if not isinstance(dim, Dim):
-            if size != dim:
-                raise wrong
-            continue
-        count = sizes.setdefault(dim.axis.name, dim.count(size))
-        if dim.size(count) != size:
-            raise InputError(f"{wrong}, where {dim.axis.name} is a whole number, the same for all inputs")
-        if not dim.axis.minimum <= count <= dim.axis.maximum:
-            raise InputError(f"{wrong}, where {dim.axis.name} is from {dim.axis.minimum} to {dim.axis.maximum}")
 
 
 class Backend(ABC):

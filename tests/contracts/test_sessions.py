@@ -12,13 +12,14 @@ import pytest
 
 from musicrt.runtime.backends.tensorrt import TensorrtSession
 from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.checks import check_array
 from musicrt.runtime.cuda.device import Arena
 from musicrt.runtime.cuda.engine import OpenEngine, open_plan
 from musicrt.runtime.errors import BackendError, BundleError, InputError
 from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.session import Array, Backend, FakeSession, Session, check_array
+from musicrt.runtime.session import Array, Backend, FakeSession, Session
 from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
 from musicrt.runtime.tensorrt_messages import messages_of
 from musicrt.runtime.verify import probe_inputs, probe_sizes, relative_error

@@ -17,6 +17,11 @@ calls: list[tuple[Any, ...]] = []
 settings: dict[str, Any] = {}
 
 
+def named(kind: str) -> list[tuple[Any, ...]]:
+    """What follows the name in all calls of one."""
+    return [call[1:] for call in calls if call[0] == kind]
+
+
 class ExecutionContextAllocationStrategy(enum.Enum):
     STATIC, ON_PROFILE_CHANGE, USER_MANAGED = range(3)
 

@@ -117,16 +117,17 @@ def test_attention_that_masks_the_cache_is_the_same() -> None:
     """What runs on a GPU, where no value may be asked for by the host while a graph is recorded: a meta tensor has none."""
     torch.manual_seed(3)
     projected = torch.randn(3, 9, 24)
-    caches, masked = torch.zeros(2, 3, 2, 12, 4), torch.zeros(2, 3, 2, 12, 4)
+    keys, values, *masked = torch.zeros(4, 3, 2, 12, 4)
     for start, stop in ((0, 4), (4, 5), (5, 9)):
         part, last = projected[:, start:stop], place(stop - 1, 3)
-        expected, *_ = attend_cached(part, *caches, last)
-        torch.testing.assert_close(attend_masked(part, *masked, last), expected)
-        torch.testing.assert_close(masked, caches, rtol=0, atol=0)
-    caches[:, :, :, 9:] = 7.0  # what another sequence left there
-    y = attend_masked(projected[:, 8:], *caches, place(8, 3))
+        expected, *_ = attend_cached(part, keys, values, last)
+        torch.testing.assert_close(attend_masked(part, masked[0], masked[1], last), expected)
+        torch.testing.assert_close(masked, [keys, values], rtol=0, atol=0)
+    keys[:, :, 9:], values[:, :, 9:] = 7.0, 7.0  # what another sequence left there
+    y = attend_masked(projected[:, 8:], keys, values, place(8, 3))
     torch.testing.assert_close(y, expected[:, -1:])
-    y, keys, values = attend_cached(*(tensor.to("meta") for tensor in (projected[:, 8:], *caches, last)))
+    unread = [tensor.to("meta") for tensor in (projected[:, 8:], keys, values, last)]
+    y, keys, values = attend_cached(unread[0], unread[1], unread[2], unread[3])
     assert (y.shape, keys.shape, values.shape) == ((3, 1, 8), (3, 2, 12, 4), (3, 2, 12, 4))
 
 

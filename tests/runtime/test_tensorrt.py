@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
-import sys
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,22 +10,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicrt.runtime import tensorrt_family
-from musicrt.runtime.backends import tensorrt as backend_module
-from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx, TensorrtSession
-from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.backends.tensorrt import TensorrtSession
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Arena
 from musicrt.runtime.cuda.engine import OpenEngine, open_plan
-from musicrt.runtime.driver import cuda_obstacle
 from musicrt.runtime.errors import BackendError, EngineError, InputError
-from musicrt.runtime.manifest import FileEntry, PlanEntry, ProfileEntry
-from musicrt.runtime.model import Model
+from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
-from musicrt.runtime.tensorrt_family import FAMILIES
 from musicrt.runtime.tensorrt_messages import messages_of
 from tests.conftest import refused
 from tests.runtime import fake_tensorrt as fake
+from tests.runtime.fake_tensorrt import named
 
 BATCH, LENGTH, ROOM = Axis("batch", 1, 1, 8), Axis("length", 1, 4, 64), Axis("room", 1, 8, 64)
 X, Y = TensorSpec("x", "float32", (BATCH, LENGTH)), TensorSpec("y", "float32", (BATCH, LENGTH))
@@ -64,10 +57,6 @@ def open_session(arena: Arena | None = None, device: fake.FakeDevice | None = No
 
 def feeds(batch: int = 1, length: int = 4, room: int = 8) -> dict[str, Any]:
     return {"x": np.arange(batch * length, dtype=np.float32).reshape(batch, length), "cache": np.zeros((batch, room), np.float16)}
-
-
-def named(kind: str) -> list[tuple[Any, ...]]:
-    return [call[1:] for call in fake.calls if call[0] == kind]
 
 
 def test_a_call_sets_all_that_tensorrt_wants_in_its_order() -> None:
@@ -168,7 +157,7 @@ def test_arrays_at_odd_addresses_are_refused() -> None:
     device = fake.FakeDevice()
     session, x = open_session(device=device), device.empty((1, 4), np.float32)
     moved = DeviceArray(x.address + 4, x.shape, x.dtype, x)
-    with refused(InputError, "small", "x begins at 0x", "a multiple of 256 bytes", "copy it"):
+    with refused(InputError, "small", "x begins at 0x", "a multiple of 256 bytes", "pass a copy"):
         session.bind_device({"x": moved, **session.new_states({"batch": 1, "room": 8})}, {"y": device.empty((1, 4), np.float32)})
 
 
@@ -241,133 +230,3 @@ def test_arrays_of_other_packages_are_taken() -> None:
     assert array.__cuda_array_interface__["data"] == (4096, False)
     with refused(BackendError, "C-contiguous"):
         DeviceArray.of(Foreign((2, 4)))
-
-
-# Which plan of a bundle runs here
-
-
-@pytest.fixture
-def with_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As if there were a GPU, an RTX 4090, and a TensorRT."""
-    monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: None)
-    monkeypatch.setattr(tensorrt_family, "_is_there", lambda _: True)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setitem(sys.modules, "tensorrt_rtx", fake)
-    monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
-    monkeypatch.setattr(backend_module, "Device", fake.FakeDevice)
-
-
-def with_plan(bundle: Bundle, *, stages: int = 99, **changes: Any) -> Bundle:
-    """The bundle with an entry for a plan of each stage; the files are not there."""
-    file = FileEntry(path="manifest.json", bytes=1, sha256="0" * 64)
-    values: dict[str, Any] = {
-        "engine": "tensorrt-rtx",
-        "version": fake.__version__,
-        "targets": ["sm_86", "sm_89"],
-        "stripped": False,
-    } | changes
-    plan = PlanEntry(file=file, report=file, key="0" * 64, precision="float16", flavour="trt", profiles=PROFILES, **values)
-    names = [stage.name for stage in bundle.spec.stages][:stages]
-    bundle.manifest = bundle.manifest.model_copy(update={"engines": {"folder": dict.fromkeys(names, plan)}})
-    return bundle
-
-
-@pytest.mark.usefixtures("with_gpu")
-def test_plan_that_fits_is_opened(tiny_bundle: Path, settings: dict[str, Any]) -> None:
-    backend = TensorrtRtx()
-    assert backend.obstacle() is None
-    bundle = with_plan(Bundle.open(tiny_bundle))
-    backend.check_bundle(bundle)
-    settings["stage"] = bundle.spec.stage("encoder").in_flavour("trt")
-    with backend.open_session(bundle, "encoder") as session:
-        assert isinstance(session, TensorrtSession)
-        assert session.stage.name == "encoder"
-    assert named("deserialize") == [((tiny_bundle / "manifest.json").stat().st_size,)]
-    assert backend.describe() == "tensorrt-rtx 1.7.1.116, a fake GPU, sm_89"
-
-
-@pytest.mark.usefixtures("with_gpu")
-@pytest.mark.parametrize(
-    ("changes", "words"),
-    [
-        ({"stages": 0}, ("has no tensorrt-rtx engine", "none at all", "musicrt build")),
-        ({"stages": 2}, ("has no tensorrt-rtx engine", "conditioning")),
-        ({"engine": "tensorrt"}, ("only for tensorrt;",)),
-        ({"version": "1.6.0.1"}, ("of tensorrt-rtx 1.6.0.1", "installed is 1.7.1.116")),
-        ({"targets": ["sm_86", "sm_120"]}, ("made for sm_120, sm_86", "this GPU is sm_89", "--target sm_89")),
-    ],
-)
-def test_plan_that_does_not_fit_is_refused(tiny_bundle: Path, changes: dict[str, Any], words: tuple[str, ...]) -> None:
-    with refused(EngineError, *words, "musicrt build"):
-        TensorrtRtx().check_bundle(with_plan(Bundle.open(tiny_bundle), **changes))
-
-
-def test_auto_passes_over_a_bundle_without_engines(tiny_bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("onnxruntime")
-    monkeypatch.setattr(TensorrtRtx, "obstacle", staticmethod(lambda: None))
-    monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
-    monkeypatch.setattr(tensorrt_family.Family, "load", lambda _: fake)
-    monkeypatch.setattr(backend_module, "Device", fake.FakeDevice)
-    with Model.open(tiny_bundle) as model:
-        assert "has no tensorrt-rtx engine" in model.backend.reasons["tensorrt-rtx"]
-
-
-@pytest.mark.usefixtures("with_gpu")
-def test_stripped_engine_gets_the_weights_of_its_graph(tmp_path: Path, settings: dict[str, Any]) -> None:
-    graph = tmp_path / "a.trt.onnx"
-    open_plan(fake, "small", Path(__file__), messages_of(fake), weights=graph)
-    assert named("weights") == [(str(graph),)]
-    assert ("refit",) in fake.calls
-    settings["refuse"] = "weights"
-    with refused(EngineError, "small", graph.name):
-        open_plan(fake, "small", Path(__file__), messages_of(fake), weights=graph)
-
-
-@pytest.mark.parametrize("kind", [Tensorrt, TensorrtRtx])
-def test_driver_is_asked_before_anything_else(kind: Any, monkeypatch: pytest.MonkeyPatch, tiny_bundle: Path) -> None:
-    monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: "no NVIDIA driver")
-    monkeypatch.setattr(tensorrt_family.Family, "load", lambda _: pytest.fail("TensorRT was imported"))
-    assert kind.obstacle() == "no NVIDIA driver"
-    with refused(BackendError, kind.name, "no NVIDIA driver"):
-        kind().open_session(Bundle.open(tiny_bundle), "encoder")
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-def test_missing_or_other_version_is_named(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    family = FAMILIES[name]
-    monkeypatch.setattr(tensorrt_family, "cuda_obstacle", lambda: None)
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: None)
-    assert family.run_obstacle() == f"{name} is not installed (pip install 'musicrt[{name}]')"
-    monkeypatch.setattr(importlib.util, "find_spec", lambda _: object())
-    monkeypatch.setitem(sys.modules, family.module, None)
-    assert f"{name} can't be imported" in (family.run_obstacle() or "")
-    monkeypatch.setitem(sys.modules, family.module, fake)
-    for version, fits in ((family.oldest, True), (family.newest, False), ("0.9", False), (f"{family.oldest}.7.post1", True)):
-        monkeypatch.setattr(fake, "__version__", version)
-        assert (family.build_obstacle() is None) == fits
-
-
-def test_names_of_the_cuda_packages_are_there() -> None:
-    """All that `Device` calls; no driver is needed to ask."""
-    core, driver = pytest.importorskip("cuda.core"), pytest.importorskip("cuda.bindings.driver")
-    for name in ("set_current", "create_stream", "allocate", "name"):
-        assert hasattr(core.Device, name)
-    assert hasattr(core.Stream, "handle")
-    assert hasattr(core.Buffer, "handle")
-    for name in ("CUstream", "cuMemsetD8Async", "cuMemcpyHtoDAsync", "cuMemcpyDtoHAsync", "cuStreamSynchronize", "cuCtxSynchronize"):
-        assert hasattr(driver, name)
-
-
-@pytest.mark.gpu
-def test_engines_run_and_agree_with_float32(half_bundles: Any, tmp_path: Path) -> None:
-    """Builds here, runs here. Nobody has run it yet on a GPU."""
-    import shutil
-
-    from musicrt.engines.build import build_engines
-    from musicrt.runtime.verify import verify_bundle
-
-    if reason := cuda_obstacle() or FAMILIES["tensorrt-rtx"].run_obstacle():
-        pytest.skip(reason)
-    bundle = Path(shutil.copytree(half_bundles("music2latent"), tmp_path / "bundle"))
-    build_engines(bundle)
-    assert [check for check in verify_bundle(bundle, backend="tensorrt-rtx") if not check.ok] == []

@@ -60,7 +60,8 @@ class TensorrtSession(Session):
         bound = self._with_updates(arrays)
         for name, array in bound.items():
             if array.address % ALIGNMENT:
-                raise InputError(f"{self.stage.name}: {name} begins at {array.address:#x}, expected a multiple of {ALIGNMENT} bytes; copy it")
+                where = f"begins at {array.address:#x}, expected a multiple of {ALIGNMENT} bytes"
+                raise InputError(f"{self.stage.name}: {name} {where}; pass a copy of it")
         return functools.partial(self._context_for(sizes).run, dict(sizes), bound, self._device.stream, self._arena)
 
     def _context_for(self, sizes: Mapping[str, int]) -> EngineContext:

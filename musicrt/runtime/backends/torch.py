@@ -14,6 +14,7 @@ import numpy as np
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Device
+from musicrt.runtime.cuda.graph import SWITCH
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
 from musicrt.runtime.registry import system_module
@@ -159,7 +160,9 @@ class TorchDevice(Device):
                 except MusicRTError as error:  # kept until the recording has ended, which may fail as well
                     failed = error
         except RuntimeError as error:
-            raise failed or BackendError(f"torch can't record a CUDA graph: {' '.join(str(error).split())[:300]}") from error
+            raise failed or BackendError(
+                f"torch can't record a CUDA graph: {' '.join(str(error).split())[:300]}; set {SWITCH}=0, or load with graphs=False"
+            ) from error
         if failed:
             raise failed
 

@@ -38,17 +38,23 @@ class DeviceLoops:
             on_step()
         return result
 
+    def drop(self) -> None:
+        """Free what is kept."""
+        self._buckets.clear()
+
     def _bucket(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> _Bucket:
         told = {**denoiser.constants, **denoiser.tables}
         shapes = tuple((name, array.shape, array.dtype) for name, array in told.items())
         drawn = (_shape(noise), noise.frames_last) if isinstance(noise, PlacedNoise) else noise.shape
         known = None if loop.known is None else loop.known.shape
-        key = (denoiser.session, denoiser.signal, loop.solver, loop.steps, loop.branches, shapes, drawn, known)
+        baked = (loop.solver, tuple(loop.positions), loop.draws, loop.branches)  # into the launches
+        key = (denoiser.session, denoiser.signal, denoiser.result, baked, shapes, drawn, known)
         bucket = self._buckets.pop(key, None)
         if bucket is None:
             while len(self._buckets) >= _BUCKETS:
                 del self._buckets[next(iter(self._buckets))]  # the one that was not used for longest, before the new one takes memory
             bucket = _Bucket(self.device, loop, denoiser, noise)
+            denoiser.session.at_close(self.drop)
         self._buckets[key] = bucket
         return bucket
 

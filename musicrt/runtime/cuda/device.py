@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from musicrt.runtime.cuda.array import DeviceArray
-from musicrt.runtime.cuda.graph import Graph, is_switched_on
+from musicrt.runtime.cuda.graph import SWITCH, Graph, is_switched_on
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.session import Array
 
 if TYPE_CHECKING:
     from musicrt.runtime.cuda.kernels import Kernels
 
+_UNRECORDED = f"what is run can't be recorded as a CUDA graph: set {SWITCH}=0, or load with graphs=False"
 _LEGACY = (0, 1)  # handles of the default stream, which can't be captured
 
 
@@ -104,7 +105,7 @@ class Device:
     def record(self, work: Callable[[], None]) -> Callable[[], None]:
         """Record what the work enqueues, without running it: a call that runs it. Raises what the work raises, BackendError."""
         stream, mode = self._driver.CUstream(self.stream), self._driver.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL
-        self._check(self._driver.cuStreamBeginCapture(stream, mode))
+        self._check(self._driver.cuStreamBeginCapture(stream, mode), _UNRECORDED)
         done = False
         try:
             work()
@@ -113,7 +114,7 @@ class Device:
             result = self._driver.cuStreamEndCapture(stream)
             if not done and int(result[0]) == 0:
                 self._driver.cuGraphDestroy(result[1])
-        self._check(result)
+        self._check(result, _UNRECORDED)
         return _Recorded(self._driver, self._check, result[1], stream)
 
     def record_loop(self, work: Callable[[int], None]) -> Callable[[], None]:
@@ -122,9 +123,9 @@ class Device:
 
         return record_loop(self.core_stream, work)
 
-    def _check(self, result: tuple[Any, ...]) -> None:
+    def _check(self, result: tuple[Any, ...], remedy: str = "look for other programs on the GPU, then load again") -> None:
         if int(result[0]) != 0:
-            raise BackendError(f"CUDA failed: {getattr(result[0], 'name', result[0])}; look for other programs on the GPU, then load again")
+            raise BackendError(f"CUDA failed: {getattr(result[0], 'name', result[0])}; {remedy}")
 
 
 class _Recorded:

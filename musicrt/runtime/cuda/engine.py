@@ -115,7 +115,8 @@ class EngineContext:
             shape = tensor.resolve(sizes)
             self._must(self._context.set_input_shape(tensor.name, shape), f"takes no {tensor.name!r} of shape {list(shape)}")
         if missing := self._context.infer_shapes():
-            raise BackendError(f"{self._stage.name}: TensorRT lacks the shapes of {', '.join(missing)}; export the bundle again, then build its engines")
+            lacking = f"TensorRT lacks the shapes of {', '.join(missing)}"
+            raise BackendError(f"{self._stage.name}: {lacking}; export the bundle again, then build its engines")
         self._scratch = int(self._context.update_device_memory_size_for_shapes())
         self._sizes = sizes
 

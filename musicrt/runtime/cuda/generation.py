@@ -99,6 +99,7 @@ class TokenLoop:
 
     def feed(self, columns: Tokens) -> Float:
         """Feed columns, wait, and give the logits: see `musicrt.runtime.loops.autoregressive.Evaluate`. Raises BackendError."""
+        self._gpu.make_current()
         first = min(columns.shape[2], self._most) if self._before == 0 else 1
         logits = self._logits
         for start in (0, *range(first, columns.shape[2])):

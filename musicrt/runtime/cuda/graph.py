@@ -39,7 +39,7 @@ class Graph:
         self._work()
         if self._device.graphs:
             self._generation = self._device.generation
-            with _no_collection():
+            with no_collection():
                 self._replay = self._device.record(self._work)
 
     @property
@@ -49,7 +49,7 @@ class Graph:
 
 
 @contextlib.contextmanager
-def _no_collection() -> Iterator[None]:
+def no_collection() -> Iterator[None]:
     """Without Python's search for cycles: memory that it frees would be freed by the recording."""
     enabled = gc.isenabled()
     gc.disable()

@@ -150,7 +150,8 @@ class Kernels:
         if SOURCES[source][0] in self._functions:
             return
         cubin = compile_kernels(source, self._device.architecture)
-        module = _succeed(driver.cuModuleLoadData(cubin), f"loading the kernels of {source}")
+        remedy = "update the driver, or take a cuda-bindings and an NVRTC of its CUDA"
+        module = _succeed(driver.cuModuleLoadData(cubin), f"loading the kernels of {source}", remedy)
         self._modules.append(module)
         for name in SOURCES[source]:
             self._functions[name] = _succeed(driver.cuModuleGetFunction(module, name.encode()), f"finding {name}")
@@ -211,9 +212,7 @@ def _pointer(array: DeviceArray | None) -> ctypes.c_void_p:
     return ctypes.c_void_p(None if array is None else array.address)
 
 
-def _succeed(result: tuple[Any, ...], what: str) -> Any:
+def _succeed(result: tuple[Any, ...], what: str, remedy: str = "look for other programs on the GPU, then load again") -> Any:
     if int(result[0]) != 0:
-        raise BackendError(
-            f"CUDA failed at {what}: {getattr(result[0], 'name', result[0])}; look for other programs on the GPU, then load again"
-        )
+        raise BackendError(f"CUDA failed at {what}: {getattr(result[0], 'name', result[0])}; {remedy}")
     return result[1] if len(result) > 1 else None

@@ -8,6 +8,7 @@ from typing import Any
 
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Device
+from musicrt.runtime.cuda.graph import no_collection
 from musicrt.runtime.errors import BackendError
 
 SWITCH = "MUSICRT_CUDA_WHILE"
@@ -43,7 +44,8 @@ class GraphOfLoop:
             self._step()  # sets up what a first call sets up
             self._device.kernels.prepare("go_on")
             self._generation = self._device.generation
-            self._replay = self._device.record_loop(self._record)
+            with no_collection():
+                self._replay = self._device.record_loop(self._record)
             count -= 1
         if count and self._replay is not None:
             self._replay()

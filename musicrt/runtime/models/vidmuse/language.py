@@ -64,6 +64,7 @@ class Language:
         It may be used in turn with others that are open.
         """
         session, feeds = self._model.session("lm"), {**keys, **null_keys}
+        session.at_close(self._drop)
         batch, heads, tokens, _ = keys[cross_names(1)[0]].shape
         sizes = {"batch": batch, "capacity": max(columns, session.limits["capacity"][0])}
         most = min(max(_SCORES // (batch * heads * (tokens + columns)), 1), session.limits["columns"][1])
@@ -73,6 +74,9 @@ class Language:
             return Window(loop.feed, loop, partial(self._give_loop, loop))
         caches = self._take_caches(sizes)
         return Window(Steps(self._model, self._config, {**feeds, **caches}, batch, most).feed, None, partial(self._give_caches, caches))
+
+    def _drop(self) -> None:
+        self._caches, self._loop = {}, None
 
     def _take_caches(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Caches with at least that room; those of before, if they fit. What they hold is never looked at before it is written."""
