@@ -17,7 +17,7 @@ from musicrt.runtime.models.music2latent.sampler import Sampler as Music2LatentS
 from musicrt.runtime.models.semanticodec.config import Config as SemantiCodecConfig
 from musicrt.runtime.models.semanticodec.sampler import Sampler as SemantiCodecSampler
 from musicrt.runtime.noise import PlacedNoise
-from musicrt.runtime.registry import build_spec
+from musicrt.runtime.registry import build_spec, system_module
 from musicrt.runtime.select import Choice
 from musicrt.runtime.session import Array, FakeSession, Session
 from musicrt.runtime.spec import StageSpec
@@ -118,3 +118,22 @@ def test_mucodec(known: int) -> None:
     host, gpu = (sample.run(condition, held, noise, lambda: None) for sample in samples)
     np.testing.assert_array_equal(gpu, host)
     assert len(device.named("run")) == 3
+
+
+@pytest.mark.parametrize(
+    ("system", "name"),
+    [("music2latent", "denoiser"), ("music2latent", "decoder"), ("semanticodec", "denoiser"), ("mucodec", "estimator"), ("vidmuse", "lm")],
+)
+def test_networks_of_torch_ask_the_host_for_nothing(system: str, name: str) -> None:
+    """A recording could not answer. On the meta device there are no values to ask for, and nothing to mix with arrays of the host."""
+    torch = pytest.importorskip("torch")
+    spec = build_spec(system, tiny_layout(system)["config"], "tiny")
+    with torch.device("meta"):
+        module = system_module(system, "stages").build_stages(spec.config)[name].eval().to("meta")
+    for choose in (lambda axis: axis.optimum, lambda axis: min(3, axis.maximum)):
+        sizes = {axis.name: max(choose(axis), axis.minimum) for axis in spec.stage(name).axes}
+        feeds = [torch.empty(t.resolve(sizes), dtype=getattr(torch, t.dtype), device="meta") for t in spec.stage(name).feeds]
+        with torch.inference_mode():
+            values = module(*feeds)
+        result, expected = values[0] if isinstance(values, tuple) else values, spec.stage(name).outputs[0]
+        assert tuple(result.shape) == expected.resolve(sizes)
