@@ -27,22 +27,23 @@ class OpenEngine:
 
     def new_context(self, *, recorded: bool = False) -> EngineContext:
         """A context of its own. recorded: its calls become part of CUDA graphs. Raises EngineError where the GPU has no room for it."""
-        engine, strategy = self._opened[1], self._trt.ExecutionContextAllocationStrategy.USER_MANAGED
-        specialization = getattr(self._trt, "DynamicShapesKernelSpecializationStrategy", None)  # tensorrt-rtx has it
+        trt, engine = self._trt, self._opened[1]
+        strategy = trt.ExecutionContextAllocationStrategy.USER_MANAGED
+        specialization = getattr(trt, "DynamicShapesKernelSpecializationStrategy", None)  # tensorrt-rtx has it
         with self.messages.awaited():
             if recorded and specialization is not None:
                 # By default the kernels for a shape are compiled on the side: a graph would keep those that stand in for them.
-                config = engine.create_runtime_config()
-                config.set_execution_context_allocation_strategy(strategy)
-                config.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
-                made = engine.create_execution_context(config)
+                settings = engine.create_runtime_config()
+                settings.set_execution_context_allocation_strategy(strategy)
+                settings.dynamic_shapes_kernel_specialization_strategy = specialization.EAGER
+                context = engine.create_execution_context(settings)
             else:
-                made = engine.create_execution_context(strategy)
-            if made is None:
+                context = engine.create_execution_context(strategy)
+            if context is None:
                 reason = self.messages.reason()
                 raise EngineError(f"{self.stage.name}: no execution context: {reason}; free memory of the GPU and load again")
-        made.error_recorder = self.messages.recorder
-        return EngineContext(self, made)
+        context.error_recorder = self.messages.recorder
+        return EngineContext(self, context)
 
     @property
     def limits(self) -> dict[str, tuple[int, int]]:
@@ -84,9 +85,9 @@ class EngineContext:
     A CUDA graph that was recorded of it is right only as long as its shapes stay the same.
     """
 
-    def __init__(self, engine: OpenEngine, context: Any) -> None:
-        self._engine, self._context = engine, context  # the engine outlives the context
-        self._stage, self._messages = engine.stage, engine.messages
+    def __init__(self, opened: OpenEngine, context: Any) -> None:
+        self._engine, self._context = opened, context  # the engine outlives the context
+        self._stage, self._messages = opened.stage, opened.messages
         self._profile: int | None = None
         self._sizes: dict[str, int] = {}
         self._scratch = 0
