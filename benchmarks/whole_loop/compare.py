@@ -2,8 +2,10 @@
 
 The whole graph is a `Loop` around the network of the bundle with the arithmetic of the sampler, step tables as constants and noise as an
 input. Its weights are declared either in the main graph, where the body sees them, or in the body itself; both refer to the bundle's file.
-All ways get the same arrays and run in turn in one process, another one first in each round. Peaks are those of processes that have run
-nothing but one way, twice: with the weights that it maps or copies, the inputs, and ONNX Runtime, but not what prepared the inputs.
+All ways get the same arrays and run in turn in one process, another one first in each round. Beside the time of each run stands what it
+took of the processors: with one thread that is the same without the waiting where other work shares them. Peaks are those of processes
+that have run nothing but one way, twice: with the weights that it maps or copies, the inputs, and ONNX Runtime, but not what prepared the
+inputs.
 """
 
 from __future__ import annotations
@@ -11,9 +13,12 @@ from __future__ import annotations
 import argparse
 import sys
 import tempfile
+import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
+from statistics import median
 from typing import Any, get_args
 
 import numpy as np
@@ -31,7 +36,21 @@ HOST = "host loop"
 OUTSIDE, INSIDE = "whole graph, weights outside the body", "whole graph, weights in the body"
 WAYS = (HOST, OUTSIDE, INSIDE)
 _STEPS = {"music2latent": 4, "semanticodec": 50, "mucodec": 20, "vidmuse": 1 << 14}
-Results = Mapping[str, Mapping[str, Measurement]]
+
+
+@dataclass(frozen=True)
+class Found:
+    """What was measured of one way. processor: seconds of all threads together in each run."""
+
+    measurement: Measurement
+    processor: tuple[float, ...]
+    steps: int
+
+    def to_json(self) -> dict[str, Any]:
+        return {**self.measurement.to_json(), "processor": list(self.processor), "steps": self.steps}
+
+
+Results = Mapping[str, Mapping[str, Found]]
 """By case, then by way."""
 
 
@@ -71,13 +90,14 @@ def list_cases(system: str, options: argparse.Namespace, guidance: float) -> dic
     return {f"{name}, {'top ' * (one.choice != 'greedy')}{one.choice}": one for name, one in zip(names, chosen, strict=True)}
 
 
-def run_case(name: str, size: Size, options: argparse.Namespace, rounds: Sequence[int]) -> dict[str, Measurement]:
+def run_case(name: str, size: Size, options: argparse.Namespace, rounds: Sequence[int]) -> dict[str, Found]:
     """All ways of one case: times, peaks, cold starts, and distances from the loop on the host."""
     with tempfile.TemporaryDirectory(prefix="musicrt-whole-loop-") as folder:
         asked = {"bundle": str(options.bundle), "size": asdict(size), "folder": folder, "threads": options.threads}
         say(f"{name}: composing …")
         steps = run_isolated(f"{_MODULE}:prepare_case", asked)["steps"]
         times: dict[str, list[float]] = {way: [] for way in WAYS}
+        processor: dict[str, list[float]] = {way: [] for way in WAYS}
         errors: dict[str, float] = {}
         for index, repeats in enumerate(rounds):
             first = index % len(WAYS)
@@ -85,13 +105,14 @@ def run_case(name: str, size: Size, options: argparse.Namespace, rounds: Sequenc
             order = [*WAYS[first:], *WAYS[:first]]
             answer = run_isolated(f"{_MODULE}:time_case", {**asked, "order": order, "repeats": repeats, "rest": options.rest})
             errors = answer["errors"]
-            for way, values in answer["times"].items():
-                times[way] += values
+            for way in WAYS:
+                times[way] += answer["times"][way]
+                processor[way] += answer["processor"][way]
         uses = {way: run_isolated(f"{_MODULE}:use_way", {**asked, "way": way}) for way in WAYS}
-    return {
-        way: Measurement(way, tuple(times[way]), None, (use["peak_mb"],), (use["cold_start"],), errors[way], f"{steps} steps")
-        for way, use in uses.items()
+    measured = {
+        way: Measurement(way, tuple(times[way]), None, (use["peak_mb"],), (use["cold_start"],), errors[way]) for way, use in uses.items()
     }
+    return {way: Found(one, tuple(processor[way]), steps) for way, one in measured.items()}
 
 
 def prepare_case(bundle: str, size: Mapping[str, Any], folder: str, threads: int | None) -> dict[str, int]:
@@ -119,10 +140,17 @@ def time_case(
 ) -> dict[str, Any]:
     """In a fresh process: seconds of each run of all ways in turn, and how far their results are from that of the loop on the host."""
     kept: dict[str, Arrays] = {}
+    processor: dict[str, list[float]] = {way: [] for way in order}
     runs = {way: open_way(way, bundle, size, folder, threads) for way in order}
-    calls: dict[str, Any] = {way: lambda way=way, run=run: kept.__setitem__(way, run()) for way, run in runs.items()}
-    times = time_in_turn(calls, repeats, rest)
-    return {"times": times, "errors": {way: relative_error(kept[way], kept[HOST]) for way in order}}
+
+    def call(way: str) -> None:
+        start = time.process_time()
+        kept[way] = runs[way]()
+        processor[way].append(time.process_time() - start)
+
+    times = time_in_turn({way: partial(call, way) for way in order}, repeats, rest)
+    errors = {way: relative_error(kept[way], kept[HOST]) for way in order}
+    return {"times": times, "processor": {way: values[-repeats:] for way, values in processor.items()}, "errors": errors}
 
 
 def use_way(way: str, bundle: str, size: Mapping[str, Any], folder: str, threads: int | None) -> dict[str, float]:
@@ -152,34 +180,31 @@ def open_way(way: str, bundle: str, size: Mapping[str, Any], folder: str, thread
 def render(results: Results) -> str:
     """A table for each case."""
     sections = []
-    for name, found in results.items():
-        host = found[HOST]
-        rows = []
-        for way, measured in found.items():
-            steps = int(measured.note.split()[0])
-            rows.append(
-                [
-                    way,
-                    f"{measured.p50 * 1e3:.1f} ({measured.p95 * 1e3:.1f})",
-                    f"{measured.p50 * 1e3 / steps:.2f}",
-                    f"{host.p50 / measured.p50:.2f}",
-                    f"{measured.peak_mb:.0f}",
-                    f"{measured.cold_start:.2f}",
-                    "–" if way == HOST else f"{measured.error:.1e}",
-                ]
-            )
-        header = ("", "ms, median (p95)", "ms each step", "times as fast", "peak MB", "cold start, s", "distance")
-        sections += [f"## {name}: {host.note}, {len(host.times)} runs", markdown_table(header, rows)]
+    for name, ways in results.items():
+        host, rows = ways[HOST], []
+        for way, found in ways.items():
+            one, used = found.measurement, median(found.processor)
+            times = [f"{one.p50 * 1e3:.1f} ({min(one.times) * 1e3:.1f})", f"{host.measurement.p50 / one.p50:.2f}"]
+            times += [f"{used * 1e3:.1f} ({min(found.processor) * 1e3:.1f})", f"{used * 1e3 / found.steps:.2f}"]
+            times += [f"{median(host.processor) / used:.2f}"]
+            rest = [f"{one.peak_mb:.0f}", f"{one.cold_start:.2f}", "–" if way == HOST else f"{one.error:.1e}"]
+            rows.append([way, *times, *rest])
+        sections += [f"## {name}: {host.steps} steps, {len(host.processor)} runs", markdown_table(_HEADER, rows)]
     return "\n\n".join([*sections, " ".join(_NOTE.split())])
 
 
+_HEADER = (
+    *("", "ms, median (best)", "times as fast", "processor ms, median (best)", "each step", "times as fast"),
+    *("peak MB", "cold start, s", "distance"),
+)
 _MODULE = "benchmarks.whole_loop.compare"  # not __name__, which is __main__ where this is run
 _ARRAYS = "arrays.npz"
 _GRAPHS = {OUTSIDE: "outside.onnx", INSIDE: "inside.onnx"}
 _NOTE = """
-Times are those of whole samplers, from the noise to the last step, without what is computed once before. Distance: relative L2 from the
-result of the loop on the host; of tokens, the share that differs. Peak and cold start: of a process that runs one way only; the composed
-graph is read from a file, so composing it is not a part of either.
+Times are those of whole samplers, from the noise to the last step, without what is computed once before. Processor: time of all threads on
+the processors; waiting for other work of the machine does not count, what threads spend on looking for work does. Distance: relative L2
+from the result of the loop on the host; of tokens, the share that differs. Peak and cold start: of a process that runs one way only; the
+composed graph is read from a file, so composing it is not a part of either.
 """
 
 if __name__ == "__main__":

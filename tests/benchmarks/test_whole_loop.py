@@ -122,6 +122,7 @@ def test_the_suite_writes_results_side_by_side(tiny_bundles: ForSystem, tmp_path
     found = content["measurements"]["4 columns, greedy"]
     assert list(found) == list(compare.WAYS)
     assert [len(values["times"]) for values in found.values()] == [2, 2, 2]
+    assert [len(values["processor"]) for values in found.values()] == [2, 2, 2]
     assert [values["error"] for values in found.values()] == [0.0, 0.0, 0.0]
     assert str(tmp_path) not in (tmp_path / "whole.json").read_text()
     assert "## 4 columns, top 20: 4 steps, 2 runs" in (tmp_path / "whole.md").read_text()
