@@ -26,10 +26,11 @@ import numpy as np
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from benchmarks.rounds import split_repeats, time_in_turn
 from benchmarks.whole_loop.problems import Arrays, Run, Size, build_problem
-from musicrt.runtime.backends.onnxruntime import FLAVOUR, OnnxCpu
+from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated, since_start
 from musicrt.runtime.model import Model, load
+from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import relative_error
 
 HOST = "host loop"
@@ -125,7 +126,7 @@ def prepare_case(bundle: str, size: Mapping[str, Any], folder: str, threads: int
         problem = build_problem(codec.model.spec.system, codec.model.spec.config, Size(**size))
         arrays = problem.prepare(codec)
     np.savez(Path(folder) / _ARRAYS, allow_pickle=False, **arrays)
-    graph, _ = Bundle.open(bundle).graph(problem.stage, FLAVOUR)
+    graph, _ = Bundle.open(bundle).graph(problem.stage, ORT)
     steps = 0
     for placing in get_args(Placing):
         stage, sampler = onnx.load(graph, load_external_data=False), problem.sampler(arrays)
@@ -173,7 +174,7 @@ def open_way(way: str, bundle: str, size: Mapping[str, Any], folder: str, thread
     from benchmarks.whole_loop.compose import open_model
 
     feeds = problem.feeds(arrays)
-    call = open_model((Path(folder) / _GRAPHS[way]).read_bytes(), opened.graph(problem.stage, FLAVOUR)[0].parent, threads)
+    call = open_model((Path(folder) / _GRAPHS[way]).read_bytes(), opened.graph(problem.stage, ORT)[0].parent, threads)
     return lambda: call(feeds)
 
 
