@@ -314,6 +314,24 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 @app.command()
+def web(
+    bundles: Annotated[list[Path] | None, typer.Argument(metavar="[BUNDLE]...", help="Bundle folders; by default `embedded`.")] = None,
+    host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 7860,
+    backend: BackendOption = "auto",
+    threads: ThreadsOption = None,
+) -> None:
+    """Serve a page for the browser: drop in audio or a video, hear and see what a bundle makes of it (needs the extra `web`)."""
+    with _room("web"):
+        from musicrt.web.server import serving, wait_for_interrupt
+    from musicrt.web.studio import open_studios
+
+    with open_studios([_path(bundle) for bundle in bundles or [EMBEDDED]], backend, threads) as studios, serving(studios, host, port) as at:
+        say(f"listening on {at} for {', '.join(studio.title for studio in studios)}; Ctrl-C ends it")
+        wait_for_interrupt()
+
+
+@app.command()
 def bench(
     bundle: BundleArgument,
     seconds: Annotated[float, typer.Option(help="Length of the audio.")] = 1.5,
