@@ -21,7 +21,8 @@ _KEEP = 24 * 3600
 
 def build_page(studios: Sequence[Studio]) -> gr.Blocks:
     """A page that is ready to be launched. Jobs of one bundle wait in a queue; those of several run side by side."""
-    with gr.Blocks(title="MusicRT", analytics_enabled=False, delete_cache=(3600, _KEEP)) as page:
+    page: gr.Blocks = gr.Blocks(title="MusicRT", analytics_enabled=False, delete_cache=(3600, _KEEP))
+    with page:
         gr.Markdown("# MusicRT")
         for number, studio in enumerate(studios):
             with gr.Tab(studio.title):
