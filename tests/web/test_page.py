@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import socket
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -95,3 +96,14 @@ def test_without_the_extra_a_line_says_what_to_install() -> None:
 
 def test_wrong_bundle(tmp_path: Path) -> None:
     fails(4, "web", tmp_path / "none", says=("none",))
+
+
+def test_port_that_is_taken() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        done = spawn("web", "--port", str(port), "--threads", "1", "--backend", "onnxruntime-cpu")
+    assert (done.returncode, done.stdout) == (3, "")
+    assert f"error: can't listen on 127.0.0.1, port {port} " in done.stderr
+    assert "Traceback" not in done.stderr
