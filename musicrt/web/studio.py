@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -84,7 +83,6 @@ def open_studios(bundles: Sequence[Path], backend: str = "auto", threads: int | 
     folders = [bundle.resolve() for bundle in bundles]
     if len(set(folders)) < len(folders):
         raise InputError(f"got {', '.join(map(str, bundles))}, expected each bundle once")
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # ONNX Runtime reads it when it is imported; else it may report to its makers
     with contextlib.ExitStack() as stack:
         yield [Studio(stack.enter_context(load(path, backend=backend, threads=threads)), path.name) for path in folders]
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -20,6 +21,8 @@ from musicrt.runtime.spec import StageSpec, updated_name
 
 if TYPE_CHECKING:
     import onnxruntime as ort
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what ONNX Runtime (1.31) reads when it is imported; else it may report to its makers
 
 
 class OnnxSession(Session):
