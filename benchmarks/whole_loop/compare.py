@@ -25,7 +25,8 @@ import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from benchmarks.rounds import split_repeats, time_in_turn
-from benchmarks.whole_loop.problems import Arrays, Run, Size, build_problem
+from benchmarks.whole_loop import language, signals
+from benchmarks.whole_loop.problems import Arrays, Run, Size
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated, since_start
@@ -34,6 +35,7 @@ from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import relative_error
 
 HOST = "host loop"
+PROBLEMS = {**signals.PROBLEMS, **language.PROBLEMS}
 OUTSIDE, INSIDE = "whole graph, weights outside the body", "whole graph, weights in the body"
 WAYS = (HOST, OUTSIDE, INSIDE)
 _STEPS = {"music2latent": 4, "semanticodec": 50, "mucodec": 20, "vidmuse": 1 << 14}
@@ -123,7 +125,7 @@ def prepare_case(bundle: str, size: Mapping[str, Any], folder: str, threads: int
     from benchmarks.whole_loop.compose import Placing, compose
 
     with load(bundle, backend=OnnxCpu.name, threads=threads) as codec:
-        problem = build_problem(codec.model.spec.system, codec.model.spec.config, Size(**size))
+        problem = PROBLEMS[codec.model.spec.system](codec.model.spec.config, Size(**size))
         arrays = problem.prepare(codec)
     np.savez(Path(folder) / _ARRAYS, allow_pickle=False, **arrays)
     graph, _ = Bundle.open(bundle).graph(problem.stage, ORT)
@@ -166,7 +168,7 @@ def use_way(way: str, bundle: str, size: Mapping[str, Any], folder: str, threads
 def open_way(way: str, bundle: str, size: Mapping[str, Any], folder: str, threads: int | None) -> Run:
     """A run of one way on what `prepare_case` wrote. No session is opened but that of the network, or of the whole graph."""
     opened = Bundle.open(bundle)
-    problem = build_problem(opened.spec.system, opened.spec.config, Size(**size))
+    problem = PROBLEMS[opened.spec.system](opened.spec.config, Size(**size))
     with np.load(Path(folder) / _ARRAYS) as saved:
         arrays = {name: saved[name] for name in saved.files}
     if way == HOST:

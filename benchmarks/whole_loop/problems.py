@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,10 +57,3 @@ class Problem(Protocol):
     def host(self, model: Model, arrays: Arrays) -> Run:
         """The loop on the host."""
         ...
-
-
-def build_problem(system: str, config: Mapping[str, Any], size: Size) -> Problem:
-    """The problem of a system; its module is loaded then, as those of others need not be. Raises InputError."""
-    module = "language" if system == "vidmuse" else "signals"
-    problem: Problem = importlib.import_module(f"benchmarks.whole_loop.{module}").PROBLEMS[system](config, size)
-    return problem

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,8 @@ from benchmarks.whole_loop.problems import SEED, Arrays, Problem, Run, Size
 from musicrt.runtime.loops import consistency, ddim, flow
 from musicrt.runtime.loops.consistency import ConsistencySchedule
 from musicrt.runtime.loops.ddim import DdimSchedule
-from musicrt.runtime.loops.diffusion import Evaluate, alphas_cumprod
+from musicrt.runtime.loops.denoiser import Denoiser, Loop, LoopRunner
+from musicrt.runtime.loops.diffusion import alphas_cumprod
 from musicrt.runtime.loops.flow import EulerSchedule
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.config import CODE_RATE, LATENT_BINS, LATENT_CHANNELS
@@ -32,7 +34,7 @@ def _normal(seed: int, *shape: int) -> Float:
     return np.random.default_rng((SEED, seed)).standard_normal(shape, np.float32)
 
 
-class _Signal:
+class _Signal(ABC):
     """What the three share. output: of the network."""
 
     stage = "denoiser"
@@ -51,34 +53,22 @@ class _Signal:
         return {name.removeprefix(_TABLE): array for name, array in arrays.items() if name.startswith(_TABLE)}
 
     def host(self, model: Model, arrays: Arrays) -> Run:
-        """See `Problem`."""
-        tables, steps = self.tables(arrays), len(next(iter(self.tables(arrays).values())))
-        constant = {name: array for name, array in self.feeds(arrays).items() if name not in _OWN}
+        """See `Problem`. As in the package: its tables have the rows by position, and are told to every item of a batch."""
+        loop = self.loop(arrays)
+        order = np.argsort(loop.positions)
+        tables = {name: table[order, 0] for name, table in self.tables(arrays).items()}
+        constants = {name: array for name, array in self.feeds(arrays).items() if name not in _OWN}
         noise: list[Float] = list(arrays["noise"])
 
         def run() -> Arrays:
-            rows = {name: table[0].copy() for name, table in tables.items()}
-            call: Callable[[], None] | None = None
-
-            def evaluate(index: int, x: Float, out: Float) -> None:
-                nonlocal call
-                for name, row in rows.items():
-                    row[:] = tables[name][self.place(index, steps)]
-                call = call or model.session(self.stage).bind({**constant, **rows, "x": x}, {self.output: out})
-                call()
-
-            return {SIGNAL: self.loop(evaluate, noise, arrays)}
+            denoiser = Denoiser(model.session(self.stage), constants, tables, self.output)
+            return {SIGNAL: LoopRunner().run(loop, denoiser, noise.__getitem__, lambda: None)}
 
         return run
 
-    def place(self, index: int, steps: int) -> int:
-        """Where in the order of the loop a schedule's position is."""
-        del steps
-        return index
-
-    def loop(self, evaluate: Evaluate, noise: list[Float], arrays: Arrays) -> Float:
-        """The driver of the package."""
-        raise NotImplementedError
+    @abstractmethod
+    def loop(self, arrays: Arrays) -> Loop:
+        """That of the package."""
 
 
 class Music2Latent(_Signal):
@@ -110,10 +100,10 @@ class Music2Latent(_Signal):
         """See `Problem`."""
         return write_consistency(self.schedule, self.tables(arrays))
 
-    def loop(self, evaluate: Evaluate, noise: list[Float], arrays: Arrays) -> Float:
+    def loop(self, arrays: Arrays) -> Loop:
         """See `_Signal`."""
         del arrays
-        return consistency.sample(self.schedule, evaluate, noise.__getitem__, _go_on)
+        return consistency.loop(self.schedule)
 
 
 class SemantiCodec(_Signal):
@@ -139,14 +129,10 @@ class SemantiCodec(_Signal):
         """See `Problem`."""
         return write_ddim(self.schedule, self.tables(arrays), self.size.guidance)
 
-    def place(self, index: int, steps: int) -> int:
-        """See `_Signal`."""
-        return steps - 1 - index
-
-    def loop(self, evaluate: Evaluate, noise: list[Float], arrays: Arrays) -> Float:
+    def loop(self, arrays: Arrays) -> Loop:
         """See `_Signal`."""
         del arrays
-        return ddim.sample(self.schedule, evaluate, noise.__getitem__, _go_on, self.size.guidance)
+        return ddim.loop(self.schedule, self.size.guidance)
 
 
 class MuCodec(_Signal):
@@ -171,13 +157,9 @@ class MuCodec(_Signal):
         """See `Problem`."""
         return write_euler(self.schedule, self.tables(arrays), self.size.guidance, arrays["known"].shape[2])
 
-    def loop(self, evaluate: Evaluate, noise: list[Float], arrays: Arrays) -> Float:
+    def loop(self, arrays: Arrays) -> Loop:
         """See `_Signal`."""
-        return flow.sample(self.schedule, evaluate, noise[0], arrays["known"], _go_on, self.size.guidance)
-
-
-def _go_on() -> None:
-    """Nobody watches."""
+        return flow.loop(self.schedule, arrays["known"], self.size.guidance)
 
 
 PROBLEMS: Mapping[str, Callable[[Mapping[str, Any], Size], Problem]] = {
