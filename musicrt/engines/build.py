@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from musicrt.engines.compile import OnPhase, Plan, builder_options, compile_plan
@@ -20,8 +21,6 @@ from musicrt.runtime.spec import TRT
 from musicrt.runtime.tensorrt_family import TARGETS, Family, find_family
 
 _KEY_SHOWN = 12  # characters of the key in a file's name
-_NOTHING = FileEntry(path="", bytes=0, sha256="0" * 64)
-"""In the place of files that are not written yet."""
 
 
 @dataclass(frozen=True)
@@ -83,9 +82,8 @@ def build_engines(
             profiles=ranges,
             layers=plan.layers,
         )
-        described = PlanEntry(
-            file=_NOTHING,
-            report=_NOTHING,
+        describe = partial(
+            PlanEntry,
             key=key,
             engine=family.name,
             version=version,
@@ -97,7 +95,7 @@ def build_engines(
             activation_bytes=plan.activation_bytes,
             weight_bytes=plan.weight_bytes,
         )
-        bundle, entry = _store(bundle.path, folder, name, described, plan, report)
+        bundle, entry = _store(bundle.path, folder, name, key, plan, report, describe)
         built.append(Built(name, folder, entry, plan.seconds))
     return built
 
@@ -159,18 +157,20 @@ def _choose_stages(bundle: Bundle, asked: Sequence[str]) -> list[str]:
     return [name for name in known if not asked or name in asked]
 
 
-def _store(root: Path, folder: str, stage: str, described: PlanEntry, plan: Plan, report: Report) -> tuple[Bundle, PlanEntry]:
+def _store(
+    root: Path, folder: str, stage: str, key: str, plan: Plan, report: Report, describe: Callable[..., PlanEntry]
+) -> tuple[Bundle, PlanEntry]:
     """Write a plan and its report, note them in the manifest as it is by now, and take away the files of the plan that they replace.
 
-    Files have names that hold the key: what another manifest refers to is never changed. An error leaves all as it was. Raises
-    OutputError.
+    Files have names that hold the key: what another manifest refers to is never changed. describe(file, report): the entry. An error
+    leaves all as it was. Raises OutputError.
     """
     place = root / ENGINES / folder
     try:
         place.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise OutputError(f"can't write {place}: {error.strerror or error}; check the folder and its permissions") from None
-    path = place / f"{stage}-{described.key[:_KEY_SHOWN]}.plan"
+    path = place / f"{stage}-{key[:_KEY_SHOWN]}.plan"
     notes = path.with_suffix(".json")
     with changing(root):
         bundle = Bundle.open(root)
@@ -180,7 +180,7 @@ def _store(root: Path, folder: str, stage: str, described: PlanEntry, plan: Plan
                 temporary.write_bytes(plan.data)
             with new_file(notes) as temporary:
                 temporary.write_text(report.model_dump_json() + "\n")
-            entry = described.model_copy(update={"file": _file_entry(root, path), "report": _file_entry(root, notes)})
+            entry = describe(file=_file_entry(root, path), report=_file_entry(root, notes))
             old = engines.setdefault(folder, {}).get(stage)
             engines[folder][stage] = entry
             manifest = bundle.manifest.model_copy(update={"engines": engines})
