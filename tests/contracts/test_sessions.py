@@ -4,123 +4,28 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from musicrt.runtime.backends.tensorrt import TensorrtSession
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.checks import check_array
-from musicrt.runtime.cuda.device import Arena
-from musicrt.runtime.cuda.engine import OpenEngine, open_plan
 from musicrt.runtime.errors import BackendError, BundleError, InputError
-from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.session import Array, Backend, FakeSession, Session
-from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
-from musicrt.runtime.tensorrt_messages import messages_of
-from musicrt.runtime.verify import probe_inputs, probe_sizes, relative_error
-from tests.conftest import ForSystem, refused, tiny_layout
-from tests.runtime import fake_tensorrt
-
-Feeds = dict[str, Array]
-OpenStage = Callable[[str, str, str], Session]
-
-SPECS = {system: build_spec(system, tiny_layout(system)["config"], "tiny") for system in system_names()}
-STAGES = [(system, stage.name) for system, spec in SPECS.items() for stage in spec.stages]
-# Those of TensorRT run engines on a GPU: here their session runs on a fake of its API, whose engines compute what `fake_session` does.
-ENGINE = "engine"
-USABLE = [name for name, backend in BACKENDS.items() if backend.obstacle() is None and not name.startswith("tensorrt")]
-EVERYWHERE = [pytest.param((kind, *stage), id="-".join((kind, *stage))) for kind in (*USABLE, "fake", ENGINE) for stage in STAGES]
-
-
-@pytest.fixture(scope="module")
-def open_stage(tiny_bundles: ForSystem) -> OpenStage:
-    """Opens a new session of (backend, system, stage)."""
-    bundles: dict[str, Bundle] = {}
-    backends: dict[str, Backend] = {}
-
-    def open_it(kind: str, system: str, stage: str) -> Session:
-        if kind == "fake":
-            return fake_session(SPECS[system].stage(stage))
-        if kind == ENGINE:
-            return engine_session(SPECS[system].stage(stage).in_flavour("trt"))
-        if system not in bundles:
-            bundles[system] = Bundle.open(tiny_bundles(system))
-        if kind not in backends:
-            backends[kind] = BACKENDS[kind](threads=1)
-        return backends[kind].open_session(bundles[system], stage)
-
-    return open_it
-
-
-@pytest.fixture
-def session(request: pytest.FixtureRequest, open_stage: OpenStage) -> Iterator[Session]:
-    with open_stage(*request.param) as opened:
-        yield opened
-
-
-def fake_session(stage: StageSpec) -> FakeSession:
-    """Its outputs have the right shapes and depend on every input."""
-
-    def compute(feeds: Mapping[str, Array]) -> Mapping[str, Array]:
-        sizes: dict[str, int] = {}
-        for tensor in stage.feeds:
-            check_array(tensor, feeds[tensor.name], sizes, stage.name)
-        level = 1 + sum(float(np.abs(feeds[tensor.name]).sum(dtype=np.float64)) for tensor in stage.inputs) % 1000  # float16 holds it
-        for state in stage.states:
-            feeds[state.name][:, :, 0] = level
-        return {tensor.name: np.full(tensor.resolve(sizes), level, tensor.dtype) for tensor in stage.outputs}
-
-    return FakeSession(stage, compute)
-
-
-def engine_session(stage: StageSpec) -> TensorrtSession:
-    """A session of an engine for all sizes of the spec, on a GPU of host memory. One at a time."""
-    inner = fake_session(stage)
-
-    def compute(memory: dict[str, Array]) -> None:
-        shapes = {call[1]: call[2] for call in fake_tensorrt.calls if call[0] == "shape"}
-        feeds = {}
-        for tensor in stage.feeds:
-            count = int(np.prod(shapes[tensor.name]))
-            feeds[tensor.name] = memory[tensor.name].view(tensor.dtype)[:count].reshape(shapes[tensor.name])
-        for name, value in inner.run(feeds).items():
-            memory[name][: value.nbytes] = np.ascontiguousarray(value).reshape(-1).view(np.uint8)
-
-    fake_tensorrt.calls.clear()
-    fake_tensorrt.settings.clear()
-    fake_tensorrt.FakeDevice.memory.clear()
-    fake_tensorrt.settings.update(compute=compute, stage=stage)
-    whole = ProfileEntry(bucket="whole", axes={axis.name: (axis.minimum, axis.optimum, axis.maximum) for axis in stage.axes})
-    messages, device = messages_of(fake_tensorrt), fake_tensorrt.FakeDevice()
-    opened = open_plan(fake_tensorrt, stage.name, Path(__file__), messages)
-    return TensorrtSession(stage, OpenEngine(fake_tensorrt, stage, opened, [whole], messages), device, Arena(device))
-
-
-def make_feeds(stage: StageSpec, base: int = 2, seed: int = 1) -> Feeds:
-    feeds = probe_inputs(stage, probe_sizes(stage, base), seed)
-    return {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in stage.feeds}
-
-
-def make_results(stage: StageSpec, base: int = 2) -> Feeds:
-    """Buffers that no stage leaves as they are: see `is_untouched`."""
-    sizes = probe_sizes(stage, base)
-    return {
-        tensor.name: np.full(tensor.resolve(sizes), -1 if tensor.dtype == "int64" else np.nan, tensor.dtype) for tensor in stage.outputs
-    }
-
-
-def is_untouched(result: Array) -> bool:
-    return bool((result == -1).all() if result.dtype == np.int64 else np.isnan(result).all())
-
-
-def states_of(session: Session) -> set[str]:
-    return {state.name for state in session.states}
-
+from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.verify import probe_sizes, relative_error
+from tests.conftest import refused
+from tests.contracts.stages import (
+    EVERYWHERE,
+    SPECS,
+    STAGES,
+    USABLE,
+    OpenStage,
+    is_untouched,
+    make_feeds,
+    make_results,
+    states_of,
+)
 
 # What comes out
 
@@ -288,117 +193,6 @@ def test_unknown_or_no_outputs_are_refused(session: Session) -> None:
         session.run(feeds, [])
     with refused(InputError, session.stage.name, *known):
         session.bind(feeds, {})
-
-
-# Each changes `feeds` in one way and gives the name that the error has to hold; None where the stage has no such dimension.
-
-
-def spoil_by_missing(stage: StageSpec, feeds: Feeds) -> str:
-    del feeds[stage.inputs[-1].name]
-    return stage.inputs[-1].name
-
-
-def spoil_by_unknown(stage: StageSpec, feeds: Feeds) -> str:
-    feeds["surplus"] = feeds[stage.inputs[0].name]
-    return "surplus"
-
-
-def spoil_type(stage: StageSpec, feeds: Feeds) -> str:
-    name = stage.inputs[-1].name
-    feeds[name] = feeds[name].tolist()
-    return name
-
-
-def spoil_dtype(stage: StageSpec, feeds: Feeds) -> str:
-    name = stage.inputs[-1].name
-    feeds[name] = feeds[name].astype(np.float64)
-    return name
-
-
-def spoil_byte_order(stage: StageSpec, feeds: Feeds) -> str:
-    name = stage.inputs[-1].name
-    feeds[name] = feeds[name].astype(feeds[name].dtype.newbyteorder())
-    return name
-
-
-def spoil_rank(stage: StageSpec, feeds: Feeds) -> str:
-    name = stage.inputs[-1].name
-    feeds[name] = feeds[name][None]
-    return name
-
-
-def spoil_fixed_size(stage: StageSpec, feeds: Feeds) -> str | None:
-    return enlarge(feeds, stage.inputs, lambda dim: isinstance(dim, int))
-
-
-def spoil_multiple(stage: StageSpec, feeds: Feeds) -> str | None:
-    return enlarge(feeds, stage.inputs, lambda dim: isinstance(dim, Dim) and dim.times > 1)
-
-
-def spoil_agreement(stage: StageSpec, feeds: Feeds) -> str | None:
-    seen = [dim.axis for dim in stage.inputs[0].dims if isinstance(dim, Dim)]
-    return enlarge(feeds, stage.feeds[1:], lambda dim: isinstance(dim, Dim) and dim.times == 1 and dim.axis in seen)
-
-
-def spoil_minimum(stage: StageSpec, feeds: Feeds) -> str:
-    name = stage.inputs[0].name
-    feeds[name] = feeds[name][:0]
-    return name
-
-
-def spoil_maximum(stage: StageSpec, feeds: Feeds) -> str | None:
-    name, dim = stage.inputs[0].name, stage.inputs[0].dims[0]
-    if isinstance(dim, int):
-        return None
-    shape = (dim.size(dim.axis.maximum + 1), *feeds[name].shape[1:])
-    feeds[name] = np.broadcast_to(feeds[name][:1], shape)  # takes no memory
-    return name
-
-
-def enlarge(feeds: Feeds, tensors: tuple[TensorSpec, ...], wanted: Callable[[int | Dim], bool]) -> str | None:
-    """Add one to the first wanted dimension; the tensor's name."""
-    for tensor in tensors:
-        for position, dim in enumerate(tensor.dims):
-            if wanted(dim):
-                feeds[tensor.name] = np.repeat(feeds[tensor.name], [2, *[1] * (feeds[tensor.name].shape[position] - 1)], axis=position)
-                return tensor.name
-    return None
-
-
-SPOILERS: list[Callable[[StageSpec, Feeds], str | None]] = [
-    spoil_by_missing,
-    spoil_by_unknown,
-    spoil_type,
-    spoil_dtype,
-    spoil_byte_order,
-    spoil_rank,
-    spoil_fixed_size,
-    spoil_multiple,
-    spoil_agreement,
-    spoil_minimum,
-    spoil_maximum,
-]
-
-
-@pytest.mark.parametrize("session", EVERYWHERE, indirect=True)
-def test_wrong_inputs_are_refused_by_name(session: Session) -> None:
-    stage = session.stage
-    results = make_results(stage)
-    for spoil in SPOILERS:
-        feeds = make_feeds(stage)
-        name = spoil(stage, feeds)
-        if name is None:
-            continue
-        with refused(InputError, stage.name, name):
-            session.run(feeds)
-        with refused(InputError, stage.name, name):
-            session.bind(feeds, results)
-    session.run(make_feeds(stage))  # and is none the worse for it
-
-
-@pytest.mark.parametrize("spoil", SPOILERS)
-def test_every_kind_of_wrong_input_meets_a_stage(spoil: Callable[[StageSpec, Feeds], str | None]) -> None:
-    assert any(spoil(stage, make_feeds(stage)) for spec in SPECS.values() for stage in spec.stages)
 
 
 @pytest.mark.parametrize("session", EVERYWHERE, indirect=True)

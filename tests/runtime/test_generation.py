@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from musicrt.runtime.cuda import generation
 from musicrt.runtime.loops.sampling import Sampling, Tokens
-from musicrt.runtime.models.vidmuse import composer
 from musicrt.runtime.models.vidmuse.chunks import Chunk
 from musicrt.runtime.models.vidmuse.noise import InjectedNumbers, Numbers, SeededNumbers
 from musicrt.runtime.models.vidmuse.options import GenerateOptions, Settings
@@ -15,22 +13,12 @@ from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.models.vidmuse.plan import Task
 from tests.conftest import ForSystem
 from tests.reference import signals
+from tests.reference.systems.vidmuse_chains import OnHost
 from tests.runtime.fake_gpu import FakeGpuSession
-from tests.runtime.vidmuse_codecs import CARD, clip, open_light, open_tiny, uniforms
-from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, OnHost, open_on, write
+from tests.runtime.vidmuse_codecs import CARD, clip, open_tiny, uniforms
+from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, open_on, write
 
 pytestmark = pytest.mark.usefixtures("short_blocks")
-
-
-@pytest.fixture
-def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "BLOCK", 4)
-    monkeypatch.setattr(composer, "BLOCK", 4)
-
-
-@pytest.fixture(scope="module")
-def host() -> Pipeline:
-    return open_light()[0]
 
 
 # The same tokens
@@ -102,6 +90,6 @@ def test_windows_one_after_the_other(host: Pipeline) -> None:
 def test_numbers_that_only_the_host_can_draw(host: Pipeline) -> None:
     device, prompt = Gpu(), np.zeros((1, 4, 3), np.int64)
     expected = write(host, 2, seed=1, prompt=prompt)
-    np.testing.assert_array_equal(write(open_on(device), 2, noise=OnHost(), prompt=prompt), expected)
+    np.testing.assert_array_equal(write(open_on(device), 2, noise=OnHost(SeededNumbers(4, 1)), prompt=prompt), expected)
     assert not device.named("launch")
     assert len(device.named("wait")) == COLUMNS - 3  # one for each choice

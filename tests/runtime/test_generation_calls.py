@@ -12,25 +12,15 @@ import pytest
 from musicrt.runtime.backends.torch import TorchDevice
 from musicrt.runtime.cuda import generation, repetition
 from musicrt.runtime.errors import BackendError, Cancelled
-from musicrt.runtime.models.vidmuse import composer
+from musicrt.runtime.models.vidmuse.noise import SeededNumbers
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from tests.conftest import refused
+from tests.reference.systems.vidmuse_chains import OnHost
 from tests.runtime.fake_gpu import FakeGpuSession
 from tests.runtime.vidmuse_codecs import LightSession, clip, open_light
-from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, OnHost, names, open_on, write
+from tests.runtime.vidmuse_gpu import COLUMNS, Gpu, names, open_on, write
 
 pytestmark = pytest.mark.usefixtures("short_blocks")
-
-
-@pytest.fixture
-def short_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generation, "BLOCK", 4)
-    monkeypatch.setattr(composer, "BLOCK", 4)
-
-
-@pytest.fixture(scope="module")
-def host() -> Pipeline:
-    return open_light()[0]
 
 
 # Nothing of the host between columns
@@ -174,7 +164,7 @@ def test_logits_that_are_no_numbers_on_the_host(host: Pipeline, device: Gpu | No
     failing = FailingSession(pipeline.model.spec.stage("lm"))
     pipeline.model._sessions["lm"] = failing if device is None else FakeGpuSession(failing, device)
     with refused(BackendError, "got logits that are no numbers at column 9"):
-        write(pipeline, noise=OnHost())
+        write(pipeline, noise=OnHost(SeededNumbers(4, 1)))
     assert not pipeline.composer.language._caches
     assert pipeline.composer.language._loop is None
     np.testing.assert_array_equal(write(pipeline, seed=2), write(host, seed=2))

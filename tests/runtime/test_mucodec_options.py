@@ -13,7 +13,7 @@ from musicrt.runtime.models.mucodec.pipeline import Pipeline
 from musicrt.runtime.pipeline import options_of
 from tests.conftest import refused
 from tests.runtime.mucodec_codecs import music, noise_arrays, open_light, random_codes
-from tests.runtime.test_music2latent import Recorder
+from tests.runtime.progress import Recorder
 
 
 @pytest.fixture(scope="module")

@@ -14,8 +14,8 @@ from musicrt.runtime.models.semanticodec.lengths import SEGMENT
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.pipeline import options_of
 from tests.conftest import ForSystem, refused
+from tests.runtime.progress import Recorder
 from tests.runtime.semanticodec_codecs import lighten, music, noise_arrays, open_tiny, random_tokens
-from tests.runtime.test_music2latent import Recorder
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.pipeline import options_of
 from tests.conftest import refused
-from tests.runtime.test_music2latent import Recorder
+from tests.runtime.progress import Recorder
 from tests.runtime.vidmuse_codecs import CARD, Watched, clip, frames, open_light, picture, uniforms
 
 OPTIONS = [

@@ -8,9 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from musicrt.runtime.loops.sampling import Float, Tokens, pick
+from musicrt.runtime.loops.sampling import Tokens
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
-from musicrt.runtime.noise import uniform_numbers
 from tests.runtime.fake_gpu import Call, FakeDevice, FakeGpuSession
 from tests.runtime.host_kernels import HostKernels
 from tests.runtime.vidmuse_codecs import clip, open_light
@@ -53,13 +52,3 @@ def write(pipeline: Pipeline, batch: int = 1, timesteps: int = 12, **options: An
 def names(calls: list[Call]) -> list[str]:
     """Kernels by their own names, all else by what was called."""
     return [call[call[0] == "launch"] for call in calls]
-
-
-class OnHost:
-    """Numbers that do not say how they are drawn: those of seed 1."""
-
-    def begin(self) -> None:
-        return
-
-    def draw(self, call: int, weights: Float) -> Tokens:
-        return pick(weights, np.tile(uniform_numbers(1, 4, draw=call), len(weights) // 4))

@@ -144,12 +144,12 @@ class _TracedComposer(Composer):
         self, sequence: TokenSequence, keys: Keys, null_keys: Keys, settings: Settings, numbers: Numbers, call: int = 0
     ) -> Iterator[int]:
         """With the choice on the host, also where the language model runs on a GPU: here every choice is seen."""
-        return super().write_window(sequence, keys, null_keys, settings, _OnHost(numbers), call)
+        return super().write_window(sequence, keys, null_keys, settings, OnHost(numbers), call)
 
     def choose(self, logits: Float, settings: Settings, numbers: Numbers, call: int) -> Tokens:
         if not self.margins:
             self.first_logits = logits.copy()
-        self.margins.append(self._margin(logits, settings, numbers.inner if isinstance(numbers, _OnHost) else numbers, call))
+        self.margins.append(self._margin(logits, settings, numbers.inner if isinstance(numbers, OnHost) else numbers, call))
         return super().choose(logits, settings, numbers, call)
 
     def _margin(self, logits: Float, settings: Settings, numbers: Numbers, call: int) -> Array:
@@ -167,7 +167,7 @@ class _TracedComposer(Composer):
         return margin
 
 
-class _OnHost:
+class OnHost:
     """Numbers that do not say how they are drawn."""
 
     def __init__(self, inner: Numbers) -> None:
