@@ -1,0 +1,198 @@
+"""Train the nano codec: `python -m tools.nano.train DATA STATE --steps N` (needs torch; goes on from STATE if it is there).
+
+One-step reconstruction: what the network makes of noise at the highest sigma and of the latents is held against the truth.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from musicrt.runtime.files import new_file
+from musicrt.runtime.models.music2latent.config import Config
+from musicrt.runtime.models.music2latent.network import ResBlock, UNet
+from tools.nano.losses import Front, spectral_loss, waveform_loss
+
+CONFIG: dict[str, Any] = {
+    "base_channels": 8,
+    "multipliers_list": [1, 3, 6, 8, 12],
+    "layers_list": [1, 1, 1, 1, 1],
+    "attention_list": [0, 0, 0, 0, 1],
+    "layers_list_encoder": [1, 1, 1, 1, 1],
+    "attention_list_encoder": [0, 0, 0, 0, 1],
+    "freq_downsample_list": [1, 1, 0, 0],
+    "bottleneck_base_channels": 128,
+    "num_bottleneck_layers": 2,
+    "bottleneck_channels": 64,
+    "cond_channels": 32,
+}
+"""Hyper-parameters that differ from the released network's; its front-end stays as it is."""
+FRAMES, WARM, DECAY = 64, 100, 0.999
+REPORT, SAVE, LOOK = 25, 100, 250
+
+
+class Trainer:
+    """The network, its moving average and the optimiser, with everything that is needed to go on later."""
+
+    def __init__(self, seed: int) -> None:
+        torch.manual_seed(seed)
+        self.config = Config.from_mapping(CONFIG)
+        self.seed, self.step, self.seconds = seed, 0, 0.0
+        self.network = start(UNet(self.config)).to(memory_format=torch.channels_last)
+        self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=1e-3)
+        self.front = Front(self.config)
+        self.curve: list[dict[str, float]] = []
+
+    def learn(self, audio: Tensor, rate: float) -> dict[str, float]:
+        """One step on audio [B, (T + 3) * hop]; its losses."""
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        losses = self.measure(audio, rng)
+        self.optimiser.param_groups[0]["lr"] = rate
+        self.optimiser.zero_grad()
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        keep = min(DECAY, (1 + self.step) / (10 + self.step))
+        for name, value in self.network.state_dict().items():
+            self.average[name].lerp_(value, 1.0 - keep)
+        return {name: float(value.detach()) for name, value in losses.items()}
+
+    def measure(self, audio: Tensor, rng: torch.Generator) -> dict[str, Tensor]:
+        truth = self.front.analyse(audio)
+        guess = self.reconstruct(truth, rng)
+        phase, size = spectral_loss(guess, truth)
+        inner = slice(3 * self.config.hop, -3 * self.config.hop)  # without the edges, which fade
+        wave = waveform_loss(self.front.synthesise(guess)[:, inner], audio[:, inner])
+        return {"total": phase + 2.0 * size + wave, "complex": phase, "magnitude": size, "waveform": wave}
+
+    def reconstruct(self, truth: Tensor, rng: torch.Generator) -> Tensor:
+        """Encode, and decode in one step from noise."""
+        noise = self.config.sigma_max * torch.randn(truth.shape, generator=rng)
+        latents, _ = self.network.encoder(truth.contiguous(memory_format=torch.channels_last))
+        guess: Tensor = self.network(latents, noise, torch.full((len(truth),), self.config.sigma_max))
+        return guess
+
+    def look(self, audio: Tensor) -> dict[str, float]:
+        """The losses of the averaged weights on held-out audio."""
+        kept = {name: value.clone() for name, value in self.network.state_dict().items()}
+        self.network.load_state_dict(self.average)
+        with torch.no_grad():
+            losses = self.measure(audio, torch.Generator().manual_seed(0))
+        self.network.load_state_dict(kept)
+        return {f"held-out {name}": float(value) for name, value in losses.items()}
+
+    def save(self, path: Path) -> None:
+        state = {"network": self.network.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict()}
+        with new_file(path) as part:
+            torch.save({**state, "step": self.step, "seconds": self.seconds, "seed": self.seed, "config": CONFIG, "curve": self.curve}, part)
+        with new_file(path.with_suffix(".json")) as part:
+            part.write_text(json.dumps({"step": self.step, "seconds": round(self.seconds), "curve": self.curve}, indent=0) + "\n")
+
+    def restore(self, path: Path) -> None:
+        state = torch.load(path, weights_only=True)
+        if state["config"] != CONFIG:
+            raise SystemExit(f"{path} was trained with other hyper-parameters; name another file, or put the old ones back")
+        self.network.load_state_dict(state["network"])
+        self.optimiser.load_state_dict(state["optimiser"])
+        self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
+        self.seed, self.curve = state["seed"], state["curve"]
+
+
+def start(network: UNet) -> UNet:
+    """Start every residual block as nothing but its residual, and the output small."""
+    for module in network.modules():
+        if isinstance(module, ResBlock):
+            torch.nn.init.zeros_(module.conv2.weight)
+    with torch.no_grad():
+        network.conv_out.weight *= 0.3
+    return network
+
+
+def learning_rate(step: int, steps: int, cool: int, peak: float) -> float:
+    """Up over the first steps, level, and down over the last `cool`."""
+    return peak * min(1.0, (step + 1) / WARM, max(steps - step, 1) / max(cool, 1))
+
+
+class Crops:
+    """Random crops of the training sounds, a function of seed and step."""
+
+    def __init__(self, folders: list[Path], seed: int, samples: int) -> None:
+        self.seed, self.samples = seed, samples
+        self.sounds = np.concatenate([np.load(folder / "audio.npy", mmap_mode="r") for folder in folders])
+
+    def draw(self, step: int, count: int) -> Tensor:
+        """float32 [count, samples]: at drawn levels, some of them two sounds at once."""
+        rng = np.random.default_rng((self.seed, step))
+        crops = []
+        for _ in range(count):
+            crop = self._crop(rng)
+            if rng.random() < 0.25:
+                crop = crop + rng.uniform(0.2, 0.8) * self._crop(rng)
+            level = 10.0 ** (rng.uniform(-14.0, 0.0) / 20.0) * float(rng.choice((-1, 1)))
+            crops.append(level * crop / max(1.0, float(np.abs(crop).max())))
+        return torch.from_numpy(np.stack(crops).astype(np.float32))
+
+    def _crop(self, rng: np.random.Generator) -> np.ndarray:
+        first = int(rng.integers(len(self.sounds) - self.samples))
+        return self.sounds[first : first + self.samples].astype(np.float32) / 32767.0
+
+
+def held_out_crops(folder: Path, samples: int) -> Tensor:
+    """One crop of each third held-out sound: float32 [n, samples]."""
+    audio, names = np.load(folder / "audio.npy", mmap_mode="r"), json.loads((folder / "names.json").read_text())
+
+    def crops() -> Iterator[np.ndarray]:
+        at = 0
+        for index, size in enumerate(names.values()):
+            if index % 3 == 0:
+                yield audio[at + size // 3 : at + size // 3 + samples].astype(np.float32) / 32767.0
+            at += size
+
+    return torch.from_numpy(np.stack(list(crops())))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("data", type=Path, help="what tools.nano.dataset wrote")
+    parser.add_argument("state", type=Path, help="a .pt file; the loss curve lies beside it")
+    parser.add_argument("--steps", type=int, required=True, help="where to stop, counted from the very beginning")
+    parser.add_argument("--cool", type=int, default=0, help="the last steps, over which the learning rate goes down")
+    parser.add_argument("--batch", type=int, default=2)
+    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--seed", type=int, default=8)
+    parser.add_argument("--threads", type=int, default=1, help="more are slower where other work runs")
+    parser.add_argument("--one-batch", action="store_true", help="always the same crops: shows whether the objective works at all")
+    given = parser.parse_args()
+    torch.set_num_threads(given.threads)
+    trainer = Trainer(given.seed)
+    if given.state.exists():
+        trainer.restore(given.state)
+    samples = (FRAMES + 3) * trainer.config.hop
+    crops = Crops(sorted(given.data.glob("training*")), trainer.seed, samples)
+    held_out = held_out_crops(given.data / "held-out", samples)
+    while trainer.step < given.steps:
+        before = time.perf_counter()
+        audio = crops.draw(0 if given.one_batch else trainer.step, given.batch)
+        losses = trainer.learn(audio, learning_rate(trainer.step, given.steps, given.cool, given.rate))
+        trainer.seconds += time.perf_counter() - before
+        if trainer.step % LOOK == 0:
+            losses |= trainer.look(held_out)
+        if trainer.step % REPORT == 0:
+            trainer.curve.append({"step": trainer.step, "batch": given.batch, **{name: round(value, 4) for name, value in losses.items()}})
+            print(f"{trainer.seconds:.0f} s", trainer.curve[-1], flush=True)
+        if trainer.step % SAVE == 0 or trainer.step == given.steps:
+            trainer.save(given.state)
+
+
+if __name__ == "__main__":
+    main()
