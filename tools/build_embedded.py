@@ -1,31 +1,25 @@
-"""Make the bundle that is part of the package, from rule-filled stand-in weights: `python -m tools.build_embedded`.
+"""Make the bundle that is part of the package, from the trained nano checkpoint: `python -m tools.build_embedded`.
 
-Run it again when the stages or the bundle format change, and commit what it writes.
+Run it again when the weights, the stages or the bundle format change, and commit what it writes.
 """
 
 from __future__ import annotations
 
-import json
 import shutil
-import tempfile
 from pathlib import Path
 
 from musicrt.export.bundle import export_bundle
 from musicrt.runtime.bundle import EMBEDDED
-from tests.reference.fill import write_checkpoint
+from tools.nano.keep import CHECKPOINT
 
-LAYOUTS = Path(__file__).parents[1] / "tests" / "reference" / "data" / "music2latent"
+CARD = Path(__file__).parent / "nano" / "MODEL_CARD.md"
+DESCRIPTION = "nano: a small network of this architecture, trained from scratch on music that this project synthesises; a demonstration"
 
 
 def main() -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        checkpoint = Path(folder) / "checkpoint"
-        write_checkpoint(LAYOUTS, "layout-tiny.json", None, "", checkpoint)
-        config = Path(folder) / "config.json"
-        config.write_text(json.dumps(json.loads((LAYOUTS / "layout-tiny.json").read_text())["config"]))
-        shutil.rmtree(EMBEDDED, ignore_errors=True)
-        description = "rule-filled stand-in weights of reduced size: not trained, what they decode to is not music"
-        export_bundle("music2latent", checkpoint, EMBEDDED, config=config, description=description, weights_licence="MIT")
+    shutil.rmtree(EMBEDDED, ignore_errors=True)
+    export_bundle("music2latent", CHECKPOINT, EMBEDDED, description=DESCRIPTION, weights_licence="MIT")
+    shutil.copyfile(CARD, EMBEDDED / "README.md")
 
 
 if __name__ == "__main__":

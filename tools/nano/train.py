@@ -20,6 +20,7 @@ from musicrt.runtime.files import new_file
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.network import ResBlock, UNet
 from tools.nano.losses import Front, spectral_loss, waveform_loss
+from tools.nano.muon import Muon
 
 CONFIG: dict[str, Any] = {
     "base_channels": 8,
@@ -35,7 +36,7 @@ CONFIG: dict[str, Any] = {
     "cond_channels": 32,
 }
 """Hyper-parameters that differ from the released network's; its front-end stays as it is."""
-FRAMES, WARM, DECAY = 64, 100, 0.999
+FRAMES, WARM, DECAY, RATE = 64, 30, 0.998, 0.025
 REPORT, SAVE, LOOK = 25, 100, 250
 
 
@@ -48,7 +49,9 @@ class Trainer:
         self.seed, self.step, self.seconds = seed, 0, 0.0
         self.network = start(UNet(self.config)).to(memory_format=torch.channels_last)
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
-        self.optimiser = torch.optim.AdamW(self.network.parameters(), lr=1e-3, betas=(0.9, 0.98), weight_decay=1e-3)
+        wide = [weight for weight in self.network.parameters() if weight.dim() > 1 and min(weight.flatten(1).shape) >= 4]
+        others = [weight for weight in self.network.parameters() if all(weight is not other for other in wide)]
+        self.optimisers = (Muon(wide, RATE), torch.optim.AdamW(others, RATE / 10, betas=(0.9, 0.98), weight_decay=0.0))
         self.front = Front(self.config)
         self.curve: list[dict[str, float]] = []
 
@@ -56,11 +59,11 @@ class Trainer:
         """One step on audio [B, (T + 3) * hop]; its losses."""
         rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
         losses = self.measure(audio, rng)
-        self.optimiser.param_groups[0]["lr"] = rate
-        self.optimiser.zero_grad()
+        self.network.zero_grad()
         losses["total"].backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.network.parameters(), 1.0)
-        self.optimiser.step()
+        for optimiser, share in zip(self.optimisers, (1.0, 0.1), strict=True):
+            optimiser.param_groups[0]["lr"] = share * rate
+            optimiser.step()
         self.step += 1
         keep = min(DECAY, (1 + self.step) / (10 + self.step))
         for name, value in self.network.state_dict().items():
@@ -73,7 +76,7 @@ class Trainer:
         phase, size = spectral_loss(guess, truth)
         inner = slice(3 * self.config.hop, -3 * self.config.hop)  # without the edges, which fade
         wave = waveform_loss(self.front.synthesise(guess)[:, inner], audio[:, inner])
-        return {"total": phase + 2.0 * size + wave, "complex": phase, "magnitude": size, "waveform": wave}
+        return {"total": 0.3 * phase + 2.0 * size + wave, "complex": phase, "magnitude": size, "waveform": wave}
 
     def reconstruct(self, truth: Tensor, rng: torch.Generator) -> Tensor:
         """Encode, and decode in one step from noise."""
@@ -92,9 +95,11 @@ class Trainer:
         return {f"held-out {name}": float(value) for name, value in losses.items()}
 
     def save(self, path: Path) -> None:
-        state = {"network": self.network.state_dict(), "average": self.average, "optimiser": self.optimiser.state_dict()}
+        state = {"network": self.network.state_dict(), "average": self.average, "optimisers": [one.state_dict() for one in self.optimisers]}
         with new_file(path) as part:
-            torch.save({**state, "step": self.step, "seconds": self.seconds, "seed": self.seed, "config": CONFIG, "curve": self.curve}, part)
+            torch.save(
+                {**state, "step": self.step, "seconds": self.seconds, "seed": self.seed, "config": CONFIG, "curve": self.curve}, part
+            )
         with new_file(path.with_suffix(".json")) as part:
             part.write_text(json.dumps({"step": self.step, "seconds": round(self.seconds), "curve": self.curve}, indent=0) + "\n")
 
@@ -103,7 +108,8 @@ class Trainer:
         if state["config"] != CONFIG:
             raise SystemExit(f"{path} was trained with other hyper-parameters; name another file, or put the old ones back")
         self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
+        for optimiser, kept in zip(self.optimisers, state["optimisers"], strict=True):
+            optimiser.load_state_dict(kept)
         self.average, self.step, self.seconds = state["average"], state["step"], state["seconds"]
         self.seed, self.curve = state["seed"], state["curve"]
 
@@ -168,7 +174,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, required=True, help="where to stop, counted from the very beginning")
     parser.add_argument("--cool", type=int, default=0, help="the last steps, over which the learning rate goes down")
     parser.add_argument("--batch", type=int, default=2)
-    parser.add_argument("--rate", type=float, default=1.5e-3)
+    parser.add_argument("--rate", type=float, default=RATE, help="Muon's; Adam, for vectors, has a tenth of it")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1, help="more are slower where other work runs")
     parser.add_argument("--one-batch", action="store_true", help="always the same crops: shows whether the objective works at all")

@@ -17,14 +17,6 @@ def hann_window(size: int) -> NDArray[np.float64]:
     return 0.5 - 0.5 * np.cos(2.0 * np.pi * np.arange(size) / size)
 
 
-def fourier_basis(size: int) -> Float:
-    """Windowed cosines, then negated sines, of the bins below Nyquist: float32 [2 * size / 2, size]."""
-    # Whole turns are taken off the angle as integers, so that the cosine of a large angle loses nothing.
-    angles = 2.0 * np.pi / size * (np.arange(size // 2)[:, None] * np.arange(size) % size)
-    basis = np.concatenate([np.cos(angles), -np.sin(angles)]) * hann_window(size)
-    return basis.astype(np.float32)
-
-
 class Spectrum:
     """Front-end and synthesis of one configuration. Always float32 or better (SPEC section 11)."""
 

@@ -24,8 +24,8 @@ from torch import Tensor, nn
 from musicrt.runtime.checkpoint import load_weights
 from musicrt.runtime.layers import PhaseUpsample, bias_of
 from musicrt.runtime.models.music2latent.config import Config
+from musicrt.runtime.models.music2latent.fourier import FourierBasis
 from musicrt.runtime.models.music2latent.network import Downsample, Encoder, LatentDecoder, ResBlock, SelfAttention, UNet, Upsample
-from musicrt.runtime.models.music2latent.spectrum import fourier_basis
 
 
 class ChannelAttention(nn.Module):
@@ -67,15 +67,15 @@ class ChannelAttention(nn.Module):
 class Frontend(nn.Module):
     """Waveform -> companded spectrum as a strided convolution with the windowed Fourier basis (SPEC section 3)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, basis: FourierBasis) -> None:
         super().__init__()
         self.hop, self.bins = config.hop, config.bins
         self.alpha, self.beta = config.alpha_rescale, config.beta_rescale
-        self.basis = nn.Parameter(torch.tensor(fourier_basis(config.fft_size))[:, None])
+        self.basis = basis
 
     def forward(self, audio: Tensor) -> Tensor:
         """audio: float32 [B, (T + 3) * hop] -> representation [B, 2, F, T]."""
-        spectrum = F.conv1d(audio[:, None], self.basis, stride=self.hop)
+        spectrum = F.conv1d(audio[:, None], self.basis(), stride=self.hop)
         spectrum = spectrum.reshape(audio.shape[0], 2, self.bins, -1)
         return spectrum * (self.beta * _power(spectrum, self.alpha - 1.0))
 
@@ -83,19 +83,18 @@ class Frontend(nn.Module):
 class Synthesis(nn.Module):
     """Companded spectrum -> waveform: inverse Fourier basis and overlap-add as one transposed convolution (SPEC section 3)."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, basis: FourierBasis) -> None:
         super().__init__()
         self.hop, self.alpha, self.beta = config.hop, config.alpha_rescale, config.beta_rescale
         # Half a spectrum stands for both halves: every bin but 0 counts twice. The squared windows add up to 1.5.
-        weight = torch.full((2, config.bins, 1), 2.0 / (1.5 * config.fft_size))
-        weight[:, 0] /= 2.0
-        self.basis = nn.Parameter(torch.tensor(fourier_basis(config.fft_size))[:, None] * weight.reshape(-1, 1, 1))
+        weight = torch.full((config.bins, 1), 2.0 / (1.5 * config.fft_size) * self.beta**-(1.0 / self.alpha))
+        weight[0] /= 2.0
+        self.weight, self.basis = nn.Parameter(weight), basis
 
     def forward(self, representation: Tensor) -> Tensor:
         """representation: float32 [B, 2, F, T] -> audio [B, (T + 3) * hop] in [-1, 1]."""
-        exponent = 1.0 / self.alpha
-        spectrum = representation * (_power(representation, exponent - 1.0) * self.beta**-exponent)
-        return F.conv_transpose1d(spectrum.flatten(1, 2), self.basis, stride=self.hop)[:, 0].clamp(-1.0, 1.0)
+        spectrum = representation * (_power(representation, 1.0 / self.alpha - 1.0) * self.weight)
+        return F.conv_transpose1d(spectrum.flatten(1, 2), self.basis(), stride=self.hop)[:, 0].clamp(-1.0, 1.0)
 
 
 def _power(planes: Tensor, exponent: float) -> Tensor:
@@ -256,15 +255,15 @@ def split(network: UNet) -> dict[str, nn.Module]:
     denoiser = Denoiser(network)
     for (_, tap), gain in zip(taps, denoiser.tap_gains, strict=True):
         _scale(tap, gain, gain)
-    pyramid = Pyramid(network.decoder, taps)
+    pyramid, basis = Pyramid(network.decoder, taps), FourierBasis(network.config.fft_size)
     stages = {
-        "frontend": Frontend(network.config),
+        "frontend": Frontend(network.config, basis),
         "encoder": EncoderStage(network.encoder),
         "conditioning": conditioning,
         "pyramid": pyramid,
         "denoiser": denoiser,
         "decoder": OneStepDecoder(pyramid, denoiser),
-        "synthesis": Synthesis(network.config),
+        "synthesis": Synthesis(network.config, basis),
     }
     return {name: stage.eval().requires_grad_(False) for name, stage in stages.items()}
 

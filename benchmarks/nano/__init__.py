@@ -1,0 +1,1 @@
+"""How much of a piece the embedded nano codec keeps."""

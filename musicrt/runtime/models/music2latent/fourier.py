@@ -1,0 +1,35 @@
+"""The Fourier basis of the graphs of front-end and synthesis, made of two small ones where it is used."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from musicrt.runtime.models.music2latent.spectrum import hann_window
+
+
+class FourierBasis(nn.Module):
+    """Windowed cosines, then negated sines, of the bins below Nyquist: float32 [size, 1, size].
+
+    At 2048 samples the basis has 17 MB, which no bundle needs to store: with the sample's index as `step * a + b`, the sum of two angles
+    is the product of two turns. Backends that fold constants make it once, when a graph is opened.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        step = 1 << (size.bit_length() // 2)
+        bins = np.arange(size // 2)[:, None]
+        # Whole turns are taken off the angle as integers, so that the cosine of a large angle loses nothing.
+        for name, index in (("coarse", np.arange(0, size, step)), ("fine", np.arange(step))):
+            angles = 2.0 * np.pi / size * (bins * index % size)
+            turns = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
+            setattr(self, name, nn.Parameter(torch.from_numpy(turns)))
+        self.window = nn.Parameter(torch.tensor(hann_window(size), dtype=torch.float32))
+
+    def forward(self) -> Tensor:
+        (cosine, sine), (cosine_step, sine_step) = self.fine[:, :, None], self.coarse[..., None]
+        planes = (cosine_step * cosine - sine_step * sine, -(sine_step * cosine + cosine_step * sine))
+        return (torch.cat(planes).flatten(1) * self.window)[:, None]
