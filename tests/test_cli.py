@@ -81,21 +81,22 @@ def test_systems() -> None:
 def test_inspect() -> None:
     assert json.loads(call("inspect", "embedded", "--json").out) == json.loads((musicrt.EMBEDDED / "manifest.json").read_text())
     out = call("inspect", musicrt.EMBEDDED).out
-    assert "not trained" in out
+    assert "trained from scratch on music that this project synthesises" in out
     assert "licence of the weights: MIT\n" in out
     assert f"identity: {musicrt.Bundle.open(musicrt.EMBEDDED).identity}\n" in out
 
 
 def test_inspect_of_floats(encoded: Path, codec: Pipeline) -> None:
-    bits = 32 * 2 * 8 * codec.latent_length(15_000, "pad")
+    length = codec.latent_length(15_000, "pad")
+    bits = 32 * 2 * 64 * length
     rates = {"bit_rate": bits / (15_000 / 44_100), "file_bit_rate": 8 * encoded.stat().st_size / (15_000 / 44_100)}
     report = json.loads(call("inspect", encoded, "--json").out)
     assert {name: report[name] for name in rates} == pytest.approx(rates)
-    assert (report["kind"], report["shape"], report["bits"], report["nominal_bit_rates"]) == ("latents", [2, 8, bits // 512], [], {})
+    assert (report["kind"], report["shape"], report["bits"], report["nominal_bit_rates"]) == ("latents", [2, 64, length], [], {})
     assert report["identity"] == codec.model.identity
     lines = call("inspect", encoded).out.splitlines()
     assert f"file: {encoded}" in lines
-    assert f"values: latents [2, 8, {bits // 512}]" in lines
+    assert f"values: latents [2, 64, {length}]" in lines
     assert "audio: 0.34 s, 44100 Hz before it was encoded" in lines
     assert f"bit rate: {rates['bit_rate'] / 1000:.4g} kbps, with the header {rates['file_bit_rate'] / 1000:.4g} kbps" in lines
 

@@ -18,7 +18,7 @@ DESCRIPTION = "nano: a small network of this architecture, trained from scratch 
 
 def main() -> None:
     shutil.rmtree(EMBEDDED, ignore_errors=True)
-    export_bundle("music2latent", CHECKPOINT, EMBEDDED, description=DESCRIPTION, weights_licence="MIT")
+    export_bundle("music2latent", CHECKPOINT, EMBEDDED, description=DESCRIPTION, weights_licence="MIT", half_weights=True)
     shutil.copyfile(CARD, EMBEDDED / "README.md")
 
 

@@ -128,12 +128,11 @@ def onsets(audio: Audio, rate: int) -> NDArray[np.float64]:
     hop = 441
     levels = np.log(mel_filters(rate, 1024, 40) @ magnitudes(audio, 1024, hop) + 1e-3)
     flux = np.maximum(levels[:, 2:] - levels[:, :-2], 0.0).mean(0)
-    flux = np.pad(flux, (1, 1))
+    flux = np.pad(flux[:-4], (1, 5))  # the end of a sound is no onset
     if flux.max() < 1e-3:
         return np.zeros(0)
-    peaks, _ = find_peaks(
-        flux, height=max(0.12 * float(flux.max()), float(np.median(flux)) * 1.5), distance=5, prominence=0.08 * flux.max()
-    )
+    least = max(0.12 * float(flux.max()), 1.5 * float(np.median(flux)))
+    peaks, _ = find_peaks(flux, height=least, distance=5, prominence=0.08 * float(flux.max()))
     return peaks * hop / rate
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from torch import nn
 
 from musicrt.export.checkpoints import beside_checkpoint, hash_tensors, read_config
+from musicrt.export.compact import round_weights
 from musicrt.export.flavours import check_flavours, with_flavour
 from musicrt.export.stages import OnStage, write_flavour
 from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle, identity_of
@@ -34,6 +35,7 @@ def export_bundle(
     description: str = "",
     weights_licence: str | None = None,
     flavours: Sequence[str] = (),
+    half_weights: bool = False,
     on_stage: OnStage | None = None,
 ) -> Bundle:
     """Make a bundle at `out`, which must not exist yet; an error leaves nothing there.
@@ -44,6 +46,7 @@ def export_bundle(
     description: said of the weights by `musicrt inspect`.
     weights_licence: of weights that are not the official ones.
     flavours: graphs beside those for ONNX Runtime: `trt`, in half precision for TensorRT. `add_flavour` adds them to a bundle later.
+    half_weights: round all weights to half precision and store them so: half the size. They are computed with in single precision.
     on_stage(stage, done, total): called before each stage, once for each flavour.
 
     Raises CheckpointError, ConfigError, OutputError, VerificationError.
@@ -58,13 +61,15 @@ def export_bundle(
     spec = fit_spec(asked, files)
     tensors = hash_tensors(files)  # first, because stages are folded in place
     stages: dict[str, nn.Module] = system_module(system, "stages").load_stages(files, spec.config)
+    if half_weights:
+        round_weights(stages[stage.name] for stage in spec.stages if not stage.host)
     hashes = {name: sha256_of(path) for name, path in paths.items()}
     official = LicenceEntry(code=known.licences.code, weights=known.licences.weights, weights_url=known.licences.weights_url)
     licences = LicenceEntry(code=official.code, weights=weights_licence, weights_url="") if weights_licence else official
     target = Path(out)
     with new_folder(target) as folder:
         (folder / STAGES).mkdir()
-        weights, graphs, probes = write_flavour(folder, spec, stages, ORT, _shifted(on_stage, 0, flavours))
+        weights, graphs, probes = write_flavour(folder, spec, stages, ORT, _shifted(on_stage, 0, flavours), half_weights=half_weights)
         entries = {stage.name: _describe(stage, graphs[stage.name], probes[stage.name]) for stage in spec.stages}
         manifest = Manifest(
             system=system,

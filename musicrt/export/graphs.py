@@ -28,7 +28,7 @@ from musicrt.export.types import check_standard
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import ORT, TRT, StageSpec, updated_name
 
-_INLINE = 1024  # bytes up to which a constant stays in the graph
+INLINE = 1024  # bytes up to which a constant stays in the graph
 
 
 class _Flat(nn.Module):
@@ -86,7 +86,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str
     places: list[tuple[ir.Value, tuple[Path, str]]] = []
     for stage, model in models.items():
         for value in model.graph.initializers.values():
-            if value.const_value is None or value.const_value.nbytes <= _INLINE:
+            if value.const_value is None or value.const_value.nbytes <= INLINE:
                 continue
             array = value.const_value.numpy()
             file, name = place = by_content.setdefault(_content(array), (path, f"graph.{stage}.{value.name}"))

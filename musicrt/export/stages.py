@@ -10,7 +10,8 @@ import numpy as np
 import onnx_ir as ir
 from torch import nn
 
-from musicrt.export.graphs import trace_stage, write_weights
+from musicrt.export.compact import as_half, compact_constants
+from musicrt.export.graphs import INLINE, trace_stage, write_weights
 from musicrt.export.operators import OPSETS
 from musicrt.export.rounding import round_values
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
@@ -31,12 +32,18 @@ OnStage = Callable[[str, int, int], None]
 
 
 def write_flavour(
-    folder: Path, spec: ModelSpec, modules: Mapping[str, nn.Module], flavour: str, on_stage: OnStage | None = None
+    folder: Path,
+    spec: ModelSpec,
+    modules: Mapping[str, nn.Module],
+    flavour: str,
+    on_stage: OnStage | None = None,
+    *,
+    half_weights: bool = False,
 ) -> tuple[FileEntry, dict[str, GraphEntry], dict[str, Probe]]:
     """Write the graphs of all stages and their weights: the entries of both, and a recorded run of each stage.
 
-    `modules` are the stages' torch modules; the weights of the flavour `ort` are theirs, and have to be there for any other. Raises
-    ConfigError, VerificationError.
+    `modules` are the stages' torch modules; the weights of the flavour `ort` are theirs, and have to be there for any other.
+    half_weights: of the flavour `ort`, store those in half precision that lose nothing by it. Raises ConfigError, VerificationError.
     """
     suffix, weights = _FILES[flavour]
     models: dict[str, ir.Model] = {}
@@ -46,7 +53,11 @@ def write_flavour(
         models[stage.name] = trace_stage(stage, modules[stage.name], probe_inputs(stage, probe_sizes(stage, 2), SEED), flavour)
     path = folder / STAGES / weights
     if flavour == ORT:
-        write_weights(path, dict(nn.ModuleDict(dict(modules)).named_parameters()), models)
+        weights_of = dict(nn.ModuleDict(dict(modules)).named_parameters())
+        if half_weights:
+            for model in models.values():
+                compact_constants(model, INLINE)
+        write_weights(path, {name: as_half(tensor) if half_weights else tensor for name, tensor in weights_of.items()}, models)
     else:
         write_weights(path, {}, models, beside=folder / STAGES / WEIGHTS)
     graphs, probes = dict[str, GraphEntry](), dict[str, Probe]()

@@ -30,8 +30,8 @@ ENGINES = "engines"
 WEIGHTS = "weights.safetensors"
 _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest is a few hundred kilobytes
 
-EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-standin"
-"""The small bundle that is part of the package: stand-in weights, not trained."""
+EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-nano"
+"""The small bundle that is part of the package: the nano codec, trained on music that the project synthesises itself."""
 
 
 class Bundle:

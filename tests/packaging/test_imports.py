@@ -30,7 +30,7 @@ ALLOWED = {
     ("__init__.py", "musicrt.runtime.models.vidmuse.facade"),
     ("__init__.py", "models.vidmuse.facade"),
     ("__init__.py", "VidMuse"),
-    ("runtime/bundle.py", "music2latent-standin"),
+    ("runtime/bundle.py", "music2latent-nano"),
 }
 
 

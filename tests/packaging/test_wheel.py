@@ -73,7 +73,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     for name in (
         "py.typed",
         "cli.py",
-        "bundles/music2latent-standin/manifest.json",
+        "bundles/music2latent-nano/manifest.json",
         "runtime/cuda/sources/choose.cu",
         "runtime/models/music2latent/README.md",
     ):

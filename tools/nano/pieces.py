@@ -126,16 +126,12 @@ def _chords(rng: np.random.Generator, bars: int, key: int, scale: tuple[int, ...
 
 def _bass(rng: np.random.Generator, bars: int, key: int, scale: tuple[int, ...], progression: tuple[int, ...]) -> _Beats:
     hits = ((0.0, 2.0), (0.0, 1.0, 2.0, 3.0), (0.0, 1.5, 2.0, 3.5))[rng.integers(3)]
-    return [
-        (
-            4 * bar + hit,
-            0.9,
-            _pitch(key, scale, progression[bar % 4] + (4 if i % 2 and rng.random() < 0.4 else 0), 1),
-            rng.uniform(0.6, 1.0),
-        )
-        for bar in range(bars)
-        for i, hit in enumerate(hits)
-    ]
+    notes: _Beats = []
+    for bar in range(bars):
+        for index, hit in enumerate(hits):
+            degree = progression[bar % 4] + (4 if index % 2 and rng.random() < 0.4 else 0)
+            notes.append((4 * bar + hit, 0.9, _pitch(key, scale, degree, 1), rng.uniform(0.6, 1.0)))
+    return notes
 
 
 def _drums(rng: np.random.Generator, bars: int, _key: int, _scale: tuple[int, ...], _progression: tuple[int, ...]) -> _Beats:

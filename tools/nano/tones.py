@@ -64,7 +64,7 @@ def play(note: Note, timbre: Timbre) -> Audio:
     size = max(round((note.length + 0.06) * RATE), 256)
     time = np.arange(size, dtype=np.float32) / RATE
     if timbre.kind == "plucked":
-        return _pluck(frequency, time, timbre) * _envelope(time, note.length, 0.001)
+        return _pluck(frequency, time, timbre) * _envelope(time, 0.001)
     phase = frequency * time
     if timbre.vibrato:
         phase += frequency * timbre.vibrato / 5.5 * np.sin(2 * np.pi * 5.5 * time) * np.minimum(time * 4, 1)
@@ -79,7 +79,7 @@ def play(note: Note, timbre: Timbre) -> Audio:
             bright = np.exp(-0.15 * timbre.decay * (harmonic - 1) * time)
             sound += harmonic**-timbre.slope * np.sin(harmonic * turns) * bright
         sound *= 1.0 if hollow else fade
-    return (sound * _envelope(time, note.length, 0.05 if timbre.kind == HELD_OUT_KIND else timbre.attack)).astype(np.float32)
+    return (sound * _envelope(time, 0.05 if timbre.kind == HELD_OUT_KIND else timbre.attack)).astype(np.float32)
 
 
 def _pluck(frequency: float, time: Audio, timbre: Timbre) -> Audio:
@@ -94,7 +94,7 @@ def _pluck(frequency: float, time: Audio, timbre: Timbre) -> Audio:
     return lfilter([1.0], denominator, burst).astype(np.float32)
 
 
-def _envelope(time: Audio, length: float, attack: float) -> Audio:
+def _envelope(time: Audio, attack: float) -> Audio:
     return np.clip(np.minimum(time / attack, (time[-1] - time) / 0.05), 0.0, 1.0).astype(np.float32)
 
 

@@ -9,6 +9,7 @@ import argparse
 import json
 import time
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -36,8 +37,10 @@ CONFIG: dict[str, Any] = {
     "cond_channels": 32,
 }
 """Hyper-parameters that differ from the released network's; its front-end stays as it is."""
-FRAMES, WARM, DECAY, RATE = 64, 30, 0.998, 0.025
-REPORT, SAVE, LOOK = 25, 100, 250
+FRAMES, WARM, DECAY, RATE = 64, 30, 0.998, 0.012
+REPORT, SAVE, LOOK = 25, 50, 100
+FADE = 200
+"""Samples over which spliced sounds come and go."""
 
 
 class Trainer:
@@ -49,7 +52,9 @@ class Trainer:
         self.seed, self.step, self.seconds = seed, 0, 0.0
         self.network = start(UNet(self.config)).to(memory_format=torch.channels_last)
         self.average = {name: value.clone() for name, value in self.network.state_dict().items()}
-        wide = [weight for weight in self.network.parameters() if weight.dim() > 1 and min(weight.flatten(1).shape) >= 4]
+        # Not the latents' own projection: large steps drive their tanh to its ends.
+        parameters = [weight for weight in self.network.parameters() if weight is not self.network.encoder.conv_out.weight]
+        wide = [weight for weight in parameters if weight.dim() > 1 and min(weight.flatten(1).shape) >= 4]
         others = [weight for weight in self.network.parameters() if all(weight is not other for other in wide)]
         self.optimisers = (Muon(wide, RATE), torch.optim.AdamW(others, RATE / 10, betas=(0.9, 0.98), weight_decay=0.0))
         self.front = Front(self.config)
@@ -95,13 +100,12 @@ class Trainer:
         return {f"held-out {name}": float(value) for name, value in losses.items()}
 
     def save(self, path: Path) -> None:
-        state = {"network": self.network.state_dict(), "average": self.average, "optimisers": [one.state_dict() for one in self.optimisers]}
+        weights = {"network": self.network.state_dict(), "average": self.average}
+        numbers = {"step": self.step, "seconds": self.seconds, "seed": self.seed, "config": CONFIG, "curve": self.curve}
         with new_file(path) as part:
-            torch.save(
-                {**state, "step": self.step, "seconds": self.seconds, "seed": self.seed, "config": CONFIG, "curve": self.curve}, part
-            )
+            torch.save({**weights, "optimisers": [one.state_dict() for one in self.optimisers], **numbers}, part)
         with new_file(path.with_suffix(".json")) as part:
-            part.write_text(json.dumps({"step": self.step, "seconds": round(self.seconds), "curve": self.curve}, indent=0) + "\n")
+            part.write_text(json.dumps(numbers, indent=0) + "\n")
 
     def restore(self, path: Path) -> None:
         state = torch.load(path, weights_only=True)
@@ -137,20 +141,26 @@ class Crops:
         self.sounds = np.concatenate([np.load(folder / "audio.npy", mmap_mode="r") for folder in folders])
 
     def draw(self, step: int, count: int) -> Tensor:
-        """float32 [count, samples]: at drawn levels, some of them two sounds at once."""
+        """float32 [count, samples]: several sounds one after the other, some of them two at once, at drawn levels."""
         rng = np.random.default_rng((self.seed, step))
-        crops = []
-        for _ in range(count):
-            crop = self._crop(rng)
-            if rng.random() < 0.25:
-                crop = crop + rng.uniform(0.2, 0.8) * self._crop(rng)
-            level = 10.0 ** (rng.uniform(-14.0, 0.0) / 20.0) * float(rng.choice((-1, 1)))
-            crops.append(level * crop / max(1.0, float(np.abs(crop).max())))
-        return torch.from_numpy(np.stack(crops).astype(np.float32))
+        return torch.from_numpy(np.stack([self._splice(rng) for _ in range(count)]).astype(np.float32))
 
-    def _crop(self, rng: np.random.Generator) -> np.ndarray:
-        first = int(rng.integers(len(self.sounds) - self.samples))
-        return self.sounds[first : first + self.samples].astype(np.float32) / 32767.0
+    def _splice(self, rng: np.random.Generator) -> np.ndarray:
+        """Sounds that differ in one crop: the norms of the network see loud and soft together, as in a long piece."""
+        inner = np.sort(rng.integers(self.samples // 8, self.samples, size=rng.integers(0, 4)))
+        splice = np.zeros(self.samples)
+        for start, end in pairwise((0, *inner, self.samples)):
+            crop = self._crop(rng, end - start)
+            if rng.random() < 0.15:
+                crop = crop + rng.uniform(0.2, 0.8) * self._crop(rng, end - start)
+            level = 10.0 ** (rng.uniform(-4.0, 0.0) / 20.0) * float(rng.choice((-1, 1)))
+            fade = np.minimum(1.0, np.minimum(np.arange(end - start), np.arange(end - start)[::-1]) / FADE)
+            splice[start:end] = level * crop / max(1.0, float(np.abs(crop).max(initial=0.0))) * fade
+        return splice
+
+    def _crop(self, rng: np.random.Generator, samples: int) -> np.ndarray:
+        first = int(rng.integers(len(self.sounds) - samples))
+        return self.sounds[first : first + samples].astype(np.float32) / 32767.0
 
 
 def held_out_crops(folder: Path, samples: int) -> Tensor:

@@ -215,11 +215,11 @@ def load_bundle_stages(bundle: Bundle) -> dict[str, nn.Module]:
     wrong = [
         name
         for name, shape in expected.items()
-        if name not in weights or weights[name].shape != shape or weights[name].dtype != torch.float32
+        if name not in weights or weights[name].shape != shape or weights[name].dtype not in (torch.float32, torch.float16)
     ]
     if wrong:
         raise BundleError(f"{bundle.weights} does not fit the network: {len(wrong)} tensors, {wrong[0]} first; export the bundle again")
     # Stages may share layers (a fused stage has those of its parts): each is stored once, under the first name.
     keys = [key for key in together.state_dict(keep_vars=True) if key in expected]
-    together.load_state_dict({key: weights[key] for key in keys}, strict=False, assign=True)
+    together.load_state_dict({key: weights[key].float() for key in keys}, strict=False, assign=True)
     return {name: stage.eval().requires_grad_(False) for name, stage in stages.items()}

@@ -87,7 +87,7 @@ class Synthesis(nn.Module):
         super().__init__()
         self.hop, self.alpha, self.beta = config.hop, config.alpha_rescale, config.beta_rescale
         # Half a spectrum stands for both halves: every bin but 0 counts twice. The squared windows add up to 1.5.
-        weight = torch.full((config.bins, 1), 2.0 / (1.5 * config.fft_size) * self.beta**-(1.0 / self.alpha))
+        weight = torch.full((config.bins, 1), 2.0 / (1.5 * config.fft_size) * self.beta ** -(1.0 / self.alpha))
         weight[0] /= 2.0
         self.weight, self.basis = nn.Parameter(weight), basis
 
