@@ -41,9 +41,9 @@ def mel_codec(audio: Audio, rate: int, bands: int, hop: int) -> Audio:
     fine = {"nperseg": size, "noverlap": size - fine_hop}
     count = 1 + int(np.ceil(len(audio) / fine_hop))
     places, known = np.arange(count) * fine_hop / hop, np.arange(linear.shape[1])
-    target = np.stack([np.interp(places, known, row) for row in linear])
+    target = np.stack([np.interp(places, known, row) for row in linear]).astype(np.float32)
     rng = np.random.default_rng(0)
-    spectrum = target * np.exp(2j * np.pi * rng.random(target.shape))
+    spectrum = target * np.exp(2j * np.pi * rng.random(target.shape)).astype(np.complex64)
     for _ in range(ROUNDS):
         waves = istft(spectrum, **fine)[1]
         again = stft(waves, **fine)[2][:, :count]

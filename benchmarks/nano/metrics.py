@@ -31,7 +31,8 @@ def mel_filters(rate: int, size: int, bands: int, low: float = 30.0, high: float
     # Bands narrower than a bin take the bin nearest to their middle.
     empty = filters.sum(1) < 1e-3
     filters[empty, np.round(edges[1:-1][empty] * size / rate).astype(int)] = 1.0
-    return filters / filters.sum(1, keepdims=True)
+    filters /= filters.sum(1, keepdims=True)
+    return filters
 
 
 def _mel(frequency: float) -> float:
@@ -113,7 +114,8 @@ def chroma(audio: Audio, rate: int) -> NDArray[np.float64]:
     classes = np.round(69 + 12 * np.log2(bins[kept] / 440.0)).astype(int) % 12
     sums = np.stack([spectrum[1 + kept[classes == one]].sum(0) for one in range(12)]).astype(np.float64)
     sums -= sums.mean(0)
-    return sums / np.maximum(np.linalg.norm(sums, axis=0), 1e-9)
+    sums /= np.maximum(np.linalg.norm(sums, axis=0), 1e-9)
+    return sums
 
 
 def chroma_agreement(truth: Audio, guess: Audio, rate: int) -> float:
@@ -133,7 +135,7 @@ def onsets(audio: Audio, rate: int) -> NDArray[np.float64]:
         return np.zeros(0)
     least = max(0.12 * float(flux.max()), 1.5 * float(np.median(flux)))
     peaks, _ = find_peaks(flux, height=least, distance=5, prominence=0.08 * float(flux.max()))
-    return peaks * hop / rate
+    return np.asarray(peaks * hop / rate, np.float64)
 
 
 def onset_agreement(truth: Audio, guess: Audio, rate: int) -> float:

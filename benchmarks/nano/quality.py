@@ -35,8 +35,9 @@ def main(arguments: Sequence[str]) -> None:
     parser = suite_parser("nano.quality", "What the nano codec keeps of held-out pieces, against simple codecs of equal rate.")
     parser.add_argument("--data", type=Path, required=True, help="what tools.nano.dataset wrote")
     parser.add_argument("--each", type=int, default=6, help="sounds of each kind (default: %(default)s)")
+    parser.add_argument("--seconds", type=float, default=10.0, help="of each sound, from its beginning (default: %(default)s)")
     options = parser.parse_args(arguments)
-    sounds = read_sounds(options.data / "held-out", options.each)
+    sounds = read_sounds(options.data / "held-out", options.each, round(44100 * options.seconds))
     with load(options.bundle, threads=options.threads) as codec:
         rate, width = codec.sample_rate, codec.config.bottleneck_channels
         hop = codec.config.samples_per_latent
@@ -70,20 +71,21 @@ def main(arguments: Sequence[str]) -> None:
                 place.parent.mkdir(parents=True, exist_ok=True)
                 drawn = {"input": audio, **{key: made[key] for key in ("nano", "mel, Griffin-Lim", "narrow band")}}
                 draw_spectrograms(place, drawn, rate, f"{name}, {values:.0f} values a second")
-    settings = {"values a second": round(values), "kbps at 8 bits": round(8 * values / 1000, 1), "seed": SEED, "sounds": len(sounds)}
+    settings = {"values a second": round(values), "kbps at 8 bits": round(8 * values / 1000, 1), "seed": SEED}
+    settings |= {"sounds": len(sounds), "seconds of each": options.seconds}
     content = describe_run("nano.quality", options.bundle, settings, options.threads)
     write_results(options.out, {**content, "sounds": rows}, tables(rows))
 
 
-def read_sounds(folder: Path, each: int) -> dict[str, Audio]:
-    """The held-out sounds by name, the first `each` of every kind. Raises InputError."""
+def read_sounds(folder: Path, each: int, samples: int) -> dict[str, Audio]:
+    """The beginnings of held-out sounds by name, the first `each` of every kind. Raises InputError."""
     try:
         audio, sizes = np.load(folder / "audio.npy", mmap_mode="r"), json.loads((folder / "names.json").read_text())
     except OSError as error:
         raise InputError(f"{folder} can't be read ({error.strerror}); make it with python -m tools.nano.dataset") from None
     ends = np.cumsum(list(sizes.values()))
     return {
-        name: (audio[end - sizes[name] : end] / np.float32(32767)).astype(np.float32)
+        name: (audio[end - sizes[name] : end][:samples] / np.float32(32767)).astype(np.float32)
         for name, end in zip(sizes, ends, strict=True)
         if int(name.rpartition(".")[2]) < each
     }

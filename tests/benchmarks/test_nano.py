@@ -101,4 +101,4 @@ def test_suite(tmp_path: Path) -> None:
 
 def test_missing_sounds(tmp_path: Path) -> None:
     with refused(InputError, tmp_path / "held-out", "tools.nano.dataset"):
-        quality.read_sounds(tmp_path / "held-out", 1)
+        quality.read_sounds(tmp_path / "held-out", 1, 100)

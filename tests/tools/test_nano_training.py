@@ -24,7 +24,7 @@ SAMPLES = 19 * 512
 @pytest.fixture(autouse=True)
 def _small(monkeypatch: pytest.MonkeyPatch) -> None:
     """A network of few channels, crops of sixteen frames."""
-    small = {"base_channels": 4, "multipliers_list": [1, 1, 2, 2, 2], "bottleneck_base_channels": 16, "heads": 2, "cond_channels": 8}
+    small = {"base_channels": 4, "multipliers_list": [1, 1, 2], "bottleneck_base_channels": 16, "heads": 2, "cond_channels": 8}
     monkeypatch.setattr(train, "CONFIG", {**train.CONFIG, **small})
     monkeypatch.setattr(train, "FRAMES", 16)
 
@@ -67,7 +67,7 @@ def test_losses_vanish_at_the_truth_only() -> None:
 def test_steps_of_muon_are_orthogonal() -> None:
     for shape in ((6, 40), (40, 6)):
         values = torch.linalg.svdvals(orthogonal(torch.randn(shape, generator=torch.Generator().manual_seed(1))))
-        assert 0.6 < float(values.min()) <= float(values.max()) < 1.3
+        assert float((values - 1.0).abs().max()) < 1e-3
 
 
 def test_one_batch_is_learnt(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -71,7 +72,8 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
     folder.mkdir(parents=True, exist_ok=True)
-    shares = {"held-out": held_out, **{f"training{i}": lambda i=i: training(i) for i in range(FLUID_BATCHES)}}
+    shares: dict[str, Callable[[], Iterator[tuple[str, tones.Audio]]]] = {"held-out": held_out}
+    shares |= {f"training{i}": partial(training, i) for i in range(FLUID_BATCHES)}
     for name, make in shares.items():
         if not (folder / name).exists():
             made = dict(make())

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-_QUINTIC = (3.4445, -4.7750, 2.0315)
-_ROUNDS = 5
+_LEAST = 1e-6
+"""Squared singular values below this share of the largest are taken for it."""
 
 
 class Muon(torch.optim.Optimizer):
@@ -34,11 +34,9 @@ class Muon(torch.optim.Optimizer):
 
 
 def orthogonal(matrix: Tensor) -> Tensor:
-    """The nearest matrix of singular values about one, by Newton and Schulz."""
-    x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    x = x / (x.norm() + 1e-7)
-    a, b, c = _QUINTIC
-    for _ in range(_ROUNDS):
-        square = x @ x.T
-        x = a * x + (b * square + c * square @ square) @ x
-    return x.T if matrix.shape[0] > matrix.shape[1] else x
+    """The nearest matrix whose singular values are one, but for those far below the largest, which stay small."""
+    x: Tensor = matrix.T if len(matrix) > matrix[0].numel() else matrix
+    values, vectors = torch.linalg.eigh((x @ x.T).double())
+    root = (vectors * values.clamp_min(float(values[-1]) * _LEAST + 1e-30).rsqrt()) @ vectors.T
+    x = root.to(x.dtype) @ x
+    return x.T if len(matrix) > matrix[0].numel() else x

@@ -62,9 +62,9 @@ def play(note: Note, timbre: Timbre) -> Audio:
     """One note, with 60 ms of release behind it."""
     frequency = 440.0 * 2.0 ** ((note.pitch - 69) / 12.0)
     size = max(round((note.length + 0.06) * RATE), 256)
-    time = np.arange(size, dtype=np.float32) / RATE
+    time = np.asarray(np.arange(size) / RATE, np.float32)
     if timbre.kind == "plucked":
-        return _pluck(frequency, time, timbre) * _envelope(time, 0.001)
+        return np.asarray(_pluck(frequency, time, timbre) * _envelope(time, 0.001), np.float32)
     phase = frequency * time
     if timbre.vibrato:
         phase += frequency * timbre.vibrato / 5.5 * np.sin(2 * np.pi * 5.5 * time) * np.minimum(time * 4, 1)
@@ -79,7 +79,7 @@ def play(note: Note, timbre: Timbre) -> Audio:
             bright = np.exp(-0.15 * timbre.decay * (harmonic - 1) * time)
             sound += harmonic**-timbre.slope * np.sin(harmonic * turns) * bright
         sound *= 1.0 if hollow else fade
-    return (sound * _envelope(time, 0.05 if timbre.kind == HELD_OUT_KIND else timbre.attack)).astype(np.float32)
+    return np.asarray(sound * _envelope(time, 0.05 if timbre.kind == HELD_OUT_KIND else timbre.attack), np.float32)
 
 
 def _pluck(frequency: float, time: Audio, timbre: Timbre) -> Audio:
@@ -91,11 +91,11 @@ def _pluck(frequency: float, time: Audio, timbre: Timbre) -> Audio:
     loss = 0.5 * np.exp(-0.5 * timbre.decay / frequency)
     denominator = np.zeros(period + 2)
     denominator[0], denominator[period], denominator[period + 1] = 1.0, -loss, -loss
-    return lfilter([1.0], denominator, burst).astype(np.float32)
+    return np.asarray(lfilter([1.0], denominator, burst), np.float32)
 
 
 def _envelope(time: Audio, attack: float) -> Audio:
-    return np.clip(np.minimum(time / attack, (time[-1] - time) / 0.05), 0.0, 1.0).astype(np.float32)
+    return np.asarray(np.clip(np.minimum(time / attack, (time[-1] - time) / 0.05), 0.0, 1.0), np.float32)
 
 
 def hit(drum: int, rng: np.random.Generator) -> Audio:
@@ -109,7 +109,7 @@ def hit(drum: int, rng: np.random.Generator) -> Audio:
     else:
         rate = {HAT: 60.0, OPEN_HAT: 12.0}.get(drum, 40.0)
         sound = 0.3 * lfilter([1, -1], [1, 0.5], noise) * np.exp(-rate * time)
-    return sound.astype(np.float32)
+    return np.asarray(sound, np.float32)
 
 
 def reverberate(audio: Audio, rng: np.random.Generator) -> Audio:
@@ -119,8 +119,8 @@ def reverberate(audio: Audio, rng: np.random.Generator) -> Audio:
     room = rng.standard_normal(len(time)) * np.exp(-6.9 * time / seconds)
     wet = fftconvolve(audio, room)[: len(audio)]
     share = rng.uniform(0.05, 0.35)
-    return (audio + share * wet * np.abs(audio).max() / (np.abs(wet).max() + 1e-9)).astype(np.float32)
+    return np.asarray(audio + share * wet * np.abs(audio).max() / (np.abs(wet).max() + 1e-9), np.float32)
 
 
 def normalise(audio: Audio, peak: float = 0.9) -> Audio:
-    return (audio * (peak / max(float(np.abs(audio).max()), 1e-6))).astype(np.float32)
+    return np.asarray(audio * (peak / max(float(np.abs(audio).max()), 1e-6)), np.float32)

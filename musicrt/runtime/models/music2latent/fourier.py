@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from musicrt.runtime.models.music2latent.spectrum import hann_window
@@ -19,15 +20,17 @@ class FourierBasis(nn.Module):
     def __init__(self, size: int) -> None:
         super().__init__()
         step = 1 << (size.bit_length() // 2)
-        bins = np.arange(size // 2)[:, None]
-        # Whole turns are taken off the angle as integers, so that the cosine of a large angle loses nothing.
-        for name, index in (("coarse", np.arange(0, size, step)), ("fine", np.arange(step))):
-            angles = 2.0 * np.pi / size * (bins * index % size)
-            turns = np.stack([np.cos(angles), np.sin(angles)]).astype(np.float32)
-            setattr(self, name, nn.Parameter(torch.from_numpy(turns)))
+        self.coarse, self.fine = (_turns(size, index) for index in (np.arange(0, size, step), np.arange(step)))
         self.window = nn.Parameter(torch.tensor(hann_window(size), dtype=torch.float32))
 
     def forward(self) -> Tensor:
         (cosine, sine), (cosine_step, sine_step) = self.fine[:, :, None], self.coarse[..., None]
         planes = (cosine_step * cosine - sine_step * sine, -(sine_step * cosine + cosine_step * sine))
         return (torch.cat(planes).flatten(1) * self.window)[:, None]
+
+
+def _turns(size: int, index: NDArray[np.int64]) -> nn.Parameter:
+    """Cosines and sines of all bins below Nyquist at some samples: float32 [2, size / 2, n]."""
+    # Whole turns are taken off the angle as integers, so that the cosine of a large angle loses nothing.
+    angles = 2.0 * np.pi / size * (np.arange(size // 2)[:, None] * index % size)
+    return nn.Parameter(torch.tensor(np.stack([np.cos(angles), np.sin(angles)]), dtype=torch.float32))
