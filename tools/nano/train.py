@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import tempfile
 import time
 from collections.abc import Iterator
 from itertools import pairwise
@@ -15,6 +16,8 @@ from typing import Any
 
 import numpy as np
 import torch
+import torch.distributed
+import torch.multiprocessing
 from torch import Tensor
 
 from musicrt.runtime.files import new_file
@@ -49,8 +52,9 @@ FADE = 200
 class Trainer:
     """The network, its moving average and the optimiser, with everything that is needed to go on later."""
 
-    def __init__(self, seed: int) -> None:
+    def __init__(self, seed: int, worker: int = 0, workers: int = 1) -> None:
         torch.manual_seed(seed)
+        self.worker, self.workers = worker, workers
         self.config = Config.from_mapping(CONFIG)
         self.seed, self.step, self.seconds = seed, 0, 0.0
         self.network = start(UNet(self.config)).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -65,10 +69,12 @@ class Trainer:
 
     def learn(self, audio: Tensor, rate: float) -> dict[str, float]:
         """One step on audio [B, (T + 3) * hop]; its losses."""
-        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step)
+        rng = torch.Generator().manual_seed(self.seed * 1_000_003 + self.step + 1_000_000_007 * self.worker)
         losses = self.measure(audio, rng)
         self.network.zero_grad()
         losses["total"].backward()  # type: ignore[no-untyped-call]
+        if self.workers > 1:
+            share_gradients(self.network, self.workers)
         for optimiser, share in zip(self.optimisers, (1.0, 0.1), strict=True):
             optimiser.param_groups[0]["lr"] = share * rate
             optimiser.step()
@@ -121,6 +127,15 @@ class Trainer:
         self.seed, self.curve = state["seed"], state["curve"]
 
 
+def share_gradients(network: UNet, workers: int) -> None:
+    """Give every worker the mean of all gradients."""
+    gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
+    flat = torch.cat([gradient.flatten() for gradient in gradients])
+    torch.distributed.all_reduce(flat)
+    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+        gradient.copy_(mean.view_as(gradient) / workers)
+
+
 def start(network: UNet) -> UNet:
     """Start every residual block as nothing but its residual, and the output small."""
     for module in network.modules():
@@ -137,15 +152,15 @@ def learning_rate(step: int, steps: int, cool: int, peak: float) -> float:
 
 
 class Crops:
-    """Random crops of the training sounds, a function of seed and step."""
+    """Random crops of the training sounds, a function of seed, step and worker."""
 
-    def __init__(self, folders: list[Path], seed: int, samples: int) -> None:
-        self.seed, self.samples = seed, samples
+    def __init__(self, folders: list[Path], seed: int, samples: int, worker: int = 0) -> None:
+        self.seed, self.samples, self.worker = seed, samples, worker
         self.sounds = np.concatenate([np.load(folder / "audio.npy", mmap_mode="r") for folder in folders])
 
     def draw(self, step: int, count: int) -> Tensor:
         """float32 [count, samples]: several sounds one after the other, some of them two at once, at drawn levels."""
-        rng = np.random.default_rng((self.seed, step))
+        rng = np.random.default_rng((self.seed, step, self.worker) if self.worker else (self.seed, step))
         return torch.from_numpy(np.stack([self._splice(rng) for _ in range(count)]).astype(np.float32))
 
     def _splice(self, rng: np.random.Generator) -> np.ndarray:
@@ -190,24 +205,39 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=RATE, help="Muon's; Adam, for vectors, has a tenth of it")
     parser.add_argument("--seed", type=int, default=8)
     parser.add_argument("--threads", type=int, default=1, help="more are slower where other work runs")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share each step; --batch is that of one")
     parser.add_argument("--one-batch", action="store_true", help="always the same crops: shows whether the objective works at all")
     given = parser.parse_args()
+    if given.workers > 1:
+        with tempfile.TemporaryDirectory() as folder:
+            torch.multiprocessing.spawn(work, (given, f"file://{folder}/meeting"), given.workers)
+    else:
+        work(0, given)
+
+
+def work(worker: int, given: argparse.Namespace, meeting: str = "") -> None:
+    """One of the processes; the first reports and saves."""
     torch.set_num_threads(given.threads)
-    trainer = Trainer(given.seed)
+    if meeting:
+        torch.distributed.init_process_group("gloo", init_method=meeting, rank=worker, world_size=given.workers)
+    trainer = Trainer(given.seed, worker, given.workers)
     if given.state.exists():
         trainer.restore(given.state)
     samples = (FRAMES + 3) * trainer.config.hop
-    crops = Crops(sorted(given.data.glob("training*")), trainer.seed, samples)
+    crops = Crops(sorted(given.data.glob("training*")), trainer.seed, samples, worker)
     held_out = held_out_crops(given.data / "held-out", samples)
     while trainer.step < given.steps:
         before = time.perf_counter()
         audio = crops.draw(0 if given.one_batch else trainer.step, given.batch)
         losses = trainer.learn(audio, learning_rate(trainer.step, given.steps, given.cool, given.rate))
         trainer.seconds += time.perf_counter() - before
+        if worker:
+            continue
         if trainer.step % LOOK == 0:
             losses |= trainer.look(held_out)
         if trainer.step % REPORT == 0:
-            trainer.curve.append({"step": trainer.step, "batch": given.batch, **{name: round(value, 4) for name, value in losses.items()}})
+            batch = given.batch * given.workers
+            trainer.curve.append({"step": trainer.step, "batch": batch, **{name: round(value, 4) for name, value in losses.items()}})
             print(f"{trainer.seconds:.0f} s", trainer.curve[-1], flush=True)
         if trainer.step % SAVE == 0 or trainer.step == given.steps:
             trainer.save(given.state)
