@@ -102,3 +102,15 @@ def test_suite(tmp_path: Path) -> None:
 def test_missing_sounds(tmp_path: Path) -> None:
     with refused(InputError, tmp_path / "held-out", "tools.nano.dataset"):
         quality.read_sounds(tmp_path / "held-out", 1, 100)
+
+
+def test_the_embedded_bundle_keeps_melody_and_rhythm() -> None:
+    """On an unseen melody in a timbre that training never heard."""
+    melody = dict(own_held_out(2, seconds=3.0))["own-melodies.1"]
+    with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
+        decoded = codec.decode(codec.encode(melody, tail="pad"), seed=1)[0, : len(melody)]
+    kept = compare(melody, decoded, RATE)
+    assert kept["pitch"] > 0.8
+    assert kept["chroma"] > 0.7
+    assert kept["onsets"] > 0.4
+    assert kept["STFT"] < 0.75 * compare(melody, np.zeros_like(melody), RATE)["STFT"]

@@ -14,7 +14,7 @@ torch = pytest.importorskip("torch")
 from musicrt.runtime.models.music2latent.config import Config  # noqa: E402
 from musicrt.runtime.models.music2latent.spectrum import Spectrum  # noqa: E402
 from musicrt.runtime.models.music2latent.stages import load_network  # noqa: E402
-from tools.nano import keep, train  # noqa: E402
+from tools.nano import crops, keep, train  # noqa: E402
 from tools.nano.losses import Front, spectral_loss, waveform_loss  # noqa: E402
 from tools.nano.muon import orthogonal  # noqa: E402
 
@@ -74,7 +74,7 @@ def test_one_batch_is_learnt(data: Path, tmp_path: Path, monkeypatch: pytest.Mon
     run(data, tmp_path / "one.pt", monkeypatch, "--steps", "25", "--one-batch", "--batch", "1")
     (last,) = torch.load(tmp_path / "one.pt", weights_only=True)["curve"]
     first = train.Trainer(8)
-    audio = train.Crops([data / "training0"], 8, SAMPLES).draw(0, 1)
+    audio = crops.Crops([data / "training0"], 8, SAMPLES).draw(0, 1)
     with torch.no_grad():
         before = float(first.measure(audio, torch.Generator().manual_seed(0))["total"])
     assert last["total"] < 0.9 * before
@@ -121,7 +121,7 @@ def test_what_is_kept_is_the_official_layout_in_half(data: Path, tmp_path: Path,
 
     run(data, tmp_path / "a.pt", monkeypatch, "--steps", "1", "--batch", "1")
     state = torch.load(tmp_path / "a.pt", weights_only=True)
-    keep.keep(state, train.held_out_crops(data / "held-out", SAMPLES), tmp_path / "kept")
+    keep.keep(state, crops.held_out_crops(data / "held-out", SAMPLES), tmp_path / "kept")
     weights = load_file(tmp_path / "kept" / "music2latent.safetensors")
     assert {value.dtype for value in weights.values()} == {torch.float16}
     network = load_network({"music2latent.pt": weights}, json.loads((tmp_path / "kept" / "config.json").read_text()))

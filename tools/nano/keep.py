@@ -17,8 +17,9 @@ from torch import Tensor
 from musicrt.runtime.files import new_file
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.network import UNet
+from tools.nano.crops import held_out_crops
 from tools.nano.losses import Front
-from tools.nano.train import FRAMES, held_out_crops
+from tools.nano.train import FRAMES
 
 CHECKPOINT = Path(__file__).parent / "checkpoint"
 

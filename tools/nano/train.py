@@ -9,20 +9,18 @@ import argparse
 import json
 import tempfile
 import time
-from collections.abc import Iterator
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.distributed
-import torch.multiprocessing
 from torch import Tensor
+from torch.multiprocessing.spawn import spawn
 
 from musicrt.runtime.files import new_file
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.network import ResBlock, UNet
+from tools.nano.crops import Crops, held_out_crops
 from tools.nano.losses import Front, spectral_loss, waveform_loss
 from tools.nano.muon import Muon
 
@@ -45,8 +43,6 @@ Three levels that leave 256 frequencies: the dense layers around the latents see
 """
 FRAMES, WARM, DECAY, RATE = 64, 30, 0.998, 0.015
 REPORT, SAVE, LOOK = 25, 50, 100
-FADE = 200
-"""Samples over which spliced sounds come and go."""
 
 
 class Trainer:
@@ -132,7 +128,7 @@ def share_gradients(network: UNet, workers: int) -> None:
     gradients = [weight.grad for weight in network.parameters() if weight.grad is not None]
     flat = torch.cat([gradient.flatten() for gradient in gradients])
     torch.distributed.all_reduce(flat)
-    for gradient, mean in zip(gradients, flat.split([gradient.numel() for gradient in gradients]), strict=True):
+    for gradient, mean in zip(gradients, torch.split(flat, [gradient.numel() for gradient in gradients]), strict=True):
         gradient.copy_(mean.view_as(gradient) / workers)
 
 
@@ -151,50 +147,6 @@ def learning_rate(step: int, steps: int, cool: int, peak: float) -> float:
     return peak * min(1.0, (step + 1) / WARM, max(steps - step, 1) / max(cool, 1))
 
 
-class Crops:
-    """Random crops of the training sounds, a function of seed, step and worker."""
-
-    def __init__(self, folders: list[Path], seed: int, samples: int, worker: int = 0) -> None:
-        self.seed, self.samples, self.worker = seed, samples, worker
-        self.sounds = np.concatenate([np.load(folder / "audio.npy", mmap_mode="r") for folder in folders])
-
-    def draw(self, step: int, count: int) -> Tensor:
-        """float32 [count, samples]: several sounds one after the other, some of them two at once, at drawn levels."""
-        rng = np.random.default_rng((self.seed, step, self.worker) if self.worker else (self.seed, step))
-        return torch.from_numpy(np.stack([self._splice(rng) for _ in range(count)]).astype(np.float32))
-
-    def _splice(self, rng: np.random.Generator) -> np.ndarray:
-        """Sounds that differ in one crop: the norms of the network see loud and soft together, as in a long piece."""
-        inner = np.sort(rng.integers(self.samples // 8, self.samples, size=rng.integers(0, 4)))
-        splice = np.zeros(self.samples)
-        for start, end in pairwise((0, *inner, self.samples)):
-            crop = self._crop(rng, end - start)
-            if rng.random() < 0.15:
-                crop = crop + rng.uniform(0.2, 0.8) * self._crop(rng, end - start)
-            level = 10.0 ** (rng.uniform(-4.0, 0.0) / 20.0) * float(rng.choice((-1, 1)))
-            fade = np.minimum(1.0, np.minimum(np.arange(end - start), np.arange(end - start)[::-1]) / FADE)
-            splice[start:end] = level * crop / max(1.0, float(np.abs(crop).max(initial=0.0))) * fade
-        return splice
-
-    def _crop(self, rng: np.random.Generator, samples: int) -> np.ndarray:
-        first = int(rng.integers(len(self.sounds) - samples))
-        return self.sounds[first : first + samples].astype(np.float32) / 32767.0
-
-
-def held_out_crops(folder: Path, samples: int) -> Tensor:
-    """One crop of each third held-out sound: float32 [n, samples]."""
-    audio, names = np.load(folder / "audio.npy", mmap_mode="r"), json.loads((folder / "names.json").read_text())
-
-    def crops() -> Iterator[np.ndarray]:
-        at = 0
-        for index, size in enumerate(names.values()):
-            if index % 3 == 0:
-                yield audio[at + size // 3 : at + size // 3 + samples].astype(np.float32) / 32767.0
-            at += size
-
-    return torch.from_numpy(np.stack(list(crops())))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="what tools.nano.dataset wrote")
@@ -210,7 +162,7 @@ def main() -> None:
     given = parser.parse_args()
     if given.workers > 1:
         with tempfile.TemporaryDirectory() as folder:
-            torch.multiprocessing.spawn(work, (given, f"file://{folder}/meeting"), given.workers)
+            spawn(work, (given, f"file://{folder}/meeting"), given.workers)  # type: ignore[no-untyped-call]
     else:
         work(0, given)
 

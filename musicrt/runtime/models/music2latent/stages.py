@@ -24,8 +24,9 @@ from torch import Tensor, nn
 from musicrt.runtime.checkpoint import load_weights
 from musicrt.runtime.layers import PhaseUpsample, bias_of
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.models.music2latent.fourier import FourierBasis
 from musicrt.runtime.models.music2latent.network import Downsample, Encoder, LatentDecoder, ResBlock, SelfAttention, UNet, Upsample
+from musicrt.runtime.models.music2latent.spectrum import hann_window
+from musicrt.runtime.networks.fourier import FourierBasis
 
 
 class ChannelAttention(nn.Module):
@@ -255,7 +256,7 @@ def split(network: UNet) -> dict[str, nn.Module]:
     denoiser = Denoiser(network)
     for (_, tap), gain in zip(taps, denoiser.tap_gains, strict=True):
         _scale(tap, gain, gain)
-    pyramid, basis = Pyramid(network.decoder, taps), FourierBasis(network.config.fft_size)
+    pyramid, basis = Pyramid(network.decoder, taps), FourierBasis(hann_window(network.config.fft_size))
     stages = {
         "frontend": Frontend(network.config, basis),
         "encoder": EncoderStage(network.encoder),

@@ -1,4 +1,4 @@
-"""The Fourier basis of the graphs of front-end and synthesis, made of two small ones where it is used."""
+"""The Fourier basis of spectra as convolutions, made of two small ones where it is used."""
 
 from __future__ import annotations
 
@@ -7,21 +7,20 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from musicrt.runtime.models.music2latent.spectrum import hann_window
-
 
 class FourierBasis(nn.Module):
-    """Windowed cosines, then negated sines, of the bins below Nyquist: float32 [size, 1, size].
+    """Cosines, then negated sines, of the bins below Nyquist, times a window [size]: float32 [size, 1, size].
 
     At 2048 samples the basis has 17 MB, which no bundle needs to store: with the sample's index as `step * a + b`, the sum of two angles
     is the product of two turns. Backends that fold constants make it once, when a graph is opened.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, window: NDArray[np.float64]) -> None:
         super().__init__()
+        size = len(window)
         step = 1 << (size.bit_length() // 2)
         self.coarse, self.fine = (_turns(size, index) for index in (np.arange(0, size, step), np.arange(step)))
-        self.window = nn.Parameter(torch.tensor(hann_window(size), dtype=torch.float32))
+        self.window = nn.Parameter(torch.tensor(window, dtype=torch.float32))
 
     def forward(self) -> Tensor:
         (cosine, sine), (cosine_step, sine_step) = self.fine[:, :, None], self.coarse[..., None]
