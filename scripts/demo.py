@@ -50,9 +50,7 @@ def main() -> None:
     write_audio("output.wav", decoded, rate)
     draw_spectrograms(Path("spectrograms.png"), {"input": music[0], "output of the embedded nano codec": decoded[0]}, rate, "")
     print("wrote           .demo/input.wav, .demo/output.wav, .demo/spectrograms.png")
-    print(
-        "note            nano is a small network that was trained for about an hour on synthesised music: melody and rhythm come through,"
-    )
+    print("note            nano is a small network that was trained for half an hour on synthesised music: melody and rhythm come through,")
     print("                fidelity does not. Export an official checkpoint to hear what the codec can do (see README.md).")
 
 
