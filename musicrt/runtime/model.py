@@ -112,7 +112,7 @@ def load(
 ) -> Any:
     """Open a bundle and give the pipeline of its system, ready to encode, decode or generate.
 
-    path: the bundle's folder; by default the small one inside the package, whose weights are stand-ins, not trained.
+    path: the bundle's folder; by default the small one inside the package: `music2latent-nano`, mono, trained on synthetic music only.
     backend: a name that `musicrt doctor` lists, or "auto": the fastest kind that works here (`pipeline.backend.reasons`
         tells why each other one does not). threads: CPU threads inside an operator; None: all.
     stream: the handle of a CUDA stream of yours (torch.cuda.Stream().cuda_stream, say) that all work on the GPU is enqueued on, so that
