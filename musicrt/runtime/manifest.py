@@ -45,7 +45,7 @@ class GraphEntry(_Entry):
 
     file: FileEntry
     opset: int
-    precision: Literal["float32", "float16"]
+    precision: Literal["float32", "float16", "int8"]
     error: float
     tolerance: float
 

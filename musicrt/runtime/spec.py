@@ -12,8 +12,11 @@ from typing import Any, Literal
 
 DType = Literal["float32", "float16", "int64"]
 
-ORT, TRT = "ort", "trt"
-"""The flavours of a stage's graph: float32 for ONNX Runtime, and half precision for TensorRT."""
+Precision = Literal["float32", "bfloat16", "float16", "int8"]
+"""What the bulk of a network is computed in."""
+
+ORT, TRT, INT8 = "ort", "trt", "int8"
+"""The flavours of a stage's graph: float32 for ONNX Runtime, half precision for TensorRT, and 8-bit integers for CPUs."""
 
 
 @dataclass(frozen=True)
