@@ -166,12 +166,10 @@ class Codec(ABC):
         self._identity()
         return open_source(audio, self.sample_rate, kernel=kernel)
 
-    def _describe(
-        self, values: NDArray[Any], kind: Kind, source: AudioSource, samples: int | None = None, bits: tuple[int, ...] = ()
-    ) -> Encoded:
-        """What `encode_source` gives: the values of a source with what it takes to decode them. Raises InputError.
+    def _describe(self, values: NDArray[Any], kind: Kind, source_rate: int, samples: int, bits: tuple[int, ...] = ()) -> Encoded:
+        """What `encode_source` gives: values with what it takes to decode them. Raises InputError for a model from no bundle.
 
-        samples: where decoding stops, at the end of the source by default. bits: of a code of each codebook, for tokens.
+        samples: where decoding stops, at the model's rate. bits: of a code of each codebook, for tokens.
         """
         spec = self.model.spec
         return Encoded(
@@ -181,8 +179,8 @@ class Codec(ABC):
             kind=kind,
             identity=self._identity(),
             sample_rate=spec.sample_rate,
-            source_rate=source.source_rate,
-            samples=source.samples if samples is None else samples,
+            source_rate=source_rate,
+            samples=samples,
             bits=bits,
         )
 

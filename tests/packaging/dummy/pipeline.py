@@ -36,7 +36,8 @@ class Pipeline(Codec):
     def encode_source(self, audio: str | Path, *, on_progress: Progress = ignore_progress) -> Encoded:
         """Encode a file, with what it takes to decode it. Its other keyword-only parameters, of which there are none, are the options."""
         source = self._open_file(audio)
-        return self._describe(np.concatenate(list(self._encode_blocks(source, on_progress)), axis=-1), "latents", source)
+        values = np.concatenate(list(self._encode_blocks(source, on_progress)), axis=-1)
+        return self._describe(values, "latents", source.source_rate, source.samples)
 
     def decode(self, values: NDArray[Any]) -> Float:
         """Decode to float32 [channels, 32 L]. Raises InputError, BackendError."""

@@ -116,7 +116,9 @@ class Pipeline(Codec):
         """Encode a file, with what it takes to decode it; its `values` are codes [1, n, codebooks]. Errors as in `encode_batch`."""
         source = self._open_file(audio, kernel="sinc")
         codes = self.encode(source, fit=fit, max_batch_size=max_batch_size, on_progress=on_progress)
-        return self._describe(np.ascontiguousarray(codes.transpose(0, 2, 1)), "tokens", source, bits=self.config.bits)
+        return self._describe(
+            np.ascontiguousarray(codes.transpose(0, 2, 1)), "tokens", source.source_rate, source.samples, self.config.bits
+        )
 
     def decode(self, codes: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
         """Decode codes [1, codebooks, n] or [codebooks, n]: float32 [2, samples], 1920 samples for each code.

@@ -133,7 +133,7 @@ class Pipeline(Codec):
         else:
             values = np.concatenate(list(self.encode_stream(source, window=window, overlap=overlap, **common)), axis=-1)
         samples = source.samples if tail == "pad" else min(source.samples, self.decoded_length(values.shape[-1]))
-        return self._describe(values, "features" if extract_features else "latents", source, samples=samples)
+        return self._describe(values, "features" if extract_features else "latents", source.source_rate, samples)
 
     def decode(self, latents: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
         """Decode one signal in chunks as the official code does (SPEC section 10): float32 [channels, 4096 L + 1536].

@@ -96,7 +96,7 @@ class Pipeline(Codec):
         """Encode a file, with what it takes to decode it. Arguments and errors as in `encode_batch`."""
         source = self._open_file(audio, kernel="sinc")
         values = self.encode(source, channels=channels, max_batch_size=max_batch_size, on_progress=on_progress)
-        return self._describe(values, "tokens", source, bits=self.config.bits)
+        return self._describe(values, "tokens", source.source_rate, source.samples, self.config.bits)
 
     def decode(self, tokens: NDArray[Any], **options: Unpack[DecodeOptions]) -> Float:
         """Decode tokens [batch, frames, 2] or [frames, 2]: float32 [batch, 1, samples], 320 K samples for each frame.
