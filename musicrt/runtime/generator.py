@@ -6,6 +6,7 @@ import contextlib
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,27 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.audio_writer import AudioWriter
+from musicrt.runtime.encoded import Encoded, write_encoded
 from musicrt.runtime.errors import InputError, OutputError
+from musicrt.runtime.files import new_file
 from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
 from musicrt.runtime.pipeline import Codec, options_of
 from musicrt.runtime.video import VIDEO_SUFFIXES
 
 _LOG = logging.getLogger("musicrt")
 Float = NDArray[np.float32]
-Music = Callable[[], Iterator[Float]]
-"""Finished music: gives its blocks float32 [channels, n], from the beginning each time it is called."""
+
+
+@dataclass(frozen=True)
+class Music:
+    """Finished music.
+
+    blocks: gives it as float32 [channels, n], from the beginning each time it is called. encode: gives what `decode_encoded` makes it of,
+    as it was before its loudness was changed; raises InputError for a model from no bundle.
+    """
+
+    blocks: Callable[[], Iterator[Float]]
+    encode: Callable[[], Encoded]
 
 
 class Generator(Codec):
@@ -45,24 +58,29 @@ class Generator(Codec):
         """Names of the options of `compose`."""
         return list(dict.fromkeys([*options_of(self.generate_stream), *options_of(self.compose)]))
 
-    def generate_file(self, video: Any, target: str | Path, **options: Any) -> int:
+    def generate_file(self, video: Any, target: str | Path, tokens: str | Path | None = None, **options: Any) -> int:
         """Write the music of a video into an audio file, or, where the suffix is that of a video, into a copy of it; the samples written.
 
-        video: a path, or what else the system takes; for a copy, a path. Raises VideoError, AudioError, InputError, OutputError,
+        video: a path, or what else the system takes; for a copy, a path. tokens: also a file of encoded audio to write, from which
+        `decode_file` makes the music as it was before its loudness was changed. Raises VideoError, AudioError, InputError, OutputError,
         BackendError.
         """
         self._check_generation(options)
         target = Path(target)
-        if isinstance(video, str | Path) and target.exists() and Path(video).exists() and target.samefile(video):
-            raise InputError(f"got {target} as the video and as the file to write, expected another one to write")
+        _check_apart(video, target, *([] if tokens is None else [Path(tokens)]))
         if not is_video_target(target):
             AudioWriter.check_target(target, self.sample_rate, self.row_channels)
         elif isinstance(video, str | Path):
             check_mux_target(video, target, self.sample_rate, self.row_channels)
         else:
             raise InputError(f"got {target}, a video, and frames to make music for, expected the path of a video; or write an audio file")
-        (music,) = self.compose([video], **options)
-        return self._write_music(video, target, music)
+        if tokens is not None:
+            self._identity()  # before the work, as is a bad place for the file
+        with contextlib.nullcontext() if tokens is None else new_file(Path(tokens)) as temporary:
+            (music,) = self.compose([video], **options)
+            if temporary:
+                write_encoded(temporary, music.encode())
+            return self._write_music(video, target, music)
 
     def generate_folder(self, folder: str | Path, target: str | Path, **options: Any) -> list[Path]:
         """Write `<stem>_output.wav` and a copy of the video with the music, `<stem>_output` with its suffix, for each video of a folder.
@@ -111,7 +129,7 @@ class Generator(Codec):
 
         def counted() -> Iterator[Float]:
             nonlocal written
-            for block in music():
+            for block in music.blocks():
                 written += block.shape[1]
                 yield block
 
@@ -129,6 +147,15 @@ class Generator(Codec):
         unknown = [name for name in options if name not in (*known, "on_progress")]
         if unknown:
             raise InputError(f"{self.model.spec.system} has no option {unknown[0]!r}; it has {', '.join(known)}")
+
+
+def _check_apart(video: Any, *written: Path) -> None:
+    """Raises InputError where a file to write is another one, or the video."""
+    if len({path.resolve() for path in written}) < len(written):
+        raise InputError(f"got {written[0]} twice, expected one file for the music and another one for its tokens")
+    for path in written:
+        if isinstance(video, str | Path) and path.exists() and Path(video).exists() and path.samefile(video):
+            raise InputError(f"got {path} as the video and as the file to write, expected another one to write")
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -372,8 +373,9 @@ def test_prompts_of_a_batch(light: Watched) -> None:
 
 
 def test_files_have_the_loudness_of_the_demo(light: Watched, tmp_path: Path) -> None:
-    pipeline, options = light[0], {"duration": 2, "seed": 3}
-    raw = pipeline.generate(clip(2), **options)  # type: ignore[arg-type]
+    pipeline = light[0]
+    options: dict[str, Any] = {"duration": 2, "seed": 3}
+    raw = pipeline.generate(clip(2), **options)
     assert pipeline.generate_file(clip(2), tmp_path / "raw.wav", loudness=False, **options) == 64000
     np.testing.assert_allclose(read_audio(tmp_path / "raw.wav")[0], raw, atol=2**-22)
     assert pipeline.generate_file(clip(2), tmp_path / "a.flac", **options) == 64000

@@ -153,8 +153,7 @@ class Pipeline(Generator):
         """Encode a file, with what it takes to decode it; its `values` are codes [1, n, codebooks]. Errors as in `encode`."""
         source = self._open_file(audio, kernel="julius")
         codes = self.encode(source, on_progress=on_progress)
-        bits = (bits_of(self.config.card),) * self.config.codebooks
-        return self._describe(np.ascontiguousarray(codes.transpose(0, 2, 1)), "tokens", source, bits=bits)
+        return self._describe_codes(codes, source.source_rate, source.samples)
 
     def decode(self, codes: NDArray[Any], *, on_progress: Progress = ignore_progress) -> Float:
         """Decode codes [batch, codebooks, n] or [codebooks, n]: float32 [batch, 640 n]. Errors as in `decode_stream`."""
@@ -190,6 +189,10 @@ class Pipeline(Generator):
         tokens = {"tokens": TOKENS_PER_FRAME * local, "null_tokens": TOKENS_PER_FRAME}
         return {**sizes, **tokens, "columns": 1, "capacity": max(columns, CAPACITY.minimum)}
 
+    def _describe_codes(self, codes: Tokens, source_rate: int, samples: int) -> Encoded:
+        bits = (bits_of(self.config.card),) * self.config.codebooks
+        return self._describe(np.ascontiguousarray(codes.transpose(0, 2, 1)), "tokens", source_rate, samples, bits)
+
     def _values_of(self, encoded: Encoded) -> NDArray[Any]:
         return encoded.values.transpose(0, 2, 1)
 
@@ -214,13 +217,14 @@ class Pipeline(Generator):
 
     def _finish(self, codes: Tokens, loudness: bool) -> Music:
         """Codes are small and decoding is quick: the loudness of the whole is measured in a first pass, and the music never held."""
+        encode = partial(self._describe_codes, codes, self.sample_rate, codes.shape[2] * HOP)
         if not loudness:
-            return lambda: self.audio.decode(codes)
+            return Music(partial(self.audio.decode, codes), encode)
         meter = Meter(self.sample_rate, self.row_channels)
         for block in self.audio.decode(codes):
             meter.add(block)
         gain = meter.gain()
-        return lambda: (apply_gain(block, gain) for block in self.audio.decode(codes))
+        return Music(lambda: (apply_gain(block, gain) for block in self.audio.decode(codes)), encode)
 
     def _decode(self, codes: Tokens, on_progress: Progress) -> Iterator[Float]:
         total = -(-codes.shape[2] // BLOCK)
