@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import html
 import tempfile
+import threading
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import gradio as gr
 
-from musicrt.runtime.errors import MusicRTError
+from musicrt.runtime.errors import Cancelled, MusicRTError
 from musicrt.web.settings import Setting
 from musicrt.web.studio import Studio
 
 _KEEP = 24 * 3600
 """Seconds for which files of users are kept, if the server runs so long."""
+STOPPED = "Stopped before it was done; nothing was kept."
 
 
 def build_page(studios: Sequence[Studio]) -> gr.Blocks:
@@ -31,15 +35,37 @@ def build_page(studios: Sequence[Studio]) -> gr.Blocks:
     return page
 
 
-def run_job(studio: Studio, source: str | None, values: Sequence[Any], progress: gr.Progress) -> Iterator[list[Any]]:
-    """What the page shows of a job, in the order of its outputs; once. Raises gr.Error with the words of a MusicRTError."""
-    with tempfile.TemporaryDirectory(prefix="musicrt-web-") as name:  # gradio takes copies before it comes back
+async def run_job(studio: Studio, source: str | None, values: Sequence[Any], progress: gr.Progress) -> AsyncGenerator[list[Any], None]:
+    """What the page shows of a job, in the order of its outputs; once. Raises gr.Error with the words of a MusicRTError.
+
+    To stop it, its task is cancelled, which gradio does for the session that asks: the work in its thread then ends at its next report,
+    and nobody waits for that but the next job of the bundle.
+    """
+    folder = tempfile.TemporaryDirectory(prefix="musicrt-job-", ignore_cleanup_errors=True)
+    left = threading.Event()
+
+    def report(done: int, total: int, what: str) -> None:
+        if left.is_set():
+            raise Cancelled("stopped on the page")
+        progress((done, total), desc=what)
+
+    def clean(ended: asyncio.Task[Any]) -> None:
+        if not ended.cancelled():
+            ended.exception()  # asyncio complains of one that nobody has looked at
+        folder.cleanup()
+
+    work = asyncio.create_task(asyncio.to_thread(studio.run, source, values, Path(folder.name), report))
+    try:
+        await asyncio.wait([work])  # and not for the work itself, which would be cancelled too while its thread still writes
         try:
-            result = studio.run(source, values, Path(name), lambda done, total, what: progress((done, total), desc=what))
+            result = work.result()
         except MusicRTError as error:
             raise gr.Error(html.escape(str(error)), duration=None, print_exception=False) from error
         shown = [result.facts, str(result.audio), str(result.picture), [str(path) for path in result.files]]
-        yield [*shown, str(result.video)] if studio.wants_video else shown
+        yield [*shown, str(result.video)] if studio.wants_video else shown  # gradio takes copies before it comes back
+    finally:
+        left.set()
+        work.add_done_callback(clean)
 
 
 def _add_studio(studio: Studio, number: int) -> None:
@@ -50,7 +76,9 @@ def _add_studio(studio: Studio, number: int) -> None:
             source = _source(studio)
             with gr.Accordion("Settings", open=True):
                 widgets = [_widget(setting) for setting in studio.settings]
-            button = gr.Button("Make music" if studio.wants_video else "Encode and decode", variant="primary", elem_classes="run")
+            with gr.Row():
+                button = gr.Button("Make music" if studio.wants_video else "Encode and decode", variant="primary", elem_classes="run")
+                stop = gr.Button("Stop", variant="stop", interactive=False, elem_classes="stop")
         with gr.Column():
             facts = gr.Textbox(label="Result", interactive=False, elem_classes="facts")
             outputs: list[Any] = [
@@ -62,10 +90,14 @@ def _add_studio(studio: Studio, number: int) -> None:
             if studio.wants_video:
                 outputs.append(gr.Video(label="Video with the music", interactive=False, buttons=["download"]))
 
-    def run(given: Mapping[Any, Any], progress: gr.Progress = gr.Progress()) -> Iterator[list[Any]]:  # noqa: B008 - how gradio finds it
-        yield from run_job(studio, given[source], [given[widget] for widget in widgets], progress)
+    async def run(given: Mapping[Any, Any], progress: gr.Progress = gr.Progress()) -> AsyncIterator[list[Any]]:  # noqa: B008 - how gradio finds it
+        async with contextlib.aclosing(run_job(studio, given[source], [given[widget] for widget in widgets], progress)) as job:
+            async for shown in job:
+                yield shown
 
-    button.click(
+    aside: dict[str, Any] = {"queue": False, "show_progress": "hidden", "api_visibility": "private"}
+    button.click(lambda: gr.Button(interactive=True), outputs=stop, **aside)
+    running = button.click(
         run,
         inputs={source, *widgets},
         outputs=outputs,
@@ -73,6 +105,9 @@ def _add_studio(studio: Studio, number: int) -> None:
         concurrency_id=f"bundle-{number}",
         api_name=f"run_{number}",
     )
+    for ended in (running.success, running.failure):  # the latter after errors, and when the page is ready again after a stop
+        ended(lambda: gr.Button(interactive=False), outputs=stop, **aside)
+    stop.click(lambda: [STOPPED, *[None] * (len(outputs) - 1)], outputs=outputs, cancels=[running], **aside)
 
 
 def _source(studio: Studio) -> Any:

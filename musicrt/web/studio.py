@@ -9,9 +9,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from musicrt.runtime.audio import stream_audio
+from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.errors import InputError, MusicRTError
 from musicrt.runtime.generator import Generator
 from musicrt.runtime.model import load
@@ -21,7 +22,7 @@ from musicrt.web.settings import own_options, read_settings, settings_of
 from musicrt.web.spectrogram import draw_spectrograms
 
 Report = Callable[[int, int, str], None]
-"""Called with how much is done, how much there is, and what is being done."""
+"""Called with how much is done, how much there is, and what is being done; may raise `Cancelled` to stop."""
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,15 @@ class Studio:
     def run(self, source: str | Path | None, values: Sequence[Any], folder: Path, report: Report) -> Result:
         """Send a file through the bundle. values: of the settings, in their order, None where one is left alone.
 
-        Raises MusicRTError, whose words name the files of the user by their names only, and not those of this machine.
+        report: called before the work as well, once it is the turn of this job. Raises MusicRTError, whose words name the files of the
+        user by their names only, and not those of this machine.
         """
         if source is None:
             raise InputError(f"got no file, expected {'a video' if self.wants_video else 'an audio file'}; drop one on the page first")
         source = Path(source)
         try:
             with self._turn:
+                report(0, 1, "beginning")  # a job that was stopped while it waited must not take a step
                 return self._run(source, read_settings(self.settings, values), folder, report)
         except MusicRTError as error:
             raise type(error)(_without_folders(str(error), [folder, source.parent, *_folders(values)])) from error
@@ -64,17 +67,18 @@ class Studio:
 
     def _run(self, source: Path, options: Mapping[str, Any], folder: Path, report: Report) -> Result:
         started = time.perf_counter()
-        if isinstance(self.codec, Generator):
-            audio, samples, more, what = _generate(self.codec, source, options, folder, report)
-        else:
-            audio, samples, more, what = _roundtrip(self.codec, source, options, folder, report)
+        job = source, options, folder, report
+        made = _generate(self.codec, *job) if isinstance(self.codec, Generator) else _roundtrip(self.codec, *job)
         seconds = time.perf_counter() - started
+        report(1, 1, "drawing pictures")
         picture = folder / "spectrograms.png"
-        heard = {"result": audio} if self.wants_video else {"input": source, "result": audio}
+        heard = {"result": made.audio} if self.wants_video else {"input": source, "result": made.audio}
         draw_spectrograms(heard, picture)
-        rate = self.codec.sample_rate
-        facts = f"{samples / rate:.2f} s at {rate} Hz in {seconds:.1f} s on {self.codec.backend.name}; {what}"
-        return Result(audio, picture, next(iter(more), None) if self.wants_video else None, [audio, *more], facts)
+        rate, encoded = self.codec.sample_rate, load_encoded(made.encoded)
+        words = f"{encoded.kind} {list(encoded.values.shape)}, {encoded.bit_rate / 1000:.3g} kbps"
+        facts = f"{made.samples / rate:.2f} s at {rate} Hz in {seconds:.1f} s on {self.codec.backend.name}; {words}"
+        files = [path for path in (made.audio, made.video, made.encoded) if path]
+        return Result(made.audio, picture, made.video, files, facts)
 
 
 @contextlib.contextmanager
@@ -87,8 +91,11 @@ def open_studios(bundles: Sequence[Path], backend: str = "auto", threads: int | 
         yield [Studio(stack.enter_context(load(path, backend=backend, threads=threads)), path.name) for path in folders]
 
 
-_Made = tuple[Path, int, list[Path], str]
-"""The audio, its samples, more files, and words on them."""
+class _Made(NamedTuple):
+    audio: Path
+    samples: int
+    encoded: Path
+    video: Path | None = None
 
 
 def _roundtrip(codec: Codec, source: Path, options: Mapping[str, Any], folder: Path, report: Report) -> _Made:
@@ -97,17 +104,18 @@ def _roundtrip(codec: Codec, source: Path, options: Mapping[str, Any], folder: P
     codec.check_decoding(**decoding)
     encoded = codec.encode_file(source, tokens, on_progress=partial(_say, report, "encoding"), **encoding)
     samples = codec.decode_encoded(encoded, audio, on_progress=partial(_say, report, "decoding"), **decoding)
-    return audio, samples, [tokens], f"{encoded.kind} {list(encoded.values.shape)}, {encoded.bit_rate / 1000:.3g} kbps"
+    return _Made(audio, samples, tokens)
 
 
 def _generate(codec: Generator, source: Path, options: Mapping[str, Any], folder: Path, report: Report) -> _Made:
-    audio = folder / f"{source.stem}_music.wav"
+    audio, tokens = folder / f"{source.stem}_music.wav", folder / f"{source.stem}.safetensors"
     suffix = source.suffix if is_video_target(source) else ".mkv"  # which holds any stream
     video = folder / f"{source.stem}_with_music{suffix}"
     check_mux_target(source, video, codec.sample_rate, codec.row_channels)
-    samples = codec.generate_file(source, audio, on_progress=partial(_say, report, "making music"), **options)
+    samples = codec.generate_file(source, audio, tokens, on_progress=partial(_say, report, "making music"), **options)
+    report(1, 1, "putting it into the video")
     mux_audio(source, video, stream_audio(audio), codec.sample_rate, codec.row_channels)
-    return audio, samples, [video], "music for the video"
+    return _Made(audio, samples, tokens, video)
 
 
 def _say(report: Report, what: str, done: int, total: int) -> None:

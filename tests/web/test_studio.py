@@ -15,7 +15,7 @@ from musicrt.runtime.audio import read_audio
 from musicrt.runtime.audio_writer import write_audio
 from musicrt.runtime.bundle import EMBEDDED
 from musicrt.runtime.encoded import load_encoded
-from musicrt.runtime.errors import AudioError, InputError, VideoError
+from musicrt.runtime.errors import AudioError, Cancelled, InputError, VideoError
 from musicrt.runtime.registry import system_module, system_names
 from musicrt.web.settings import Setting, own_options, read_settings
 from musicrt.web.spectrogram import FRAME, draw_spectrograms, spectrogram
@@ -66,8 +66,8 @@ def test_result_is_that_of_the_codec(studio: Studio, song: Path, folder: Path) -
     assert (encoded.samples, encoded.source_rate) == (15_000, RATE)
     assert f"latents {list(encoded.values.shape)}, {encoded.bit_rate / 1000:.3g} kbps" in result.facts
     assert result.facts.startswith("0.34 s at 44100 Hz in ")
-    assert [what for *_, what in said] == ["encoding"] * 2 + ["decoding"] * 2
-    assert said[-1][0] == said[-1][1]
+    assert [what for *_, what in said] == ["beginning"] + ["encoding"] * 2 + ["decoding"] * 2 + ["drawing pictures"]
+    assert said[-2][0] == said[-2][1]
     assert result.picture.read_bytes().startswith(b"\x89PNG")
     assert result.video is None
 
@@ -115,6 +115,19 @@ def test_jobs_of_a_bundle_wait_for_each_other(studio: Studio, song: Path, folder
     assert len(list(folder.glob("*/song_decoded.wav"))) == 3
 
 
+@pytest.mark.parametrize("moment", ["beginning", "encoding", "decoding", "drawing pictures"])
+def test_a_job_is_stopped_at_any_report(studio: Studio, song: Path, folder: Path, moment: str) -> None:
+    def report(_done: int, _total: int, what: str) -> None:
+        if what == moment:
+            raise Cancelled("enough")
+
+    with refused(Cancelled, "enough"):
+        studio.run(song, values_of(studio), folder, report)
+    assert not (folder / "spectrograms.png").exists()
+    assert (folder / "song_decoded.wav").exists() == (moment == "drawing pictures")
+    run(studio, song, folder)
+
+
 def test_music_for_a_video(tiny_bundles: ForSystem, folder: Path, tmp_path: Path) -> None:
     from tests.runtime.video_files import av, make_video
 
@@ -129,7 +142,11 @@ def test_music_for_a_video(tiny_bundles: ForSystem, folder: Path, tmp_path: Path
             run(studio, broken, folder)
         with refused(InputError, "got duration 'long', expected a number"):
             run(studio, clip, folder, duration="long")
+        assert studio.codec.decode_file(result.files[2], tmp_path / "decoded.wav") == 16_000
     np.testing.assert_array_equal(read_audio(result.audio)[0], read_audio(expected)[0])
+    np.testing.assert_array_equal(read_audio(tmp_path / "decoded.wav")[0], read_audio(expected)[0])
+    assert [path.name for path in result.files] == ["clip_music.wav", "clip_with_music.mp4", "clip.safetensors"]
+    assert "; tokens [1, 25, 4], " in result.facts
     assert result.video == folder / "clip_with_music.mp4"
     with av.open(str(result.video)) as container:
         assert [stream.type for stream in container.streams] == ["video", "audio"]
