@@ -19,7 +19,7 @@ from rich.table import Table
 import musicrt
 from musicrt.cli_engines import print_built, print_engines
 from musicrt.cli_options import DECODING, ENCODING, FEATURES, GENERATION, OptionsCommand, check_flags, generators, given_of, with_options
-from musicrt.cli_output import console, errors, print_bundle, print_encoded, print_facts, print_json, say
+from musicrt.cli_output import console, errors, print_bundle, print_calibration, print_encoded, print_facts, print_json, say
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError, InputError, MusicRTError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
@@ -122,6 +122,40 @@ def add_flavour(
     with _progress("exporting") as report:
         changed = add(_path(bundle), flavour, on_stage=lambda stage, done, total: report(done, total, f"exporting {stage}"))
     print_bundle(changed)
+
+
+@app.command()
+def calibrate(
+    bundle: BundleArgument,
+    target: Annotated[str, typer.Option(help="cpu-int8: graphs in 8-bit integers for CPUs, the flavour int8.")],
+    inputs: Annotated[str, typer.Option(help="A folder of audio files that are like yours, or `synthetic`.")] = "synthetic",
+    seconds: Annotated[float, typer.Option(help="Of each file, from its beginning.")] = 6.0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
+    ranges: Annotated[str, typer.Option(help="How the ranges of activations are found: minmax, percentile or entropy.")] = "minmax",
+    force: Annotated[bool, typer.Option("--force", help="Keep a result that misses a quality gate.")] = False,
+    report: Annotated[Path | None, typer.Option(help="A folder for the report: Markdown, JSON and pictures.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lower a bundle's precision as far as its quality gates allow (needs the extra `calibrate`)."""
+    with _room("calibrate"):
+        from musicrt.calibration.targets import calibrate_bundle
+    with _progress("calibrating") as progress:
+        found = calibrate_bundle(
+            _path(bundle),
+            target,
+            inputs,
+            seconds=seconds,
+            steps=steps,
+            ranges=ranges,
+            force=force,
+            report=report,
+            threads=threads,
+            on_work=lambda text, done, total: progress(done, total, text),
+        )
+    print_calibration(target, found, as_json)
+    if report is not None:
+        errors.print(f"report in {escape(str(report))}", highlight=False, soft_wrap=True)
 
 
 @app.command()

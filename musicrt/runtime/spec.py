@@ -145,6 +145,41 @@ class Half:
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What a stage is where it runs in 8-bit integers (the flavour `int8`).
+
+    method: "static": convolutions and linears compute in integers, activations in ranges that calibration finds; "weights": the weights of
+    linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
+    keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
+    tolerance: largest accepted distance from the float32 network, on music that calibration heard.
+    """
+
+    method: Literal["static", "weights"] = "static"
+    keep: tuple[str, ...] = ()
+    tolerance: float = 0.3
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a lowered system has to keep: a measure of `calibration/quality.py`, and the least or the most that it may be."""
+
+    measure: str
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a measured value is good enough; None, which was not measured, and NaN are not."""
+        if value is None:
+            return False
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        return f"{self.measure} " + " and ".join(
+            f"at {word} {limit:g}" for word, limit in (("least", self.least), ("most", self.most)) if limit is not None
+        )
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs.
 
@@ -153,6 +188,8 @@ class StageSpec:
 
     `states`: what is fed like an input, and changed in place by a call: the caches of a language model. A graph can't change what it
     is given; it gives the changed ones as further outputs (`updated_name`), which sessions bind to the same memory.
+
+    `int8`: how it may be lowered to 8-bit integers; None: it stays float32, like what `half` leaves alone.
     """
 
     name: str
@@ -163,6 +200,7 @@ class StageSpec:
     host: bool = False
     states: tuple[TensorSpec, ...] = ()
     half: Half | None = field(default_factory=Half)
+    int8: Int8 | None = None
 
     @property
     def feeds(self) -> tuple[TensorSpec, ...]:
@@ -188,6 +226,8 @@ class StageSpec:
 
     def tolerance_of(self, flavour: str) -> float:
         """The largest accepted distance of a graph of one flavour from the float32 network."""
+        if flavour == INT8 and self.int8 is not None:
+            return self.int8.tolerance
         return self.tolerance.rel_l2 if flavour != TRT or self.half is None else self.half.tolerance
 
 
@@ -231,7 +271,10 @@ class CheckpointSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats."""
+    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats.
+
+    `gates`: what it has to keep where it is lowered to 8-bit integers.
+    """
 
     system: str
     variant: str
@@ -241,6 +284,7 @@ class ModelSpec:
     config: Mapping[str, Any] = field(repr=False)
     defaults: Mapping[str, Any] = field(repr=False)
     bit_rate: float | None = None
+    gates: tuple[Gate, ...] = ()
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`; KeyError if the system has none."""

@@ -11,7 +11,8 @@ import pytest
 import musicrt
 from benchmarks.nano import quality
 from benchmarks.nano.baselines import eight_bits, mel_codec, narrow_band
-from benchmarks.nano.metrics import (
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.metrics import (
     chroma_agreement,
     compare,
     mel_distance,
@@ -21,7 +22,6 @@ from benchmarks.nano.metrics import (
     pitches,
     signal_to_noise,
 )
-from musicrt.runtime.errors import InputError
 from tests.conftest import refused
 from tools.nano.dataset import own_held_out, to_integers
 

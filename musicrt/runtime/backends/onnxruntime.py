@@ -136,9 +136,18 @@ class _OnnxBackend(Backend):
 
     def open_graph(self, stage: StageSpec, path: Path) -> OnnxSession:
         """Open an ONNX file; refuses to run on another provider than asked for. Raises BackendError."""
+        return self._open(stage, str(path), {})
+
+    def open_model(self, stage: StageSpec, model: bytes, folder: Path) -> OnnxSession:
+        """Open a graph that is in memory, and whose external data lie in `folder`. Raises BackendError."""
+        return self._open(stage, model, {"session.model_external_initializers_file_folder_path": str(folder)})
+
+    def _open(self, stage: StageSpec, graph: str | bytes, entries: Mapping[str, str]) -> OnnxSession:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
+        for name, value in entries.items():
+            settings.add_session_config_entry(name, value)
         settings.log_severity_level = 3
         # Patterns plan one block for all activations of a shape: at these sizes 1.7 times the memory, and not faster.
         settings.enable_mem_pattern = False
@@ -148,7 +157,7 @@ class _OnnxBackend(Backend):
         if self.threads:
             settings.intra_op_num_threads = self.threads
         with _backend_errors(stage.name):
-            session = ort.InferenceSession(str(path), settings, providers=[(self.provider, self.options)], enable_fallback=0)
+            session = ort.InferenceSession(graph, settings, providers=[(self.provider, self.options)], enable_fallback=0)
         running = session.get_providers()[0]
         if running != self.provider:
             raise BackendError(f"{self.name}: ONNX Runtime fell back to {running}; check the driver and the onnxruntime-gpu installation")
