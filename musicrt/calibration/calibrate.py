@@ -66,7 +66,8 @@ def calibrate_int8(
     """Give the bundle at `path` the flavour `int8`, in the place of the one that it may have.
 
     source: a folder of audio files, or "synthetic". seconds: of each piece. steps: of a decode; the system's own number if None.
-    ranges: how those of activations are found. force: keep a result that misses a gate of the system. on_result: called before the result is stored, or
+    ranges: how those of activations are found. force: keep a result that misses a gate of the system.
+    on_result: called before the result is stored, or
     refused: a report can be written either way.
 
     Needs no torch. Raises BundleError, InputError, BackendError, ConfigError where the system has nothing to lower, OutputError;

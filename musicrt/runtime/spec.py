@@ -224,11 +224,16 @@ class StageSpec:
 
         return replace(self, inputs=typed(self.inputs), outputs=typed(self.outputs), states=typed(self.states))
 
-    def tolerance_of(self, flavour: str) -> float:
-        """The largest accepted distance of a graph of one flavour from the float32 network."""
+    def tolerance_of(self, flavour: str, precision: Precision = "float32") -> float:
+        """The largest accepted distance of a graph of one flavour, computed in `precision`, from the float32 network.
+
+        bfloat16 has 8 bits where float16 has 11, so it may be eight times as far.
+        """
         if flavour == INT8 and self.int8 is not None:
             return self.int8.tolerance
-        return self.tolerance.rel_l2 if flavour != TRT or self.half is None else self.half.tolerance
+        if self.half is None or (flavour != TRT and precision != "bfloat16"):
+            return self.tolerance.rel_l2
+        return self.half.tolerance * (8 if precision == "bfloat16" else 1)
 
 
 def kept_name(module: str, node: str) -> str:

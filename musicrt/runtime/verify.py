@@ -16,8 +16,8 @@ from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import OutputProbe, Probe
 from musicrt.runtime.noise import normal_columns, philox
 from musicrt.runtime.select import select_backend
-from musicrt.runtime.session import Array
-from musicrt.runtime.spec import INT8, ORT, StageSpec
+from musicrt.runtime.session import Array, Backend
+from musicrt.runtime.spec import INT8, Precision, StageSpec
 
 _PROBED = 64  # values kept of each output
 _AS_FAR = 2.0  # two results that are equally far from a third one are sqrt(2) times as far apart, of the 64 values give or take some
@@ -37,22 +37,32 @@ class StageCheck:
     reference: str
     error: float
     tolerance: float
+    precision: Precision = "float32"
 
     @property
     def ok(self) -> bool:
         return self.error <= self.tolerance  # False for NaN
 
 
-def verify_bundle(path: Path | str, *, backend: str = "auto", flavour: str | None = None, threads: int | None = None) -> list[StageCheck]:
+def verify_bundle(
+    path: Path | str,
+    *,
+    backend: str = "auto",
+    flavour: str | None = None,
+    threads: int | None = None,
+    precision: Precision | None = None,
+) -> list[StageCheck]:
     """Check the hash of every file, then run every stage. Raises BundleError, BackendError; judge by `StageCheck.ok`.
 
     flavour: the graphs to run, where a backend can run others than its own: ONNX Runtime runs those in half precision (`trt`) as well. On a
-    CPU it rounds weights only, not what comes in between; export has measured both.
+    CPU it rounds weights only, not what comes in between; export has measured both. precision: see `load`.
     """
     bundle = Bundle.open(path, check="hashes")
-    runner, choice = select_backend(backend, threads=threads)
+    runner, choice = select_backend(backend, threads=threads, precision=precision)
     runner = runner if flavour is None else runner.with_flavour(flavour)
-    torch_runner = TorchCpu(threads=threads) if TorchCpu.obstacle() is None and choice.name != TorchCpu.name else None
+    runner.check_bundle(bundle)
+    is_reference = (choice.name, choice.precision) == (TorchCpu.name, "float32")
+    torch_runner = TorchCpu(threads=threads) if TorchCpu.obstacle() is None and not is_reference else None
     checks = []
     for stage in bundle.spec.stages:
         entry = bundle.manifest.stages[stage.name]
@@ -76,11 +86,18 @@ def verify_bundle(path: Path | str, *, backend: str = "auto", flavour: str | Non
                 errors.append(relative_error(outputs, reference.run(feeds)))
         if own is not None:
             against, tolerance = "recorded at calibration", _AS_FAR * relative_error(_values(own), _values(entry.probe))
-        else:  # of the flavour int8, a stage that is not lowered has the float32 graph
+        else:
             against = "recorded at export" if torch_runner is None else torch_runner.name
-            tolerance = stage.tolerance_of(ORT if runner.flavour == INT8 else runner.flavour)
-        checks.append(StageCheck(stage.name, choice.name, against, float(np.max(errors)), tolerance))
+            tolerance = _tolerance(bundle, stage, runner)
+        checks.append(StageCheck(stage.name, choice.name, against, float(np.max(errors)), tolerance, choice.precision))
     return checks
+
+
+def _tolerance(bundle: Bundle, stage: StageSpec, runner: Backend) -> float:
+    """Graphs with 8-bit integers bring their own, as calibration decides stage by stage how far it goes."""
+    if runner.flavour == INT8:
+        return bundle.graph(stage.name, INT8)[1].tolerance
+    return stage.tolerance_of(runner.flavour, runner.precision)
 
 
 def probe_sizes(stage: StageSpec, base: int) -> dict[str, int]:

@@ -17,7 +17,7 @@ from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import StageSpec, updated_name
+from musicrt.runtime.spec import Precision, StageSpec, updated_name
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -128,9 +128,13 @@ class _OnnxBackend(Backend):
         path, _ = bundle.graph(stage, self.flavour)
         return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path)
 
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Raises BackendError where a stage has no graph of the flavour."""
+        bundle.require_flavour(self.flavour)
+
     def with_flavour(self, flavour: str) -> Self:
         """The same for graphs of any flavour: all are ONNX."""
-        other = type(self)(threads=self.threads, stream=self.stream, graphs=self.graphs)
+        other = type(self)(threads=self.threads, stream=self.stream, graphs=self.graphs, precision=self.precision)
         other.flavour = flavour
         return other
 
@@ -175,6 +179,7 @@ class OnnxCpu(_OnnxBackend):
     name = "onnxruntime-cpu"
     device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
     extra = "cpu"
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "int8")
     provider = "CPUExecutionProvider"
 
     @classmethod
