@@ -10,9 +10,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import musicrt
+from musicrt.calibration.metrics import compare
 from musicrt.calibration.pictures import draw_spectrograms, pictures_obstacle
 from musicrt.runtime.audio_writer import write_audio
-from musicrt.runtime.metrics import compare
 
 CHORDS = ((57, 60, 64), (53, 57, 60), (60, 64, 67), (55, 59, 62))
 MELODY = (76, 74, 72, 74, 77, 76, 72, 69, 76, 79, 77, 76, 74, 71, 74, 79)

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 
 from benchmarks.nano.baselines import eight_bits, mel_codec, narrow_band
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
+from musicrt.calibration.metrics import compare
 from musicrt.calibration.pictures import draw_spectrograms, pictures_obstacle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table
-from musicrt.runtime.metrics import compare
 from musicrt.runtime.model import load
 
 Audio = NDArray[np.float32]

@@ -67,8 +67,7 @@ def calibrate_int8(
 
     source: a folder of audio files, or "synthetic". seconds: of each piece. steps: of a decode; the system's own number if None.
     ranges: how those of activations are found. force: keep a result that misses a gate of the system.
-    on_result: called before the result is stored, or
-    refused: a report can be written either way.
+    on_result: called before the result is stored, or refused: a report can be written either way.
 
     Needs no torch. Raises BundleError, InputError, BackendError, ConfigError where the system has nothing to lower, OutputError;
     VerificationError where a gate is missed: the bundle then is as it was.

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.calibration.metrics import magnitudes
 from musicrt.runtime.files import new_file
-from musicrt.runtime.metrics import magnitudes
 
 SIZE, HOP, TOP = 2048, 512, 8000.0
 

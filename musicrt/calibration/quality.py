@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.calibration.inputs import Piece
+from musicrt.calibration.metrics import mel_distance, signal_to_noise, stft_distance
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.metrics import mel_distance, signal_to_noise, stft_distance
 from musicrt.runtime.model import Model
 from musicrt.runtime.pipeline import options_of
 from musicrt.runtime.registry import system_module

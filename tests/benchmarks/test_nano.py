@@ -11,8 +11,7 @@ import pytest
 import musicrt
 from benchmarks.nano import quality
 from benchmarks.nano.baselines import eight_bits, mel_codec, narrow_band
-from musicrt.runtime.errors import InputError
-from musicrt.runtime.metrics import (
+from musicrt.calibration.metrics import (
     chroma_agreement,
     compare,
     mel_distance,
@@ -22,6 +21,7 @@ from musicrt.runtime.metrics import (
     pitches,
     signal_to_noise,
 )
+from musicrt.runtime.errors import InputError
 from tests.conftest import refused
 from tools.nano.dataset import own_held_out, to_integers
 
