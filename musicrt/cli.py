@@ -357,16 +357,23 @@ def bench(
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Measure each backend in all of these that it offers; by default in its first.")
+        list[str] | None, typer.Option(help="Measure each backend in all of these that it offers; by default in its first.")
     ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every stage and both ways through the codec, each backend in a fresh process."""
     from musicrt.runtime.bench import bench_bundle
+    from musicrt.runtime.select import check_precisions
 
     report = bench_bundle(
-        _path(bundle), backends=backend, seconds=seconds, repeats=repeats, steps=steps, threads=threads, precisions=precision
+        _path(bundle),
+        backends=backend,
+        seconds=seconds,
+        repeats=repeats,
+        steps=steps,
+        threads=threads,
+        precisions=check_precisions(precision),
     )
     sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
 
