@@ -398,9 +398,16 @@ def bench(
 ) -> None:
     """Measure every stage and both ways through the codec, each backend in a fresh process."""
     from musicrt.runtime.bench import bench_bundle
+    from musicrt.runtime.select import check_precisions
 
     report = bench_bundle(
-        _path(bundle), backends=backend, seconds=seconds, repeats=repeats, steps=steps, threads=threads, precisions=precision
+        _path(bundle),
+        backends=backend,
+        seconds=seconds,
+        repeats=repeats,
+        steps=steps,
+        threads=threads,
+        precisions=check_precisions(precision),
     )
     sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
 
