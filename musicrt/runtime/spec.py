@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-DType = Literal["float32", "float16", "int64"]
+DType = Literal["float32", "float16", "int8", "int64"]
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """What the bulk of a network is computed in."""
@@ -145,6 +145,30 @@ class Half:
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What a stage is where it runs in 8-bit integers (the flavour `int8`).
+
+    method: "static": convolutions and linears compute in integers, activations in ranges that calibration finds; "weights": the weights of
+    linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
+    keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
+    tolerance: largest accepted distance from the float32 network on the inputs of a recorded run, which are noise: what is lost of music is
+    measured by calibration and held against the system's gates.
+
+    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own; tensors: keys and values of
+    attention that are 8-bit integers too, among outputs, states, and inputs; the last are states of the lowered graph. single: an axis of
+    which the lowered graph takes one entry in a call.
+    """
+
+    method: Literal["static", "weights"] = "static"
+    keep: tuple[str, ...] = ()
+    tolerance: float = 0.3
+    bits: int = 8
+    block: int = 64
+    tensors: tuple[str, ...] = ()
+    single: str = ""
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs.
 
@@ -153,6 +177,8 @@ class StageSpec:
 
     `states`: what is fed like an input, and changed in place by a call: the caches of a language model. A graph can't change what it
     is given; it gives the changed ones as further outputs (`updated_name`), which sessions bind to the same memory.
+
+    `int8`: how it may be lowered to 8-bit integers; None: it stays float32, like what `half` leaves alone.
     """
 
     name: str
@@ -163,6 +189,7 @@ class StageSpec:
     host: bool = False
     states: tuple[TensorSpec, ...] = ()
     half: Half | None = field(default_factory=Half)
+    int8: Int8 | None = None
 
     @property
     def feeds(self) -> tuple[TensorSpec, ...]:
@@ -176,7 +203,11 @@ class StageSpec:
         return tuple(found.values())
 
     def in_flavour(self, flavour: str) -> StageSpec:
-        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16."""
+        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16; of 8-bit
+        integers, what `int8.tensors` names is int8, and inputs among that are states.
+        """
+        if flavour == INT8 and self.int8 is not None and self.int8.tensors:
+            return self._with_bytes(self.int8)
         if flavour != TRT or self.half is None:
             return self
         named = {*self.half.tensors, *(state.name for state in self.states)}
@@ -186,9 +217,31 @@ class StageSpec:
 
         return replace(self, inputs=typed(self.inputs), outputs=typed(self.outputs), states=typed(self.states))
 
+    def _with_bytes(self, int8: Int8) -> StageSpec:
+        def typed(tensor: TensorSpec) -> TensorSpec:
+            shape = tuple(_limited(dim, int8.single) for dim in tensor.shape)
+            return replace(tensor, shape=shape, dtype="int8" if tensor.name in int8.tensors else tensor.dtype)
+
+        inputs = [typed(tensor) for tensor in self.inputs]
+        return replace(
+            self,
+            inputs=tuple(tensor for tensor in inputs if tensor.name not in int8.tensors),
+            states=(*(typed(tensor) for tensor in self.states), *(tensor for tensor in inputs if tensor.name in int8.tensors)),
+            outputs=tuple(typed(tensor) for tensor in self.outputs),
+        )
+
     def tolerance_of(self, flavour: str) -> float:
         """The largest accepted distance of a graph of one flavour from the float32 network."""
+        if flavour == INT8 and self.int8 is not None:
+            return self.int8.tolerance
         return self.tolerance.rel_l2 if flavour != TRT or self.half is None else self.half.tolerance
+
+
+def _limited(dim: int | Axis | Dim, single: str) -> int | Axis | Dim:
+    """A dimension whose axis, if it is the one called `single`, has one entry."""
+    if isinstance(dim, Dim):
+        return replace(dim, axis=_limited(dim.axis, single))
+    return replace(dim, minimum=1, optimum=1, maximum=1) if isinstance(dim, Axis) and dim.name == single else dim
 
 
 def kept_name(module: str, node: str) -> str:

@@ -11,6 +11,7 @@ from musicrt.runtime.spec import (
     Axis,
     CheckpointSpec,
     Half,
+    Int8,
     Licences,
     ModelSpec,
     StageSpec,
@@ -157,6 +158,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             tuple(keys),
             Tolerance(1e-4),
             half=Half(1.2e-3, tensors=tuple(cross_names(layers))),
+            int8=Int8("weights", bits=0, tensors=tuple(cross_names(layers))),
         ),
         StageSpec(
             "lm",
@@ -171,6 +173,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             Tolerance(1e-4),
             states=tuple(floats(name, BATCH * 2, heads, CAPACITY, head_width) for name in cache_names(layers)),
             half=Half(3e-3, tensors=tuple(tensor.name for tensor in by_layer)),
+            int8=Int8("weights", tensors=(*(tensor.name for tensor in by_layer), *cache_names(layers)), single="columns"),
         ),
     )
 
