@@ -1,1 +1,1 @@
-"""What may be computed in fewer bits, what that costs, and the graphs that do."""
+"""Lower precision, decided by what it costs: representative inputs, ranges, quality gates, and what is noted of them in the bundle."""

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import logging
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from musicrt.export.half import to_half
 from musicrt.export.operators import OPERATORS, OPSETS
 from musicrt.export.types import check_standard
+from musicrt.runtime.files import tensor_places
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import ORT, TRT, StageSpec, updated_name
 
@@ -95,7 +94,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str
             places.append((value, place))
     save_file(stored, path)
     path.chmod(0o644)  # safetensors writes for the owner only
-    offsets = {file: _read_offsets(file) for file in ([path] if beside is None else [path, beside])}
+    offsets = {file: tensor_places(file) for file in ([path] if beside is None else [path, beside])}
     for value, (file, name) in places:
         tensor = value.const_value
         if tensor is None:
@@ -111,18 +110,6 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118 - no mapping
             yield name, file.get_tensor(name)
-
-
-def _read_offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each tensor of a safetensors file begins and ends, in bytes from the start of the file."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return {
-        name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
 
 
 def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:

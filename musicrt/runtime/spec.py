@@ -151,8 +151,7 @@ class Int8:
     method: "static": convolutions and linears compute in integers, activations in ranges that calibration finds; "weights": the weights of
     linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
     keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
-    tolerance: largest accepted distance from the float32 network on the inputs of a recorded run, which are noise: what is lost of music is
-    measured by calibration and held against the system's gates.
+    tolerance: largest accepted distance from the float32 network, on music that calibration heard.
 
     Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own; tensors: keys and values of
     attention that are 8-bit integers too, among outputs, states, and inputs; the last are states of the lowered graph. single: an axis of
@@ -166,6 +165,26 @@ class Int8:
     block: int = 64
     tensors: tuple[str, ...] = ()
     single: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a lowered system has to keep: a measure of `calibration/quality.py`, and the least or the most that it may be."""
+
+    measure: str
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a measured value is good enough; None, which was not measured, and NaN are not."""
+        if value is None:
+            return False
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        return f"{self.measure} " + " and ".join(
+            f"at {word} {limit:g}" for word, limit in (("least", self.least), ("most", self.most)) if limit is not None
+        )
 
 
 @dataclass(frozen=True)
@@ -230,11 +249,16 @@ class StageSpec:
             outputs=tuple(typed(tensor) for tensor in self.outputs),
         )
 
-    def tolerance_of(self, flavour: str) -> float:
-        """The largest accepted distance of a graph of one flavour from the float32 network."""
+    def tolerance_of(self, flavour: str, precision: Precision = "float32") -> float:
+        """The largest accepted distance of a graph of one flavour, computed in `precision`, from the float32 network.
+
+        bfloat16 has 8 bits where float16 has 11, so it may be eight times as far.
+        """
         if flavour == INT8 and self.int8 is not None:
             return self.int8.tolerance
-        return self.tolerance.rel_l2 if flavour != TRT or self.half is None else self.half.tolerance
+        if self.half is None or (flavour != TRT and precision != "bfloat16"):
+            return self.tolerance.rel_l2
+        return self.half.tolerance * (8 if precision == "bfloat16" else 1)
 
 
 def _limited(dim: int | Axis | Dim, single: str) -> int | Axis | Dim:
@@ -284,7 +308,10 @@ class CheckpointSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats."""
+    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats.
+
+    `gates`: what it has to keep where it is lowered to 8-bit integers.
+    """
 
     system: str
     variant: str
@@ -294,6 +321,7 @@ class ModelSpec:
     config: Mapping[str, Any] = field(repr=False)
     defaults: Mapping[str, Any] = field(repr=False)
     bit_rate: float | None = None
+    gates: tuple[Gate, ...] = ()
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`; KeyError if the system has none."""

@@ -67,7 +67,8 @@ def test_auto_takes_the_first_that_works_and_says_why_not_the_others(obstacles: 
     assert backend.name == choice.name == ORDER[first]
     assert choice.reasons == {name: f"{name} is missing" for name in ORDER[:first]}
     assert backend.threads == 3
-    assert str(choice) == f"{ORDER[first]} ({ORDER[first]} with 3 threads)"
+    assert choice.precision == "float32"
+    assert str(choice) == f"{ORDER[first]} (float32, {ORDER[first]} with 3 threads)"
 
 
 def test_nothing_works_and_every_reason_is_told(obstacles: dict[str, str | None]) -> None:
@@ -110,6 +111,36 @@ def test_gpu_backend_that_fails_its_trial_is_passed_over(obstacles: dict[str, st
     assert choice.reasons == {name: f"{name} ran out of memory" for name in ON_GPU}
     assert tried == ON_GPU
     assert select_backend("torch-cuda", probe=probe)[1].name == "torch-cuda"
+
+
+def test_precision_narrows_auto_down_with_reasons(obstacles: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who offers it but can't run here says so, and who does not offer it says that, missing or not."""
+    kinds = select.BACKENDS
+    for name in ORDER[:2]:
+        monkeypatch.setattr(kinds[name], "precisions", ("float16",))
+    for name in ("onnxruntime-cuda", "torch-cpu"):
+        monkeypatch.setattr(kinds[name], "precisions", ("float32", "int8"))
+    obstacles["onnxruntime-cuda"] = "no GPU"
+    backend, choice = select_backend(precision="int8")
+    assert (choice.name, choice.precision, backend.precision, backend.flavour) == ("torch-cpu", "int8", "int8", "int8")
+    assert choice.reasons == {
+        **dict.fromkeys(ORDER[:2], "it computes in float16, not in int8"),
+        "onnxruntime-cuda": "no GPU",
+        "torch-cuda": "it computes in float32, not in int8",
+        "onnxruntime-cpu": "it computes in float32, not in int8",
+    }
+    assert select_backend("tensorrt")[1].precision == "float16"
+    assert select_backend("tensorrt", precision="float16")[0].flavour == "ort"
+    with refused(BackendError, "torch-cuda can't run here in bfloat16: it computes in float32, not in bfloat16"):
+        select_backend("torch-cuda", precision="bfloat16")
+    with refused(BackendError, *(f"{name} can't run here in bfloat16" for name in ORDER)):
+        select_backend(precision="bfloat16")
+
+
+@pytest.mark.parametrize("precision", ["", "float64", "Float32", "bf16", 8])
+def test_unknown_precision_is_refused_with_the_legal_ones(precision: Any) -> None:
+    with refused(BackendError, repr(precision), "float32", "bfloat16", "float16", "int8"):
+        select_backend(precision=precision)
 
 
 @pytest.mark.parametrize("name", ["", "Auto", "tensorrt ", "onnxruntime", "torch-cpu "])
