@@ -65,12 +65,22 @@ def lower_outputs(model: ir.Model, stage: StageSpec, ranges: Mapping[str, Float]
 
 def _scales(ranges: Mapping[str, Float], name: str, stage: StageSpec) -> Float:
     """float32 [1, heads, 1, width]. Raises ConfigError."""
-    if name not in ranges:
-        raise ConfigError(f"stage {stage.name}: calibration saw no values of {name}")
-    found = np.asarray(ranges[name], np.float32)
+    source = stage.int8.tensors.get(name, name) if stage.int8 is not None else name
+    if source not in ranges:
+        raise ConfigError(f"stage {stage.name}: calibration saw no values of {source}")
+    found = np.asarray(ranges[source], np.float32)
     if found.ndim != 2 or not np.isfinite(found).all():
         raise ConfigError(f"stage {stage.name}: got ranges of {name} of shape {found.shape}, expected finite ones [heads, head width]")
     return np.maximum(found, max(float(found.max()) * 1e-4, 1e-12))[None, :, None] / np.float32(_LARGEST)
+
+
+def round_feeds(stage: StageSpec, feeds: Mapping[str, Any], ranges: Mapping[str, Float]) -> dict[str, Any]:
+    """Feeds of the float32 graph as those of the lowered one."""
+    made = dict(feeds)
+    for name in feeds.keys() & (set() if stage.int8 is None else set(stage.int8.tensors)):
+        rounded = np.rint(feeds[name] / _scales(ranges, name, stage))
+        made[name] = np.clip(rounded, -_LARGEST, _LARGEST).astype(np.int8)
+    return made
 
 
 def _names(values: Any) -> list[str]:

@@ -77,7 +77,7 @@ class Packed:
 def lower(model: ir.Model, stage: StageSpec, ranges: Mapping[str, Float], keep: Collection[str] = ()) -> ir.Model:
     """Lower a float32 graph in place as `stage.int8` says, and give it back.
 
-    ranges: of the tensors that `int8.tensors` names, the largest magnitude of each channel of each head, float32 [heads, head width].
+    ranges: by the names that `int8.tensors` gives, the largest magnitude of each channel of each head, float32 [heads, head width].
     keep: linears that stay float32 beside those of the spec, by the names of their weights. Raises ConfigError for a spec or a graph
     that is not of that kind.
     """
@@ -109,12 +109,18 @@ def find_linears(model: ir.Model) -> Iterator[Linear]:
             yield Linear(node, weight, bool(node.attributes.get_int("transB", 0)), bias)
 
 
+def is_kept(weight: str, keep: Collection[str]) -> bool:
+    """Whether a weight is one of these, or of one of these modules."""
+    names = {weight, weight.removeprefix("stage.")}
+    return any(one == name or one.startswith(f"{name}.") for one in names for name in keep)
+
+
 def lower_linears(model: ir.Model, int8: Int8, keep: Collection[str] = ()) -> list[str]:
     """Replace the linears of a graph: -> the names of their weights. A matrix that several have is stored once."""
     surgeon, packed = Surgeon(model, "lowered."), dict[str, tuple[ir.Value, ir.Value]]()
     kept = {*int8.keep, *keep}
     for linear in list(find_linears(model)):
-        if any(linear.name == name or linear.name.startswith(f"{name}.") for name in kept):
+        if is_kept(linear.name, kept):
             continue
         matrix = linear.matrix()
         if linear.name not in packed:

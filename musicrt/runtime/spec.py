@@ -153,9 +153,9 @@ class Int8:
     keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
     tolerance: largest accepted distance from the float32 network, on music that calibration heard.
 
-    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own; tensors: keys and values of
-    attention that are 8-bit integers too, among outputs, states, and inputs; the last are states of the lowered graph. single: an axis of
-    which the lowered graph takes one entry in a call.
+    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own. tensors: keys and values of
+    attention, [rows, heads, n, head width], that are 8-bit integers too, among outputs, states, and inputs, which are states of the lowered
+    graph; each with the name of the range that it has, in all stages. single: an axis of which the lowered graph takes one entry in a call.
     """
 
     method: Literal["static", "weights"] = "static"
@@ -163,7 +163,7 @@ class Int8:
     tolerance: float = 0.3
     bits: int = 8
     block: int = 64
-    tensors: tuple[str, ...] = ()
+    tensors: Mapping[str, str] = field(default_factory=dict, hash=False)
     single: str = ""
 
 

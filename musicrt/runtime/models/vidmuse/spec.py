@@ -149,6 +149,8 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
     layers, heads, head_width = config.layers, config.heads, config.head_width
     keys = [floats(name, BATCH, heads, TOKENS, head_width) for name in cross_names(layers)]
     null_keys = [floats(name, 1, heads, NULL_TOKENS, head_width) for name in null_names(layers)]
+    ranges = {name: name for name in (*cross_names(layers), *cache_names(layers))}
+    ranges |= zip(null_names(layers), cross_names(layers), strict=True)  # what stage `cross` gives, of one black frame
     by_layer = [tensor for layer in range(0, 2 * layers, 2) for tensor in (*keys[layer : layer + 2], *null_keys[layer : layer + 2])]
     return (
         StageSpec(
@@ -158,7 +160,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             tuple(keys),
             Tolerance(1e-4),
             half=Half(1.2e-3, tensors=tuple(cross_names(layers))),
-            int8=Int8("weights", bits=0, tensors=tuple(cross_names(layers))),
+            int8=Int8("weights", bits=0, tensors={name: name for name in cross_names(layers)}),
         ),
         StageSpec(
             "lm",
@@ -173,7 +175,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             Tolerance(1e-4),
             states=tuple(floats(name, BATCH * 2, heads, CAPACITY, head_width) for name in cache_names(layers)),
             half=Half(3e-3, tensors=tuple(tensor.name for tensor in by_layer)),
-            int8=Int8("weights", tensors=(*(tensor.name for tensor in by_layer), *cache_names(layers)), single="columns"),
+            int8=Int8("weights", tensors=ranges, single="columns"),
         ),
     )
 
