@@ -20,7 +20,7 @@ from musicrt.runtime.spec import StageSpec, updated_name
 
 Float = NDArray[np.float32]
 _LARGEST = 127
-_CHANNELS = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
+_CHANNELS: Mapping[str, str | int] = {"k_quant_type": "PER_CHANNEL", "v_quant_type": "PER_CHANNEL", "kv_cache_bit_width": 8}
 
 
 def lower_caches(model: ir.Model, stage: StageSpec, ranges: Mapping[str, Float]) -> None:
@@ -71,7 +71,8 @@ def _scales(ranges: Mapping[str, Float], name: str, stage: StageSpec) -> Float:
     found = np.asarray(ranges[source], np.float32)
     if found.ndim != 2 or not np.isfinite(found).all():
         raise ConfigError(f"stage {stage.name}: got ranges of {name} of shape {found.shape}, expected finite ones [heads, head width]")
-    return np.maximum(found, max(float(found.max()) * 1e-4, 1e-12))[None, :, None] / np.float32(_LARGEST)
+    limits = np.maximum(found, np.float32(max(float(found.max()) * 1e-4, 1e-12)))
+    return np.asarray(limits[None, :, None] / _LARGEST, np.float32)
 
 
 def round_feeds(stage: StageSpec, feeds: Mapping[str, Any], ranges: Mapping[str, Float]) -> dict[str, Any]:
@@ -90,8 +91,8 @@ def _names(values: Any) -> list[str]:
 def _lower_cached(node: ir.Node, scales: list[ir.Value], stage: StageSpec) -> None:
     """Attention over caches that it writes into: the same operator, with scales.
 
-    Of one new position, nothing lies behind it: then all may be seen, and for that the operator has a way (ONNX Runtime 1.31) that takes half
-    the time where there are several rows.
+    Nothing lies behind the only new position: then all may be seen, and for that the operator has a way (ONNX Runtime 1.31) that takes
+    half the time where there are several rows.
     """
     if stage.int8 is not None and stage.int8.single:
         node.attributes.add(ir.AttrInt64("causal", 0))
@@ -99,7 +100,7 @@ def _lower_cached(node: ir.Node, scales: list[ir.Value], stage: StageSpec) -> No
     for index, scale in enumerate(scales, 12):
         node.replace_input_with(index, scale)
     for name, value in _CHANNELS.items():
-        node.attributes.add(ir.AttrString(name, value) if isinstance(value, str) else ir.AttrInt64(name, value))
+        node.attributes.add(ir.AttrString(name, value) if isinstance(value, str) else ir.AttrInt64(name, int(value)))
     for output in node.outputs[1:]:
         output.type = ir.TensorType(ir.DataType.INT8)
 
@@ -117,8 +118,10 @@ def _find_look(softmax: ir.Node) -> tuple[ir.Node, ir.Value, ir.Value, ir.Value]
     return (uses[0].node, query, key, value) if list(turn.attributes.get_ints("perm", [])) == [0, 1, 3, 2] else None
 
 
-def _lower_look(surgeon: Surgeon, look: tuple[ir.Node, ir.Value, ir.Value, ir.Value], scales: list[ir.Value], lengths: dict[str, Any]) -> None:
-    """Attention over keys and values that stay as they are. Its scale is in the queries; queries of keys that all rows share are one row."""
+def _lower_look(
+    surgeon: Surgeon, look: tuple[ir.Node, ir.Value, ir.Value, ir.Value], scales: list[ir.Value], lengths: dict[str, Any]
+) -> None:
+    """Attention over keys and values that stay. Its scale is in the queries; queries of keys that all rows share are one row."""
     last, query, key, value = look
     if key.shape is None or not isinstance(heads := key.shape[1], int) or not isinstance(width := key.shape[3], int):
         raise ConfigError(f"{key.name}: expected keys of known heads and width")

@@ -70,8 +70,9 @@ class LightStage(LoweredStage):
 def light_stages(
     bundle: Bundle, recorder: Recorder, peaks: Peaks, threads: int | None, on_stage: Callable[[str, int, int], None]
 ) -> dict[str, LoweredStage]:
-    """All stages whose weights, keys or caches may be lowered and that something went into. Raises BundleError, BackendError, ConfigError."""
-    stages = [stage for stage in bundle.spec.stages if stage.int8 is not None and stage.int8.method == "weights" and recorder.feeds(stage.name)]
+    """All stages whose weights, keys or caches may be lowered, and that something went into. Raises BundleError, ConfigError."""
+    asked = [stage for stage in bundle.spec.stages if stage.int8 is not None and stage.int8.method == "weights"]
+    stages = [stage for stage in asked if recorder.feeds(stage.name)]
     made: dict[str, LoweredStage] = {}
     for done, stage in enumerate(stages):
         on_stage(f"lowering {stage.name}", done, len(stages))

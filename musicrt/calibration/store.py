@@ -63,8 +63,9 @@ def _probe(bundle: Bundle, stage: StageSpec, model: onnx.ModelProto, threads: in
     probe, typed = bundle.manifest.stages[stage.name].probe, stage.in_flavour(INT8)
     sizes = {axis.name: min(probe.sizes[axis.name], axis.maximum) for axis in typed.axes}
     feeds = probe_inputs(stage, sizes, probe.seed)
+    own = {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in typed.feeds}
     with open_model(typed, model, bundle.path / STAGES, threads) as session:
-        return record_probe(sizes, probe.seed, session.run({tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in typed.feeds}))
+        return record_probe(sizes, probe.seed, session.run(own))
 
 
 def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path) -> None:

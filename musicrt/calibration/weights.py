@@ -59,18 +59,17 @@ class Packed:
     def of(cls, matrix: Float, bits: int, block: int) -> Packed:
         """Pack float32 [outputs, inputs], every `block` inputs of a row with a scale of their own. Raises ConfigError."""
         if bits not in (4, 8) or block not in (16, 32, 64, 128, 256):
-            raise ConfigError(f"got weights of {bits} bits in blocks of {block}, expected 4 or 8 bits, and blocks of 16, 32, 64, 128 or 256")
+            raise ConfigError(f"got weights of {bits} bits in blocks of {block}, expected 4 or 8 bits in blocks of 16, 32, 64, 128 or 256")
         from onnxruntime.quantization.matmul_nbits_quantizer import DefaultWeightOnlyQuantConfig, DefaultWeightOnlyQuantizer
 
         config = DefaultWeightOnlyQuantConfig(block_size=block, is_symmetric=True, bits=bits)
         values, scales, _ = DefaultWeightOnlyQuantizer(config).qbits_block_quant(np.ascontiguousarray(matrix.T))
         return cls(values, scales)
 
-    def unpack(self, inputs: int) -> Float:
+    def unpack(self, bits: int, block: int, inputs: int) -> Float:
         """What the operator computes with: float32 [outputs, inputs]."""
-        eight = self.values.shape[2] * self.scales.shape[1] >= inputs
-        split = self.values if eight else np.stack([self.values & 15, self.values >> 4], axis=-1).reshape(*self.values.shape[:2], -1)
-        centred = split.astype(np.float32) - (128 if eight else 8)
+        split = self.values if bits == 8 else np.stack([self.values & 15, self.values >> 4], axis=-1)
+        centred = split.reshape(*self.scales.shape, block).astype(np.float32) - (1 << (bits - 1))
         return np.asarray((centred * self.scales[:, :, None]).reshape(len(self.values), -1)[:, :inputs], np.float32)
 
 

@@ -263,9 +263,11 @@ class StageSpec:
 
 def _limited(dim: int | Axis | Dim, single: str) -> int | Axis | Dim:
     """A dimension whose axis, if it is the one called `single`, has one entry."""
-    if isinstance(dim, Dim):
-        return replace(dim, axis=_limited(dim.axis, single))
-    return replace(dim, minimum=1, optimum=1, maximum=1) if isinstance(dim, Axis) and dim.name == single else dim
+    axis = dim.axis if isinstance(dim, Dim) else dim
+    if isinstance(axis, int) or axis.name != single:
+        return dim
+    limited = replace(axis, minimum=1, optimum=1, maximum=1)
+    return replace(dim, axis=limited) if isinstance(dim, Dim) else limited
 
 
 def kept_name(module: str, node: str) -> str:

@@ -10,6 +10,7 @@ from musicrt.runtime.spec import (
     FLOAT32_OPERATORS,
     Axis,
     CheckpointSpec,
+    Gate,
     Half,
     Int8,
     Licences,
@@ -39,6 +40,9 @@ CAPACITY = Axis("capacity", 16, 1504, 1 << 16, fixed=True)
 CODES = Axis("codes", 1, 256, 1 << 14)
 """Of a codebook, 50 a second; a block of 5 s with its neighbours."""
 SAMPLES = Axis("samples", 1, 30 * SAMPLE_RATE, 1 << 26)
+
+GATES = (Gate("generate top-1", least=0.8), Gate("generate KL", most=0.05))
+"""What 8-bit integers have to keep of the language model's choices, step by step along the way of the float32 network."""
 
 HUB_CODEC = "facebook/encodec_32khz"
 HUB_FILE = f"{HUB_CODEC}/model.safetensors"
@@ -88,6 +92,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
         config=config.to_mapping(),
         defaults={"top_k": 250, "top_p": 0.0, "temperature": 1.0, "guidance": 3.0, "extend_stride": 29.5, "global_frames": 32},
         checkpoint=CHECKPOINT,
+        gates=GATES,
     )
 
 
