@@ -161,7 +161,7 @@ def test_the_step_suite_measures_the_lowered_model(
     step.main([*paths, *sizes, "--contenders", "eager", "onnxruntime-cpu", "onnxruntime-cpu:int8", "--out", str(tmp_path / "step")])
     content = json.loads((tmp_path / "step.json").read_text())
     (row, *_) = content["measurements"]["onnxruntime-cpu:int8"]
-    assert 1e-3 < row["error"] < 0.05
+    assert 1e-3 < row["error"] < 0.2  # what is in the caches is random, and wider than what calibration saw
     text = (tmp_path / "step.md").read_text()
     assert "## Times as fast as onnxruntime-cpu in float32" in text
     assert "## onnxruntime-cpu:int8: share of the memory's bandwidth" in text

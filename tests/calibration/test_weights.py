@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,7 @@ def test_a_step_is_near_that_of_float32(tiny_bundles: Callable[[str], Path]) -> 
     bundle = Bundle.open(tiny_bundles("vidmuse"))
     stage, sizes = bundle.spec.stage("lm"), {"batch": 2, "tokens": 40, "null_tokens": 5, "columns": 1, "capacity": 16}
     random = np.random.default_rng(0)
-    feeds = {t.name: random.standard_normal(t.resolve(sizes), np.float32) for t in stage.feeds if t.dtype == "float32"}
+    feeds: dict[str, Any] = {t.name: random.standard_normal(t.resolve(sizes), np.float32) for t in stage.feeds if t.dtype == "float32"}
     feeds |= {"tokens": random.integers(0, 2049, (2, 4, 1)), "length": np.array([11], np.int64)}
     assert stage.int8 is not None
     ranges = {name: np.full((4, 16), 4.0, np.float32) for name in stage.int8.tensors.values()}
