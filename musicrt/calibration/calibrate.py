@@ -7,9 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from musicrt.calibration.capture import Recorder
+from musicrt.calibration.generation import Peaks, Script
 from musicrt.calibration.inputs import Inputs, gather_inputs
+from musicrt.calibration.light import light_stages
 from musicrt.calibration.listening import listen, tool_versions
-from musicrt.calibration.lowering import LoweredStage, lower_stages, lowered_pipeline
+from musicrt.calibration.lowering import LoweredStage, lower_stages, lowered_sessions
 from musicrt.calibration.quality import Run, make_pipeline, measure_runs, missed, run_pieces
 from musicrt.calibration.ranges import METHODS, Method
 from musicrt.calibration.search import Round, search
@@ -94,18 +96,22 @@ def _calibrate(
     bundle: Bundle, inputs: Inputs, steps: int | None, ranges: Method, force: bool, threads: int | None, on_work: OnWork
 ) -> tuple[dict[str, LoweredStage], Calibration]:
     backend, recorder = OnnxCpu(threads=threads), Recorder()
+    peaks, script, seconds = Peaks(bundle.spec), Script.of(bundle.spec), inputs.seconds
     on_work("listening", 0, 1)
-    with make_pipeline(bundle, recorder.wrap(lambda name: backend.open_session(bundle, name))) as codec:
+    with make_pipeline(bundle, script.wrap(peaks.wrap(recorder.wrap(lambda name: backend.open_session(bundle, name))))) as codec:
         reference = listen(codec, inputs, recorder, bundle.spec, steps)
-    stages = lower_stages(bundle, recorder, ranges, threads, on_work)
+        peaks.look()
+        script.play(codec, seconds)
+    stages = lower_stages(bundle, recorder, ranges, threads, on_work) | light_stages(bundle, recorder, peaks, threads, on_work)
     if not stages:
         raise ConfigError(f"{bundle.path}: nothing went into a stage that may be lowered; use other inputs")
     latest: list[Run] = []
 
     def measure() -> dict[str, float]:
-        with lowered_pipeline(bundle, stages, lambda name: backend.open_session(bundle, name)) as codec:
+        with make_pipeline(bundle, script.wrap(lowered_sessions(stages, lambda name: backend.open_session(bundle, name)))) as codec:
             latest[:] = run_pieces(codec, inputs.judging, steps, reference)
-        return measure_runs(latest, reference, bundle.spec.sample_rate)
+            chosen = script.play(codec, seconds)
+        return measure_runs(latest, reference, bundle.spec.sample_rate) | chosen
 
     gates = bundle.spec.gates
     rounds = search(stages, gates, recorder.seen, measure, on_work)

@@ -30,12 +30,16 @@ class Piece:
 
 @dataclass(frozen=True)
 class Inputs:
-    """`calibrating` pieces give ranges, `judging` ones the quality; no piece is both. `words`, `sha256`: what the manifest says of them."""
+    """`calibrating` pieces give ranges, `judging` ones the quality; no piece is both. `words`, `sha256`: what the manifest says of them.
+
+    `seconds`: of a piece, and of what a system generates.
+    """
 
     calibrating: tuple[Piece, ...]
     judging: tuple[Piece, ...]
     words: str
     sha256: str
+    seconds: float
 
     @property
     def pieces(self) -> tuple[Piece, ...]:
@@ -57,7 +61,7 @@ def gather_inputs(source: str | Path, sample_rate: int, *, seconds: float = 6.0,
     digest = hashlib.sha256()
     for piece in pieces:
         digest.update(piece.audio.tobytes())
-    return Inputs(*_share(pieces), words, digest.hexdigest())
+    return Inputs(*_share(pieces), words, digest.hexdigest(), seconds)
 
 
 def _share(pieces: Sequence[Piece]) -> tuple[tuple[Piece, ...], tuple[Piece, ...]]:

@@ -6,6 +6,7 @@ import importlib.metadata
 from typing import Any
 
 from musicrt.calibration.capture import Recorder
+from musicrt.calibration.generation import GENERATE, generate
 from musicrt.calibration.inputs import Inputs
 from musicrt.calibration.quality import Run, decode_options, run_pieces
 from musicrt.runtime.spec import ModelSpec
@@ -26,6 +27,8 @@ def listen(codec: Any, inputs: Inputs, recorder: Recorder, spec: ModelSpec, step
         note("decode in steps")
         for run in runs:
             codec.decode(run.values, **options)
+    note(GENERATE)
+    generate(codec, inputs.seconds, "calibrating")
     recorder.recording = False
     return run_pieces(codec, inputs.judging, steps, doing=note)
 

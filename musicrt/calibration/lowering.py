@@ -11,7 +11,7 @@ import onnx
 
 from musicrt.calibration.capture import Feeds, Recorder, smallest
 from musicrt.calibration.graphs import Layer, StageGraph, open_model
-from musicrt.calibration.quality import make_pipeline, measure_outputs
+from musicrt.calibration.quality import measure_outputs
 from musicrt.calibration.ranges import Method, Ranges, find_ranges
 from musicrt.calibration.sensitivity import OnLayer, noise_by_layer, noise_of
 from musicrt.calibration.static import lower, values_of
@@ -56,6 +56,14 @@ class LoweredStage:
     def open(self) -> Session:
         return open_model(self.stage, self.model, self.graph.folder, self._threads)
 
+    def own(self, feeds: Feeds) -> Feeds:
+        """Feeds of the float32 graph as those of the lowered one, which may write into them."""
+        return {name: np.array(array) for name, array in feeds.items()}
+
+    def rounded(self, outputs: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Outputs of the float32 graph as those of the lowered one."""
+        return outputs
+
     def describe(self) -> LoweredEntry:
         """What the manifest says of it: distances are the worst of all feeds that were captured."""
         found: dict[str, float] = {}
@@ -64,8 +72,7 @@ class LoweredStage:
         reference = self.graph.probe(names, self._threads)
         with self.open() as session:
             for feeds in self.feeds:
-                own = {name: np.array(array) for name, array in feeds.items()}
-                produced, expected = session.run(own), reference(feeds)
+                produced, expected = session.run(self.own(feeds)), self.rounded(reference(feeds))
                 noise = max(noise, noise_of(produced, expected))
                 for name, value in measure_outputs(produced, expected).items():
                     worse = max if name.endswith("KL") else min
@@ -92,6 +99,6 @@ def lower_stages(
     return made
 
 
-def lowered_pipeline(bundle: Bundle, stages: Mapping[str, LoweredStage], open_session: Callable[[str], Session]) -> Any:
-    """A pipeline of lowered stages; `open_session` opens the others."""
-    return make_pipeline(bundle, lambda name: stages[name].open() if name in stages else open_session(name))
+def lowered_sessions(stages: Mapping[str, LoweredStage], open_session: Callable[[str], Session]) -> Callable[[str], Session]:
+    """Opens lowered stages; `open_session` opens the others."""
+    return lambda name: stages[name].open() if name in stages else open_session(name)

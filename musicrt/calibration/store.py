@@ -61,9 +61,12 @@ def store_int8(bundle: Bundle, models: Mapping[str, onnx.ModelProto], calibratio
 
 def _probe(bundle: Bundle, stage: StageSpec, model: onnx.ModelProto, threads: int | None) -> Probe:
     """What a graph makes of the inputs of the run that was recorded at export."""
-    probe = bundle.manifest.stages[stage.name].probe
-    with open_model(stage, model, bundle.path / STAGES, threads) as session:
-        return record_probe(probe.sizes, probe.seed, session.run(probe_inputs(stage, probe.sizes, probe.seed)))
+    probe, typed = bundle.manifest.stages[stage.name].probe, stage.in_flavour(INT8)
+    sizes = {axis.name: min(probe.sizes[axis.name], axis.maximum) for axis in typed.axes}
+    feeds = probe_inputs(stage, sizes, probe.seed)
+    own = {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in typed.feeds}
+    with open_model(typed, model, bundle.path / STAGES, threads) as session:
+        return record_probe(sizes, probe.seed, session.run(own))
 
 
 def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path) -> None:

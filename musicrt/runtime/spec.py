@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-DType = Literal["float32", "float16", "int64"]
+DType = Literal["float32", "float16", "int8", "int64"]
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """What the bulk of a network is computed in."""
@@ -153,11 +153,19 @@ class Int8:
     linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
     keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
     tolerance: largest accepted distance from the float32 network, on music that calibration heard.
+
+    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own. tensors: keys and values of
+    attention, [rows, heads, n, head width], that are 8-bit integers too, among outputs, states, and inputs, which are states of the lowered
+    graph; each with the name of the range that it has, in all stages. single: an axis of which the lowered graph takes one entry in a call.
     """
 
     method: Literal["static", "weights"] = "static"
     keep: tuple[str, ...] = ()
     tolerance: float = 0.3
+    bits: int = 8
+    block: int = 64
+    tensors: Mapping[str, str] = field(default_factory=dict, hash=False)
+    single: str = ""
 
 
 @dataclass(frozen=True)
@@ -215,7 +223,11 @@ class StageSpec:
         return tuple(found.values())
 
     def in_flavour(self, flavour: str) -> StageSpec:
-        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16."""
+        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16; of 8-bit
+        integers, what `int8.tensors` names is int8, and inputs among that are states.
+        """
+        if flavour == INT8 and self.int8 is not None and self.int8.tensors:
+            return self._with_bytes(self.int8)
         if flavour != TRT or self.half is None:
             return self
         named = {*self.half.tensors, *(state.name for state in self.states)}
@@ -224,6 +236,19 @@ class StageSpec:
             return tuple(replace(tensor, dtype="float16") if tensor.name in named else tensor for tensor in tensors)
 
         return replace(self, inputs=typed(self.inputs), outputs=typed(self.outputs), states=typed(self.states))
+
+    def _with_bytes(self, int8: Int8) -> StageSpec:
+        def typed(tensor: TensorSpec) -> TensorSpec:
+            shape = tuple(_limited(dim, int8.single) for dim in tensor.shape)
+            return replace(tensor, shape=shape, dtype="int8" if tensor.name in int8.tensors else tensor.dtype)
+
+        inputs = [typed(tensor) for tensor in self.inputs]
+        return replace(
+            self,
+            inputs=tuple(tensor for tensor in inputs if tensor.name not in int8.tensors),
+            states=(*(typed(tensor) for tensor in self.states), *(tensor for tensor in inputs if tensor.name in int8.tensors)),
+            outputs=tuple(typed(tensor) for tensor in self.outputs),
+        )
 
     def tolerance_of(self, flavour: str, precision: Precision = "float32") -> float:
         """The largest accepted distance of a graph of one flavour, computed in `precision`, from the float32 network.
@@ -235,6 +260,15 @@ class StageSpec:
         if self.half is None or (flavour != TRT and precision != "bfloat16"):
             return self.tolerance.rel_l2
         return self.half.tolerance * (8 if precision == "bfloat16" else 1)
+
+
+def _limited(dim: int | Axis | Dim, single: str) -> int | Axis | Dim:
+    """A dimension whose axis, if it is the one called `single`, has one entry."""
+    axis = dim.axis if isinstance(dim, Dim) else dim
+    if isinstance(axis, int) or axis.name != single:
+        return dim
+    limited = replace(axis, minimum=1, optimum=1, maximum=1)
+    return replace(dim, axis=limited) if isinstance(dim, Dim) else limited
 
 
 def kept_name(module: str, node: str) -> str:
