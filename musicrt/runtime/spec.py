@@ -175,6 +175,13 @@ class StageSpec:
         found = {dim.axis.name: dim.axis for tensor in self.feeds for dim in tensor.dims if isinstance(dim, Dim)}
         return tuple(found.values())
 
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether it is lowered where networks are computed in bfloat16. What stays float32 in half precision does here too, and so do
+        stages with states, which are float32 in memory, and would be converted to and fro in each call.
+        """
+        return self.half is not None and not self.states
+
     def in_flavour(self, flavour: str) -> StageSpec:
         """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16."""
         if flavour != TRT or self.half is None:
@@ -191,9 +198,9 @@ class StageSpec:
 
         bfloat16 has 8 bits where float16 has 11, so it may be eight times as far.
         """
-        if self.half is None or (flavour != TRT and precision != "bfloat16"):
-            return self.tolerance.rel_l2
-        return self.half.tolerance * (8 if precision == "bfloat16" else 1)
+        if self.half is not None and precision == "bfloat16" and self.in_bfloat16:
+            return 8 * self.half.tolerance
+        return self.tolerance.rel_l2 if self.half is None or flavour != TRT else self.half.tolerance
 
 
 def kept_name(module: str, node: str) -> str:
