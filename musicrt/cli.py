@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.logging import RichHandler
@@ -132,11 +132,11 @@ def add_flavour(
 @app.command()
 def calibrate(
     bundle: BundleArgument,
-    target: Annotated[str, typer.Option(help="cpu-int8: graphs in 8-bit integers for CPUs, the flavour int8.")],
+    target: Annotated[str, typer.Option(help="cpu-int8: 8-bit integers for CPUs. gpu-fp16: what half precision can't hold (needs torch).")],
     inputs: Annotated[str, typer.Option(help="A folder of audio files that are like yours, or `synthetic`.")] = "synthetic",
     seconds: Annotated[float, typer.Option(help="Of each file, from its beginning.")] = 6.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
-    ranges: Annotated[str, typer.Option(help="How the ranges of activations are found: minmax, percentile or entropy.")] = "minmax",
+    ranges: Annotated[Literal["minmax", "percentile", "entropy"], typer.Option(help="How the ranges of activations are found.")] = "minmax",
     force: Annotated[bool, typer.Option("--force", help="Keep a result that misses a quality gate.")] = False,
     report: Annotated[Path | None, typer.Option(help="A folder for the report: Markdown, JSON and pictures.")] = None,
     threads: ThreadsOption = None,
@@ -391,16 +391,23 @@ def bench(
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
     precision: Annotated[
-        list[Precision] | None, typer.Option(help="Measure each backend in all of these that it offers; by default in its first.")
+        list[str] | None, typer.Option(help="Measure each backend in all of these that it offers; by default in its first.")
     ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every stage and both ways through the codec, each backend in a fresh process."""
     from musicrt.runtime.bench import bench_bundle
+    from musicrt.runtime.select import check_precisions
 
     report = bench_bundle(
-        _path(bundle), backends=backend, seconds=seconds, repeats=repeats, steps=steps, threads=threads, precisions=precision
+        _path(bundle),
+        backends=backend,
+        seconds=seconds,
+        repeats=repeats,
+        steps=steps,
+        threads=threads,
+        precisions=check_precisions(precision),
     )
     sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
 

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from musicrt.calibration.capture import Recorder
-from musicrt.calibration.generation import GENERATE, Peaks, Script, generate
+from musicrt.calibration.generation import Peaks, Script
 from musicrt.calibration.inputs import Inputs, gather_inputs
 from musicrt.calibration.light import light_stages
+from musicrt.calibration.listening import listen, tool_versions
 from musicrt.calibration.lowering import LoweredStage, lower_stages, lowered_sessions
-from musicrt.calibration.quality import Run, decode_options, make_pipeline, measure_runs, missed, run_pieces
+from musicrt.calibration.quality import Run, make_pipeline, measure_runs, missed, run_pieces
 from musicrt.calibration.ranges import METHODS, Method
 from musicrt.calibration.search import Round, search
 from musicrt.calibration.store import store_int8
@@ -22,7 +21,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import ConfigError, InputError, VerificationError
 from musicrt.runtime.files import changing
 from musicrt.runtime.manifest import CalibrationEntry, GateEntry
-from musicrt.runtime.spec import INT8, Gate, ModelSpec
+from musicrt.runtime.spec import INT8, Gate
 
 OnWork = Callable[[str, int, int], None]
 """Called with what is being done, how many parts of it are done and how many there are."""
@@ -63,7 +62,7 @@ def calibrate_int8(
     force: bool = False,
     threads: int | None = None,
     on_work: OnWork = lambda _text, _done, _total: None,
-    on_result: Callable[[Calibration], None] = lambda _: None,
+    on_result: Callable[[Calibration], object] = lambda _: None,
 ) -> Calibration:
     """Give the bundle at `path` the flavour `int8`, in the place of the one that it may have.
 
@@ -123,7 +122,7 @@ def _calibrate(
     entry = CalibrationEntry(
         inputs=inputs.words,
         inputs_sha256=inputs.sha256,
-        tools={name: importlib.metadata.version(name) for name in ("musicrt", "onnx", "onnxruntime", "numpy")},
+        tools=tool_versions(),
         stages=described,
         quality=dict(quality),
         gates=[_judge(gate, quality) for gate in gates],
@@ -136,24 +135,3 @@ def _calibrate(
 def _judge(gate: Gate, quality: Mapping[str, float]) -> GateEntry:
     value = quality.get(gate.measure)
     return GateEntry(measure=gate.measure, least=gate.least, most=gate.most, value=value, holds=gate.holds(value))
-
-
-def listen(codec: Any, inputs: Inputs, recorder: Recorder, spec: ModelSpec, steps: int | None) -> list[Run]:
-    """Run all pieces in float32 and record what goes into the stages; the runs of those that judge, which are not recorded.
-
-    Stages that no call of the default way reaches may be those of a decode in more steps: such a one is recorded too.
-    """
-
-    def note(doing: str) -> None:
-        recorder.doing = doing
-
-    runs = run_pieces(codec, inputs.calibrating, steps, doing=note)
-    options = decode_options(codec, 2)
-    if "steps" in options and any(stage.int8 is not None and not recorder.feeds(stage.name) for stage in spec.stages):
-        note("decode in steps")
-        for run in runs:
-            codec.decode(run.values, **options)
-    note(GENERATE)
-    generate(codec, inputs.seconds, "calibrating")
-    recorder.recording = False
-    return run_pieces(codec, inputs.judging, steps, doing=note)

@@ -28,7 +28,7 @@ _MOST_DECIBELS = 120.0
 
 @dataclass(frozen=True)
 class Run:
-    """What a pipeline made of a piece: encoded values, and audio float32 [channels, samples] decoded from those of the float32 one."""
+    """What a pipeline made of a piece: encoded values, and audio float32 [..., samples] decoded from those of the float32 one."""
 
     piece: Piece
     values: NDArray[Any]
@@ -76,7 +76,8 @@ def measure_runs(runs: Sequence[Run], reference: Sequence[Run], sample_rate: int
             row = {f"{ENCODE} agreement": float(np.mean(run.values == ref.values))}
         else:
             row = {f"{ENCODE} SNR dB": decibels(run.values, ref.values)}
-        pairs = list(zip(ref.audio, run.audio, strict=True))
+        channels = (audio.reshape(-1, audio.shape[-1]) for audio in (ref.audio, run.audio))
+        pairs = list(zip(*channels, strict=True))
         row[f"{DECODE} SNR dB"] = decibels(run.audio, ref.audio)
         row[f"{DECODE} log-mel dB"] = fmean(mel_distance(truth, guess, sample_rate) for truth, guess in pairs)
         row[f"{DECODE} STFT"] = fmean(stft_distance(truth, guess) for truth, guess in pairs)

@@ -8,6 +8,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from musicrt.calibration.calibrate import Calibration
 from musicrt.calibration.pictures import draw_bars, draw_spectrograms, pictures_obstacle
 from musicrt.runtime.errors import OutputError
@@ -108,7 +111,7 @@ def _draw(folder: Path, found: Calibration) -> dict[str, str]:
     rate = found.bundle.spec.sample_rate
     for index, (run, ref) in enumerate(zip(found.result[:2], found.reference, strict=False)):
         name = f"decoded-{index}.png"
-        sounds = {"input": run.piece.audio, "float32": ref.audio[0], "int8": run.audio[0]}
+        sounds = {"input": run.piece.audio, "float32": _first(ref.audio), "int8": _first(run.audio)}
         draw_spectrograms(folder / name, sounds, rate, run.piece.name)
         drawn[name] = f"{run.piece.name}: input, float32, int8"
     for stage, noise in found.noise.items():
@@ -117,6 +120,12 @@ def _draw(folder: Path, found: Calibration) -> dict[str, str]:
         draw_bars(folder / name, levels, found.entry.stages[stage].kept, "signal to noise, dB", f"{stage}: each layer lowered by itself")
         drawn[name] = f"{stage}: signal to noise with each layer lowered by itself; orange ones stayed float32"
     return drawn
+
+
+def _first(audio: NDArray[np.float32]) -> NDArray[np.float32]:
+    """One channel of audio [..., samples]."""
+    channel: NDArray[np.float32] = audio.reshape(-1, audio.shape[-1])[0]
+    return channel
 
 
 def _limit(gate: Any) -> str:

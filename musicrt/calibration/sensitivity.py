@@ -1,7 +1,8 @@
-"""Which layers cost most: each is lowered by itself, and what that does to the outputs of its stage is measured."""
+"""Which layers cost most: each, or a few neighbours, are lowered by themselves, and what that does to the stage's outputs is measured."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -13,6 +14,8 @@ from musicrt.calibration.static import lower
 from musicrt.runtime.session import Array
 
 OnLayer = Callable[[str, int, int], None]
+_MOST = 40
+"""Sessions for each stage: where there are more layers, neighbours go together."""
 
 
 def noise_by_layer(
@@ -20,19 +23,21 @@ def noise_by_layer(
 ) -> dict[str, float]:
     """Of each layer that may be lowered: power of the noise over that of the signal, of the output that suffers most.
 
-    One session and one run for each layer. Errors of layers add up nearly as independent ones do, so that those of several can be judged
-    by the sum; what does not add up the greedy search measures anyway.
+    One session and one run for each, on float32 otherwise, but of no more than `_MOST` groups; layers of a group share its noise. Errors
+    add up nearly as independent ones do, so that those of several layers can be judged by the sum; the search measures what does not.
     """
     names = [tensor.name for tensor in graph.stage.outputs]
     expected = graph.run(feeds, names, threads)
     layers = [layer for layer in graph.layers if not layer.is_in(keep)]
     found: dict[str, float] = {}
-    for done, layer in enumerate(layers):
+    size = max(math.ceil(len(layers) / _MOST), 1)
+    for start in range(0, len(layers), size):
+        group = layers[start : start + size]
         if on_layer:
-            on_layer(layer.name, done, len(layers))
-        with open_model(graph.stage, lower(graph, [layer], ranges), graph.folder, threads) as session:
+            on_layer(group[0].name, start, len(layers))
+        with open_model(graph.stage, lower(graph, group, ranges), graph.folder, threads) as session:
             produced = session.run({name: np.array(array) for name, array in feeds.items()})
-        found[layer.name] = noise_of(produced, expected)
+        found |= dict.fromkeys((layer.name for layer in group), noise_of(produced, expected) / len(group))
     return found
 
 

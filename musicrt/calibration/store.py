@@ -20,7 +20,8 @@ from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Ma
 from musicrt.runtime.spec import INT8, ORT, StageSpec
 from musicrt.runtime.verify import probe_inputs, record_probe
 
-CPU_INT8 = "cpu-int8"
+CPU_INT8, GPU_FP16 = "cpu-int8", "gpu-fp16"
+"""Targets, as the manifest names them."""
 WEIGHTS = "weights.int8.safetensors"
 _INLINE = 1024  # bytes up to which a constant stays in its graph
 

@@ -45,8 +45,20 @@ class _Flat(nn.Module):
 def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array], flavour: str = ORT) -> ir.Model:
     """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant.
 
-    The graph is float32, whatever its flavour. Raises ConfigError if that flavour's operators can't have the stage's half precision.
+    Raises ConfigError if that flavour's operators can't have the stage's half precision.
     """
+    model = trace_float(stage, module, feeds, flavour)
+    if flavour == TRT and stage.half is not None:
+        to_half(stage, stage.half, model)
+    elif flavour == TRT:
+        check_standard(stage.name, model)
+    _name_axes(stage, model)
+    _strip(model)
+    return model
+
+
+def trace_float(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array], flavour: str) -> ir.Model:
+    """What the exporter gives, in float32, with its notes on where each node comes from."""
     inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.feeds]
     dynamic = [{i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.feeds]
     with _quiet(), _quick_rewriting():
@@ -63,12 +75,6 @@ def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array],
     if program is None:
         raise RuntimeError(f"torch.onnx.export gave no program for stage {stage.name}")
     model: ir.Model = program.model
-    if flavour == TRT and stage.half is not None:
-        to_half(stage, stage.half, model)
-    elif flavour == TRT:
-        check_standard(stage.name, model)
-    _name_axes(stage, model)
-    _strip(model)
     return model
 
 

@@ -55,7 +55,8 @@ class Bundle:
             spec = build_spec(manifest.system, manifest.config, manifest.variant)
         except ConfigError as error:
             raise BundleError(f"{path} has a damaged configuration: {error}; copy or export the bundle again") from None
-        bundle = cls(path, manifest, spec)
+        pins = {stage: names for entry in manifest.calibrations.values() for stage, names in entry.pins.items()}
+        bundle = cls(path, manifest, spec.pinned(pins))
         bundle._check_manifest()
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Literal, get_args
 
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxCuda
+from musicrt.runtime.backends.openvino import OpenvinoCpu
 from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Backend
 from musicrt.runtime.spec import Precision
 
-BACKENDS: dict[str, type[Backend]] = {kind.name: kind for kind in (Tensorrt, TensorrtRtx, OnnxCuda, TorchCuda, OnnxCpu, TorchCpu)}
+BACKENDS: dict[str, type[Backend]] = {
+    kind.name: kind for kind in (Tensorrt, TensorrtRtx, OnnxCuda, TorchCuda, OnnxCpu, OpenvinoCpu, TorchCpu)
+}
 """In the order in which `auto` tries them."""
 _MOST_THREADS = 1024
 
@@ -30,6 +33,15 @@ class Choice:
 
     def __str__(self) -> str:
         return f"{self.name} ({self.precision}, {self.description})"
+
+
+def check_precisions(names: Sequence[str] | None) -> list[Precision] | None:
+    """The same as precisions. Raises BackendError for one that is not known."""
+    known = get_args(Precision)
+    for name in names or ():
+        if name not in known:
+            raise BackendError(f"unknown precision {name!r}; known: {', '.join(known)}")
+    return None if names is None else [precision for name in names for precision in known if precision == name]
 
 
 def select_backend(
@@ -51,8 +63,7 @@ def select_backend(
     """
     if threads is not None and (isinstance(threads, bool) or not isinstance(threads, Integral) or not 1 <= threads <= _MOST_THREADS):
         raise BackendError(f"got {threads!r} threads, expected a whole number from 1 to {_MOST_THREADS}")
-    if precision is not None and precision not in get_args(Precision):
-        raise BackendError(f"unknown precision {precision!r}; known: {', '.join(get_args(Precision))}")
+    check_precisions(None if precision is None else [precision])
     if requested != "auto" and requested not in BACKENDS:
         raise BackendError(f"unknown backend {requested!r}; known: auto, {', '.join(BACKENDS)}")
     reasons: dict[str, str] = {}

@@ -6,7 +6,7 @@ need the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
@@ -131,7 +131,8 @@ Attention stays half: TensorRT takes no `softmax_precision`, and its fused kerne
 class Half:
     """What a stage is where it runs in half precision (the flavour `trt`): float16, and float32 on the islands named here.
 
-    operators: ONNX operators that stay float32. modules: torch modules of the stage that do, with all inside them, by their names.
+    operators: ONNX operators that stay float32. modules: torch modules of the stage that do, with all inside them, by their names; single
+    nodes as well (`pin_name`), which calibration finds.
     tensors: inputs and outputs that are float16 as well, as states are: what one stage hands to another in every step.
     tolerance: largest accepted distance from the float32 network, as in `Tolerance`. Rounding to 11 bits once costs 2.1e-4 (root mean
     square, at most 4.9e-4), and k roundings one after the other about sqrt(k) times that. Those of the specs are about three times what
@@ -275,6 +276,16 @@ def kept_name(module: str, node: str) -> str:
     return f"float32:{module}/{node}"
 
 
+def pin_name(module: str, node: str) -> str:
+    """What `Half.modules` calls a single node; "" is the stage itself. Exporters number nodes, so that the module makes sure."""
+    return f"{module}/{node}"
+
+
+def is_pin(name: str) -> bool:
+    """Whether a name of `Half.modules` is that of a node."""
+    return "/" in name
+
+
 def updated_name(state: str) -> str:
     """What a graph calls the output that holds a changed state."""
     return f"updated_{state}"
@@ -324,6 +335,15 @@ class ModelSpec:
     defaults: Mapping[str, Any] = field(repr=False)
     bit_rate: float | None = None
     gates: tuple[Gate, ...] = ()
+
+    def pinned(self, pins: Mapping[str, Sequence[str]]) -> ModelSpec:
+        """The same system with more modules and nodes, by stage, that stay float32 in half precision."""
+
+        def pin(stage: StageSpec) -> StageSpec:
+            more = pins.get(stage.name, ())
+            return stage if stage.half is None else replace(stage, half=replace(stage.half, modules=(*stage.half.modules, *more)))
+
+        return replace(self, stages=tuple(pin(stage) for stage in self.stages)) if pins else self
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`; KeyError if the system has none."""

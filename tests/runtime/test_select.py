@@ -21,7 +21,7 @@ from musicrt.runtime.select import BACKENDS, Choice, select_backend
 from musicrt.runtime.session import Backend, Session
 from tests.conftest import refused
 
-ORDER = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "torch-cpu"]
+ORDER = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "openvino-cpu", "torch-cpu"]
 ON_GPU = ORDER[:4]
 
 
