@@ -5,20 +5,31 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from benchmarks.rounds import BASELINES
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import load
 from musicrt.runtime.select import BACKENDS
+from musicrt.runtime.spec import Precision
 
 
 class Opened:
     """A bundle on one backend, as a user opens it."""
 
     def __init__(self, bundle: str, backend: str, threads: int | None) -> None:
-        """Raises BundleError, BackendError."""
-        self.codec = load(bundle, backend=backend, threads=threads)
+        """backend: its name, or with a precision `NAME:PRECISION`. Raises BundleError, BackendError, InputError."""
+        name, precision = split_name(backend)
+        self.codec = load(bundle, backend=name, threads=threads, precision=precision)
+
+
+def split_name(contender: str) -> tuple[str, Precision | None]:
+    """The backend and the precision of a contender. Raises InputError for a precision that there is not."""
+    name, _, precision = contender.partition(":")
+    known = {one: one for one in get_args(Precision)}
+    if precision and precision not in known:
+        raise InputError(f"got the contender {contender!r}, expected one of the precisions {', '.join(known)} behind the colon")
+    return name, known.get(precision)
 
 
 def open_contender(
@@ -28,8 +39,9 @@ def open_contender(
 
     A system's folder has `Eager` in `baselines`, `OnBackend` in `contenders`, and `PlainOnnx` if it is exported plainly. Raises InputError.
     """
-    if name not in (*BASELINES, *BACKENDS):
-        raise InputError(f"unknown contender {name!r}; known: {', '.join((*BASELINES, *BACKENDS))}")
+    if name not in BASELINES and split_name(name)[0] not in BACKENDS:
+        known = ", ".join((*BASELINES, *BACKENDS))
+        raise InputError(f"unknown contender {name!r}; known: {known}, a backend also with a precision, as in onnxruntime-cpu:int8")
     ways = importlib.import_module(f"benchmarks.{system}.{'baselines' if name == 'eager' else 'contenders'}")
     if name == "eager":
         return ways.Eager(Path(checkpoint), config, threads)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 from rich.logging import RichHandler
@@ -19,15 +19,20 @@ from rich.table import Table
 import musicrt
 from musicrt.cli_engines import print_built, print_engines
 from musicrt.cli_options import DECODING, ENCODING, FEATURES, GENERATION, OptionsCommand, check_flags, generators, given_of, with_options
-from musicrt.cli_output import console, errors, print_bundle, print_encoded, print_facts, print_json, say
+from musicrt.cli_output import console, errors, print_bundle, print_calibration, print_encoded, print_facts, print_json, say
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError, InputError, MusicRTError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
+from musicrt.runtime.spec import Precision
 
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder, or `embedded` for the small one inside the package.")]
 BackendOption = Annotated[str, typer.Option(help="auto, or a backend that `musicrt doctor` lists.")]
+PrecisionOption = Annotated[
+    Precision | None,
+    typer.Option(help="What networks are computed in, see `musicrt doctor`; by default what the backend takes: float32 on a CPU."),
+]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads inside an operator; all by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
@@ -125,6 +130,40 @@ def add_flavour(
 
 
 @app.command()
+def calibrate(
+    bundle: BundleArgument,
+    target: Annotated[str, typer.Option(help="cpu-int8: 8-bit integers for CPUs. gpu-fp16: what half precision can't hold (needs torch).")],
+    inputs: Annotated[str, typer.Option(help="A folder of audio files that are like yours, or `synthetic`.")] = "synthetic",
+    seconds: Annotated[float, typer.Option(help="Of each file, from its beginning.")] = 6.0,
+    steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
+    ranges: Annotated[Literal["minmax", "percentile", "entropy"], typer.Option(help="How the ranges of activations are found.")] = "minmax",
+    force: Annotated[bool, typer.Option("--force", help="Keep a result that misses a quality gate.")] = False,
+    report: Annotated[Path | None, typer.Option(help="A folder for the report: Markdown, JSON and pictures.")] = None,
+    threads: ThreadsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Lower a bundle's precision as far as its quality gates allow (needs the extra `calibrate`)."""
+    with _room("calibrate"):
+        from musicrt.calibration.targets import calibrate_bundle
+    with _progress("calibrating") as progress:
+        found = calibrate_bundle(
+            _path(bundle),
+            target,
+            inputs,
+            seconds=seconds,
+            steps=steps,
+            ranges=ranges,
+            force=force,
+            report=report,
+            threads=threads,
+            on_work=lambda text, done, total: progress(done, total, text),
+        )
+    print_calibration(target, found, as_json)
+    if report is not None:
+        errors.print(f"report in {escape(str(report))}", highlight=False, soft_wrap=True)
+
+
+@app.command()
 def build(
     bundle: BundleArgument,
     engine: Annotated[str, typer.Option(help="tensorrt-rtx (builds anywhere) or tensorrt (builds on the machine that runs it).")],
@@ -168,11 +207,12 @@ def encode(
     out: Annotated[Path, typer.Argument(help="The file of encoded audio to write (safetensors).")],
     *,
     backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     **options: Any,
 ) -> None:
     """Encode an audio file."""
-    with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
+    with _open(bundle, backend, precision, threads) as codec, _progress("encoding") as report:
         check_flags(codec, [codec.encode_source], {**ENCODING, **FEATURES}, options)
         encoded = codec.encode_file(audio, out, on_progress=report, **options)
     say(f"{out}: {encoded.kind} {list(encoded.values.shape)}, {out.stat().st_size} bytes")
@@ -186,11 +226,12 @@ def decode(
     out: Annotated[Path, typer.Argument(help="The audio file to write; the suffix names the format.")],
     *,
     backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     **options: Any,
 ) -> None:
     """Decode a file of encoded audio."""
-    with _open(bundle, backend, threads) as codec, _progress("decoding") as report:
+    with _open(bundle, backend, precision, threads) as codec, _progress("decoding") as report:
         check_flags(codec, [codec.decode_stream], DECODING, options)
         samples = codec.decode_file(encoded, out, on_progress=report, **options)
     say(f"{out}: {samples / codec.sample_rate:.2f} s at {codec.sample_rate} Hz")
@@ -204,11 +245,12 @@ def roundtrip(
     out: Annotated[Path, typer.Argument(help="The audio file to write; the suffix names the format.")],
     *,
     backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     **options: Any,
 ) -> None:
     """Encode an audio file and decode it again."""
-    with _open(bundle, backend, threads) as codec, _progress("encoding") as report:
+    with _open(bundle, backend, precision, threads) as codec, _progress("encoding") as report:
         check_flags(codec, [codec.encode_source, codec.decode_stream], {**ENCODING, **DECODING}, options)
         samples = codec.roundtrip_file(
             audio,
@@ -230,11 +272,12 @@ def generate(
     ],
     *,
     backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     **options: Any,
 ) -> None:
     """Make music for a video, or for each video of a folder."""
-    with _open(bundle, backend, threads) as codec, _progress("generating") as report:
+    with _open(bundle, backend, precision, threads) as codec, _progress("generating") as report:
         if not hasattr(codec, "generate_stream"):
             raise InputError(f"{codec.model.spec.system} makes no music for videos; load a bundle of {', '.join(generators())}")
         check_flags(codec, [codec.generate_stream, codec.compose], GENERATION, options)
@@ -252,20 +295,23 @@ def verify(
     bundle: BundleArgument,
     backend: BackendOption = "auto",
     flavour: Annotated[str | None, typer.Option(help="The graphs to run; by default those of the backend. trt runs on a CPU too.")] = None,
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file's hash and every stage's numbers (error: relative L2; of integers, the share that differs)."""
     from musicrt.runtime.verify import verify_bundle
 
-    checks = verify_bundle(_path(bundle), backend=backend, flavour=flavour, threads=threads)
+    checks = verify_bundle(_path(bundle), backend=backend, flavour=flavour, threads=threads, precision=precision)
     if as_json:
         print_json([{**vars(check), "ok": check.ok} for check in checks])
     else:
-        table = Table("stage", "backend", "against", "error", "tolerance", "")
+        table = Table("stage", "backend", "precision", "against", "error", "tolerance", "")
         for check in checks:
             verdict = "ok" if check.ok else "FAILED"
-            table.add_row(check.stage, check.backend, check.reference, f"{check.error:.1e}", f"{check.tolerance:.0e}", verdict)
+            table.add_row(
+                check.stage, check.backend, check.precision, check.reference, f"{check.error:.1e}", f"{check.tolerance:.0e}", verdict
+            )
         console.print(table)
     failed = [check.stage for check in checks if not check.ok]
     if failed:
@@ -299,13 +345,17 @@ def doctor(as_json: JsonOption = False) -> None:
     from musicrt.runtime.tensorrt_family import FAMILIES
 
     found = {name: kind.obstacle() for name, kind in BACKENDS.items()}
+    precisions = {
+        name: [] if found[name] else [one for one in kind.precisions if not kind.precision_obstacle(one)] for name, kind in BACKENDS.items()
+    }
     builders = {name: family.build_obstacle() for name, family in FAMILIES.items()}
     if as_json:
-        print_json({"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found, "engines": builders})
+        facts = {"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found, "precisions": precisions}
+        print_json({**facts, "engines": builders})
         return
-    table = Table("backend", "usable", "why not")
+    table = Table("backend", "usable", "in", "why not")
     for name, obstacle in found.items():
-        table.add_row(name, "no" if obstacle else "yes", escape(obstacle or ""))
+        table.add_row(name, "no" if obstacle else "yes", ", ".join(precisions[name]), escape(obstacle or ""))
     console.print(table)
     first = next((name for name, obstacle in found.items() if not obstacle), None)
     for name, obstacle in builders.items():
@@ -319,6 +369,7 @@ def web(
     host: Annotated[str, typer.Option(help="The address to listen on; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="The port to listen on.", min=1, max=65535)] = 7860,
     backend: BackendOption = "auto",
+    precision: PrecisionOption = None,
     threads: ThreadsOption = None,
 ) -> None:
     """Serve a page for the browser: drop in audio or a video, hear and see what a bundle makes of it (needs the extra `web`)."""
@@ -326,7 +377,8 @@ def web(
         from musicrt.web.server import serving, wait_for_interrupt
     from musicrt.web.studio import open_studios
 
-    with open_studios([_path(bundle) for bundle in bundles or [EMBEDDED]], backend, threads) as studios, serving(studios, host, port) as at:
+    paths = [_path(bundle) for bundle in bundles or [EMBEDDED]]
+    with open_studios(paths, backend, threads, precision) as studios, serving(studios, host, port) as at:
         say(f"listening on {at} for {', '.join(studio.title for studio in studios)}; Ctrl-C ends it")
         wait_for_interrupt()
 
@@ -338,13 +390,25 @@ def bench(
     repeats: Annotated[int, typer.Option(help="Timed runs of each measurement.")] = 5,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
+    precision: Annotated[
+        list[str] | None, typer.Option(help="Measure each backend in all of these that it offers; by default in its first.")
+    ] = None,
     threads: ThreadsOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Measure every stage and both ways through the codec, each backend in a fresh process."""
     from musicrt.runtime.bench import bench_bundle
+    from musicrt.runtime.select import check_precisions
 
-    report = bench_bundle(_path(bundle), backends=backend, seconds=seconds, repeats=repeats, steps=steps, threads=threads)
+    report = bench_bundle(
+        _path(bundle),
+        backends=backend,
+        seconds=seconds,
+        repeats=repeats,
+        steps=steps,
+        threads=threads,
+        precisions=check_precisions(precision),
+    )
     sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
 
 
@@ -366,8 +430,8 @@ def _path(bundle: Path) -> Path:
     return EMBEDDED if bundle == Path("embedded") else bundle
 
 
-def _open(bundle: Path, backend: str, threads: int | None) -> Any:
-    codec = musicrt.load(_path(bundle), backend=backend, threads=threads)
+def _open(bundle: Path, backend: str, precision: Precision | None, threads: int | None) -> Any:
+    codec = musicrt.load(_path(bundle), backend=backend, threads=threads, precision=precision)
     errors.print(f"running on {escape(str(codec.backend))}", highlight=False, soft_wrap=True)
     return codec
 

@@ -14,6 +14,7 @@ from rich.table import Table
 
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.encoded import load_encoded
+from musicrt.runtime.manifest import CalibrationEntry
 from musicrt.runtime.registry import bit_rates, system_names
 
 console, errors = Console(), Console(stderr=True)
@@ -45,7 +46,32 @@ def print_bundle(bundle: Bundle, as_json: bool = False) -> None:
             table.add_row(words[0], flavour, graph.precision, f"{graph.error:.1e}", words[1])
             words = ["", ""]
     console.print(table)
+    for target, calibration in manifest.calibrations.items():
+        print_calibration(target, calibration)
     _print_bit_rates(rates, manifest.variant)
+
+
+def print_calibration(target: str, entry: CalibrationEntry, as_json: bool = False) -> None:
+    """What was lowered, what it cost, and whether it had to be forced."""
+    if as_json:
+        print_json({"target": target, **entry.model_dump(mode="json")})
+        return
+    say(f"calibrated for {target} with {entry.inputs}" + ("; KEPT BY FORCE although a gate was missed" if entry.forced else ""))
+    for name, stage in entry.stages.items():
+        kept = f", {len(stage.kept)} kept in float32" if stage.kept else ""
+        say(f"  {name}: {stage.layers} layers in 8 bits ({stage.method}){kept}, {stage.error:.3f} from float32")
+    for name, value in entry.quality.items():
+        limits = [
+            (gate, word, limit)
+            for gate in entry.gates
+            for word, limit in (("least", gate.least), ("most", gate.most))
+            if gate.measure == name
+        ]
+        wanted = " and ".join(f"at {word} {limit:g}" for _, word, limit in limits if limit is not None)
+        verdict = f" (wanted {wanted}{'' if all(gate.holds for gate, _, _ in limits) else ': MISSED'})" if wanted else ""
+        say(f"  {name}: {value:.3g}{verdict}")
+    for name, pins in entry.pins.items():
+        say(f"  {name}: float32 because half precision can't hold it: {', '.join(pins)}")
 
 
 def print_encoded(path: Path, as_json: bool = False) -> None:

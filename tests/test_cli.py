@@ -149,7 +149,8 @@ def test_inspect_of_a_bundle_with_a_bit_rate() -> None:
     text, _, content = printed.getvalue().partition("\n{")
     assert "nominal bit rate: 1.4 kbps\n" in text
     assert [line for line in text.splitlines() if "this one" in line] == ["│ large   │ 1.4 kbps             │ this one │"]
-    assert json.loads("{" + content) == {**bundle.manifest.model_dump(mode="json"), "bit_rate": 1400.0, "nominal_bit_rates": RATES}
+    manifest = bundle.manifest.model_dump(mode="json", exclude_unset=True)
+    assert json.loads("{" + content) == {**manifest, "bit_rate": 1400.0, "nominal_bit_rates": RATES}
 
 
 def test_doctor() -> None:
@@ -157,6 +158,11 @@ def test_doctor() -> None:
     assert report["version"] == musicrt.__version__
     assert report["backends"] == {name: kind.obstacle() for name, kind in BACKENDS.items()}
     assert report["backends"]["onnxruntime-cpu"] is None
+    assert report["precisions"]["onnxruntime-cpu"] == ["float32", "int8"]
+    assert report["precisions"].keys() == BACKENDS.keys()
+    assert [name for name, offered in report["precisions"].items() if not offered] == [
+        name for name, why in report["backends"].items() if why
+    ]
     first = next(name for name, obstacle in report["backends"].items() if obstacle is None)
     assert call("doctor").out.endswith(f"auto takes {first}\n")
 
@@ -171,6 +177,18 @@ def test_verify() -> None:
     out = call("verify", "embedded", *CPU).out
     assert out.count(" ok ") == len(checks)
     assert "FAILED" not in out
+    assert out.count("float32") == len(checks)
+
+
+@pytest.mark.parametrize("command", ["encode", "decode", "roundtrip"])
+def test_precision_is_met_or_refused(command: str, song: Path, encoded: Path, tmp_path: Path) -> None:
+    source = encoded if command == "decode" else song
+    ended = call(command, "embedded", source, tmp_path / "a.wav", *CPU, "--precision", "float32")
+    assert ended.notes[0].startswith("running on onnxruntime-cpu (float32, ")
+    refusals = {"bfloat16": "it computes in float32 or int8, not in bfloat16", "int8": "musicrt calibrate"}
+    for precision, words in refusals.items():
+        fails(6, command, "embedded", source, tmp_path / "b.wav", *CPU, "--precision", precision, says=(words,))
+    assert not (tmp_path / "b.wav").exists()
 
 
 # Encoding and decoding

@@ -7,7 +7,7 @@ import soxr
 from numpy.typing import NDArray
 from scipy.signal import istft, stft
 
-from benchmarks.nano.metrics import mel_filters
+from musicrt.calibration.metrics import mel_filters
 
 Audio = NDArray[np.float32]
 ROUNDS = 32

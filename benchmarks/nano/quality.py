@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.nano.baselines import eight_bits, mel_codec, narrow_band
-from benchmarks.nano.metrics import compare
-from benchmarks.nano.pictures import draw_spectrograms
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
+from musicrt.calibration.metrics import compare
+from musicrt.calibration.pictures import draw_spectrograms, pictures_obstacle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table
 from musicrt.runtime.model import load
@@ -66,7 +66,9 @@ def main(arguments: Sequence[str]) -> None:
             others = [other for key, other in sounds.items() if key != name and _kind(key) == _kind(name)]
             made["another piece"] = others[0] if others else np.zeros_like(audio)
             rows += [{"sound": name, "codec": key, **compare(audio, guess, rate)} for key, guess in made.items()]
-            if name in _DRAWN:
+            if name in _DRAWN and (obstacle := pictures_obstacle()):
+                say(f"{name} was not drawn: {obstacle}")
+            elif name in _DRAWN:
                 place = options.out.with_name(f"{options.out.name}-{_kind(name)}.png")
                 place.parent.mkdir(parents=True, exist_ok=True)
                 drawn = {"input": audio, **{key: made[key] for key in ("nano", "mel, Griffin-Lim", "narrow band")}}

@@ -10,7 +10,9 @@ import numpy as np
 from benchmarks.contenders import Opened
 from benchmarks.rounds import Outputs
 from benchmarks.vidmuse.workload import GUIDANCE, VIDEO, Float, Part, Workload
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.models.vidmuse.conditioner import Scene, rename
+from musicrt.runtime.spec import INT8
 
 
 class OnBackend(Opened):
@@ -18,6 +20,7 @@ class OnBackend(Opened):
 
     def __init__(self, bundle: str, backend: str, threads: int | None) -> None:
         super().__init__(bundle, backend, threads)
+        self._bundle = bundle
         self._keys: dict[int, Mapping[str, Float]] = {}  # of both halves, by the tokens of the condition
 
     def prepare(self, part: Part, work: Workload) -> Callable[[], Outputs]:
@@ -65,7 +68,20 @@ class OnBackend(Opened):
 
     def step_feeds(self, columns: int, work: Workload) -> dict[str, Any]:
         """What a step behind so many columns is given."""
-        return {**self.keys(work), **work.caches(columns), "tokens": work.columns(1), "length": np.full(1, columns)}
+        feeds: dict[str, Any] = {**self.keys(work), **work.caches(columns), "tokens": work.columns(1), "length": np.full(1, columns)}
+        rounded = {state.name for state in self.codec.model.session("lm").states if state.dtype == "int8"} & feeds.keys()
+        return feeds | self._round({name: feeds[name] for name in sorted(rounded) if feeds[name].dtype != np.int8})
+
+    def _round(self, arrays: Mapping[str, Any]) -> dict[str, Any]:
+        """Keys and caches in 8-bit integers, by the scales that the graph of the language model has."""
+        if not arrays:
+            return {}
+        import onnx_ir as ir
+
+        graph = ir.load(Bundle.open(self._bundle).graph("lm", INT8)[0]).graph
+        scales = {name: graph.initializers[f"{name}.scales"].const_value for name in arrays}
+        found = {name: scale.numpy() for name, scale in scales.items() if scale is not None}
+        return {name: np.clip(np.rint(array / found[name]), -127, 127).astype(np.int8) for name, array in arrays.items()}
 
     def _prepare_step(self, columns: int, work: Workload) -> Callable[[], Outputs]:
         logits = np.empty((2, 1, work.config.codebooks, 1, work.config.card), np.float32)

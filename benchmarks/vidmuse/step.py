@@ -4,6 +4,9 @@ A step is measured behind so many columns that are in the caches. All lengths ru
 and so do, with the bundle, a copy and a read of arrays that no cache holds. Before each call the process rests, because
 threads of ONNX Runtime and torch go on waiting for work for a while, which a copy would suffer from; and with ONNX Runtime the same call
 runs a few times right before the one that is timed, as the steps of a loop do.
+
+`onnxruntime-cpu:int8` among the contenders is the lowered language model of a bundle that was calibrated
+(`musicrt calibrate BUNDLE --target cpu-int8`).
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.bandwidth import MEGABYTES, Memory
-from benchmarks.contenders import open_contender
+from benchmarks.contenders import open_contender, split_name
 from benchmarks.results import describe_run, launch, suite_parser, write_results
 from benchmarks.rounds import Outputs, add_contest_options, compare_outputs, prepare_opening, run_contest, split_repeats, time_in_turn
 from benchmarks.vidmuse.step_tables import COPY, READ, render
@@ -64,7 +67,7 @@ def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: st
     if opening["name"] != "eager":
         memory = Memory(work["threads"], work["array"])
         calls |= {COPY: memory.copy, READ: memory.read}
-    looped = opening["name"] == "onnxruntime-cpu"
+    looped = split_name(opening["name"])[0] == "onnxruntime-cpu"
     times = time_in_turn(calls, repeats if looped else work["slow"], work["rest"], work["ahead"] if looped else 0)
     np.savez(_kept(work, opening), **kept)
     peak = peak_memory_mb()
@@ -81,7 +84,7 @@ def compare_contender(opening: Mapping[str, Any], work: Mapping[str, Any], tasks
 
 
 def _kept(work: Mapping[str, Any], opening: Mapping[str, Any]) -> Path:
-    return Path(work["outputs"]) / f"{opening['name']}.npz"
+    return Path(work["outputs"]) / f"{opening['name'].replace(':', '-')}.npz"
 
 
 _MODULE = "benchmarks.vidmuse.step"  # not __name__, which is __main__ where this is run

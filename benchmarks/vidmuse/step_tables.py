@@ -11,6 +11,7 @@ from benchmarks.vidmuse.traffic import COUNTED, Traffic
 from benchmarks.vidmuse.workload import Part, Workload
 from musicrt.runtime.measure import Measurement, markdown_table
 from musicrt.runtime.models.vidmuse.config import FRAME_RATE, WINDOW_SECONDS
+from musicrt.runtime.spec import Int8
 
 COPY, READ = "copy", "read"
 """Rows of the machine's memory."""
@@ -25,6 +26,12 @@ def render(results: Results, work: Workload, copied: float) -> str:
         return markdown_table(("", *columns), [[row, *(cell(results[name][row], row) for name in columns)] for row in rows])
 
     sections = ["## Milliseconds, median (best)", table(lambda m, _: f"{m.p50 * 1e3:.1f} ({min(m.times) * 1e3:.1f})")]
+    if (plain := "onnxruntime-cpu") in results and len(names) > 1:
+        ours = results[plain]
+        sections += [
+            f"## Times as fast as {plain} in float32, median (best against best)",
+            table(lambda m, row: f"{ours[row].p50 / m.p50:.2f} ({min(ours[row].times) / min(m.times):.2f})"),
+        ]
     if "eager" in results:
         eager = results["eager"]
         sections += [
@@ -35,17 +42,18 @@ def render(results: Results, work: Workload, copied: float) -> str:
         ]
     for name in names:
         if COPY in results[name]:
-            sections += [f"## {name}: share of the memory's bandwidth", render_shares(results[name], rows, work, copied)]
+            int8 = work.spec.stage("lm").int8 if name.endswith(":int8") else None
+            sections += [f"## {name}: share of the memory's bandwidth", render_shares(results[name], rows, work, copied, int8)]
     sections += ["## A whole window by these steps", _render_windows(results, rows, work), COUNTED]
     return "\n\n".join(sections)
 
 
-def render_shares(found: Mapping[str, Measurement], rows: Sequence[str], work: Workload, copied: float) -> str:
+def render_shares(found: Mapping[str, Measurement], rows: Sequence[str], work: Workload, copied: float, int8: Int8 | None = None) -> str:
     """Bytes of each step over its time against those of a copy and of a read: medians against medians, best against best."""
     base = {COPY: copied, READ: copied / 2}
     cells = []
     for row in rows:
-        traffic, step = Traffic.of_step(work.config, work.tokens, round(Part.parse(row).size)), found[row]
+        traffic, step = Traffic.of_step(work.config, work.tokens, round(Part.parse(row).size), int8=int8), found[row]
         sizes = [f"{size / 1e6:.0f}" for size in (traffic.weights, traffic.condition, traffic.caches, traffic.total)]
         shares = []
         for kind, size in base.items():

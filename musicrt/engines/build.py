@@ -88,7 +88,7 @@ def build_engines(
             engine=family.name,
             version=version,
             targets=archs,
-            precision=graph_entry.precision,
+            precision="float16" if graph_entry.precision == "float16" else "float32",
             flavour=TRT,
             stripped=stripped,
             profiles=ranges,

@@ -5,9 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
-import json
 import logging
-import struct
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -25,6 +23,7 @@ from torch import Tensor, nn
 from musicrt.export.half import to_half
 from musicrt.export.operators import OPERATORS, OPSETS
 from musicrt.export.types import check_standard
+from musicrt.runtime.files import tensor_places
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import ORT, TRT, StageSpec, updated_name
 
@@ -46,8 +45,20 @@ class _Flat(nn.Module):
 def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array], flavour: str = ORT) -> ir.Model:
     """Export a stage with every axis of its spec dynamic. `feeds`: inputs of no size 1, which would be taken for constant.
 
-    The graph is float32, whatever its flavour. Raises ConfigError if that flavour's operators can't have the stage's half precision.
+    Raises ConfigError if that flavour's operators can't have the stage's half precision.
     """
+    model = trace_float(stage, module, feeds, flavour)
+    if flavour == TRT and stage.half is not None:
+        to_half(stage, stage.half, model)
+    elif flavour == TRT:
+        check_standard(stage.name, model)
+    _name_axes(stage, model)
+    _strip(model)
+    return model
+
+
+def trace_float(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array], flavour: str) -> ir.Model:
+    """What the exporter gives, in float32, with its notes on where each node comes from."""
     inputs = [torch.from_numpy(feeds[tensor.name]) for tensor in stage.feeds]
     dynamic = [{i: torch.export.Dim.AUTO for i, dim in enumerate(tensor.dims) if not isinstance(dim, int)} for tensor in stage.feeds]
     with _quiet(), _quick_rewriting():
@@ -64,12 +75,6 @@ def trace_stage(stage: StageSpec, module: nn.Module, feeds: Mapping[str, Array],
     if program is None:
         raise RuntimeError(f"torch.onnx.export gave no program for stage {stage.name}")
     model: ir.Model = program.model
-    if flavour == TRT and stage.half is not None:
-        to_half(stage, stage.half, model)
-    elif flavour == TRT:
-        check_standard(stage.name, model)
-    _name_axes(stage, model)
-    _strip(model)
     return model
 
 
@@ -95,7 +100,7 @@ def write_weights(path: Path, tensors: Mapping[str, Tensor], models: Mapping[str
             places.append((value, place))
     save_file(stored, path)
     path.chmod(0o644)  # safetensors writes for the owner only
-    offsets = {file: _read_offsets(file) for file in ([path] if beside is None else [path, beside])}
+    offsets = {file: tensor_places(file) for file in ([path] if beside is None else [path, beside])}
     for value, (file, name) in places:
         tensor = value.const_value
         if tensor is None:
@@ -111,18 +116,6 @@ def _read_tensors(path: Path) -> Iterator[tuple[str, Tensor]]:
     with safe_open(path, "pt") as file:
         for name in file.keys():  # noqa: SIM118 - no mapping
             yield name, file.get_tensor(name)
-
-
-def _read_offsets(path: Path) -> dict[str, tuple[int, int]]:
-    """Where each tensor of a safetensors file begins and ends, in bytes from the start of the file."""
-    with path.open("rb") as file:
-        (length,) = struct.unpack("<Q", file.read(8))
-        header = json.loads(file.read(length))
-    return {
-        name: (8 + length + entry["data_offsets"][0], 8 + length + entry["data_offsets"][1])
-        for name, entry in header.items()
-        if name != "__metadata__"
-    }
 
 
 def _content(array: np.ndarray) -> tuple[str, tuple[int, ...], bytes]:

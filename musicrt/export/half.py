@@ -14,7 +14,7 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from musicrt.export.types import check_standard, check_types, float_places, infer_types, tensors_of
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import TRT, Half, StageSpec, kept_name, updated_name
+from musicrt.runtime.spec import TRT, Half, StageSpec, is_pin, kept_name, updated_name
 
 Kind = Literal["half", "float", "layout", "none"]
 
@@ -37,13 +37,21 @@ def to_half(stage: StageSpec, half: Half, model: ir.Model) -> None:
     on (`kept_name`), as engines are built from graphs alone. Raises ConfigError: an operator that has no half precision, or a constant
     that half precision can't hold, by stage and node.
     """
+    kinds = choose_kinds(stage, half, model)
+    _Rewriter(stage.name, model, kinds, _half_ends(stage)).rewrite()
+    check_types(stage.name, model)
+
+
+def choose_kinds(stage: StageSpec, half: Half, model: ir.Model) -> dict[ir.Node, Kind]:
+    """What each node is to compute in: "half" or "float", or "none" where it has nothing to do with floats. Types are not changed yet.
+
+    Errors as of `to_half`.
+    """
     check_standard(stage.name, model)
     LiftConstantsToInitializersPass(lift_all_constants=True)(model)
     RemoveUnusedNodesPass()(model)
     infer_types(stage.name, model)
-    kinds = _choose_kinds(stage, half, model)
-    _Rewriter(stage.name, model, kinds, _half_ends(stage)).rewrite()
-    check_types(stage.name, model)
+    return _choose_kinds(stage, half, model)
 
 
 def _choose_kinds(stage: StageSpec, half: Half, model: ir.Model) -> dict[ir.Node, Kind]:
@@ -77,7 +85,10 @@ def _choose_kinds(stage: StageSpec, half: Half, model: ir.Model) -> dict[ir.Node
 
 
 def _is_in(node: ir.Node, module: str) -> bool:
-    """Whether a node comes from a module of the stage (`network.conv_post`), or one inside of that."""
+    """Whether a node comes from a module of the stage (`network.conv_post`), or one inside of that; or is the node of a pin."""
+    if is_pin(module):
+        scope, _, name = module.rpartition("/")
+        return node.name == name and (not scope or _is_in(node, scope))
     scopes = node.metadata_props.get("pkg.torch.onnx.name_scopes", "")
     return any(f"'stage.{module}{end}" in scopes for end in ("'", "."))
 

@@ -5,6 +5,8 @@ BUNDLE/stages/<stage>.onnx      one graph per stage
 BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
 BUNDLE/stages/<stage>.trt.onnx  the same in half precision, where the bundle has that flavour
 BUNDLE/stages/weights.half.safetensors   what those graphs need beside the weights
+BUNDLE/stages/<stage>.int8.onnx  with 8-bit integers, of the stages where that serves; the others have their float32 graphs once more
+BUNDLE/stages/weights.int8.safetensors   what those graphs need beside the weights
 BUNDLE/engines/<name>/          TensorRT plans of the stages, and what is known of their layers
 """
 
@@ -18,11 +20,11 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from musicrt.runtime.errors import BundleError, ConfigError
+from musicrt.runtime.errors import BackendError, BundleError, ConfigError
 from musicrt.runtime.files import new_file, sha256_of
 from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry
 from musicrt.runtime.registry import build_spec, system_names
-from musicrt.runtime.spec import TRT, ModelSpec
+from musicrt.runtime.spec import INT8, TRT, ModelSpec
 
 MANIFEST = "manifest.json"
 STAGES = "stages"
@@ -53,7 +55,8 @@ class Bundle:
             spec = build_spec(manifest.system, manifest.config, manifest.variant)
         except ConfigError as error:
             raise BundleError(f"{path} has a damaged configuration: {error}; copy or export the bundle again") from None
-        bundle = cls(path, manifest, spec)
+        pins = {stage: names for entry in manifest.calibrations.values() for stage, names in entry.pins.items()}
+        bundle = cls(path, manifest, spec.pinned(pins))
         bundle._check_manifest()
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:
@@ -85,6 +88,12 @@ class Bundle:
         graphs = [stage.graphs for stage in self.manifest.stages.values()]
         return [flavour for flavour in graphs[0] if all(flavour in given for given in graphs)]
 
+    def require_flavour(self, flavour: str) -> None:
+        """Raises BackendError, with the command that adds it, where a stage has no graph of that flavour."""
+        if flavour not in self.flavours:
+            have = ", ".join(self.flavours) or "none"
+            raise BackendError(f"{self.path} has no {flavour!r} graphs, only {have}; {_remedy(flavour, self.path)}")
+
     @property
     def weights(self) -> Path:
         return self.path / self.manifest.weights.path
@@ -93,9 +102,8 @@ class Bundle:
         """A stage's graph of one flavour. Raises BundleError if the bundle has none."""
         graphs = self.manifest.stages[stage].graphs
         if flavour not in graphs:
-            raise BundleError(
-                f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {', '.join(graphs) or 'none'}; {_remedy(flavour)}"
-            )
+            have = ", ".join(graphs) or "none"
+            raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {have}; {_remedy(flavour, self.path)}")
         return self.path / graphs[flavour].file.path, graphs[flavour]
 
     def plans(self, engine: str, stage: str) -> dict[str, PlanEntry]:
@@ -140,8 +148,10 @@ class Bundle:
             raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; {remedy}")
 
 
-def _remedy(flavour: str) -> str:
-    return "add it with: musicrt add-flavour" if flavour == TRT else "export it again"
+def _remedy(flavour: str, path: Path) -> str:
+    if flavour == INT8:
+        return f"make them with: musicrt calibrate {path} --target cpu-int8"
+    return f"add them with: musicrt add-flavour {path} {flavour}" if flavour == TRT else "export it again"
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:

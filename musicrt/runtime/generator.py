@@ -53,6 +53,10 @@ class Generator(Codec):
         Its keyword-only parameters are options beside those of `generate_stream`. It checks all before it begins.
         """
 
+    @abstractmethod
+    def rehearse(self, seconds: float, seed: int) -> None:
+        """Make so much music for a video that is made up, and throw it away: what calibration listens to. Raises BackendError."""
+
     @property
     def generation_options(self) -> list[str]:
         """Names of the options of `compose`."""

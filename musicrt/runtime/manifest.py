@@ -41,13 +41,18 @@ class Probe(_Entry):
 
 
 class GraphEntry(_Entry):
-    """One ONNX graph of a stage. `error`: distance from the torch network, measured at export; see `verify.relative_error`."""
+    """One ONNX graph of a stage. `error`: distance from the torch network, measured at export; see `verify.relative_error`.
+
+    Of a graph in 8-bit integers, it is that from the float32 graph on the music of its calibration; `probe` is what it makes of the inputs
+    of the stage's recorded run, which are noise and go beyond the ranges that music has.
+    """
 
     file: FileEntry
     opset: int
     precision: Literal["float32", "float16", "int8"]
     error: float
     tolerance: float
+    probe: Probe | None = None
 
 
 class StageEntry(_Entry):
@@ -88,6 +93,47 @@ class PlanEntry(_Entry):
     weight_bytes: int | None = None
 
 
+class LoweredEntry(_Entry):
+    """What became of one stage. method: as in `spec.Int8`. kept: layers that stayed float32, by name.
+
+    error: relative L2 distance from the float32 stage, of the worst output on music. outputs: the same by output, as signal to noise in dB;
+    of whole numbers the share that is equal.
+    """
+
+    method: str
+    error: float
+    layers: int = Field(ge=0)
+    kept: list[str]
+    outputs: dict[str, float]
+
+
+class GateEntry(_Entry):
+    """A gate of the system, and what was measured; None: it could not be."""
+
+    measure: str
+    least: float | None
+    most: float | None
+    value: float | None
+    holds: bool
+
+
+class CalibrationEntry(_Entry):
+    """How a bundle was calibrated for one target. inputs: in words, with the hash of what was heard.
+
+    quality: measures by name. forced: a gate was missed, and the result kept because it was asked for. pins: by stage, modules and nodes
+    that have to stay float32 in half precision.
+    """
+
+    inputs: str
+    inputs_sha256: Sha256
+    tools: dict[str, str]
+    stages: dict[str, LoweredEntry] = {}
+    quality: dict[str, float] = {}
+    gates: list[GateEntry] = []
+    forced: bool = False
+    pins: dict[str, list[str]] = {}
+
+
 class LicenceEntry(_Entry):
     """Licences of the code and of the weights in the bundle."""
 
@@ -121,5 +167,7 @@ class Manifest(_Entry):
     more_weights: dict[str, FileEntry] = {}
     stages: dict[str, StageEntry]
     tools: dict[str, str]
+    calibrations: dict[str, CalibrationEntry] = {}
+    """By target: cpu-int8, gpu-fp16."""
     engines: dict[str, dict[str, PlanEntry]] = {}
     """Plans by the name of their folder, and by stage."""

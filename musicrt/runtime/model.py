@@ -13,7 +13,7 @@ from musicrt.runtime.hub import Source
 from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
 from musicrt.runtime.session import Backend, Session
-from musicrt.runtime.spec import ModelSpec
+from musicrt.runtime.spec import ModelSpec, Precision
 
 
 class Model:
@@ -43,6 +43,7 @@ class Model:
         threads: int | None = None,
         stream: int | None = None,
         graphs: bool = True,
+        precision: Precision | None = None,
     ) -> Model:
         """Open the bundle at `path`. `device` narrows "auto" down; for the rest see `load`. Raises BundleError, BackendError."""
         bundle = Bundle.open(path)
@@ -51,7 +52,11 @@ class Model:
             candidate.check_bundle(bundle)
             candidate.open_session(bundle, bundle.spec.stages[0].name).close()
 
-        runner, choice = select_backend(backend, device=device, threads=threads, stream=stream, graphs=graphs, probe=probe)
+        runner, choice = select_backend(
+            backend, device=device, threads=threads, stream=stream, graphs=graphs, precision=precision, probe=probe
+        )
+        if runner.device == "cpu":  # those on a GPU were probed, or are asked when a stage is opened
+            runner.check_bundle(bundle)
         return cls(
             bundle.spec,
             lambda stage: runner.open_session(bundle, stage),
@@ -108,7 +113,13 @@ class Model:
 
 
 def load(
-    path: Path | str = EMBEDDED, *, backend: str = "auto", threads: int | None = None, stream: int | None = None, graphs: bool = True
+    path: Path | str = EMBEDDED,
+    *,
+    backend: str = "auto",
+    threads: int | None = None,
+    stream: int | None = None,
+    graphs: bool = True,
+    precision: Precision | None = None,
 ) -> Any:
     """Open a bundle and give the pipeline of its system, ready to encode, decode or generate.
 
@@ -118,7 +129,10 @@ def load(
     stream: the handle of a CUDA stream of yours (torch.cuda.Stream().cuda_stream, say) that all work on the GPU is enqueued on, so that
         it keeps its order with yours; you keep it alive. It can't be the default one. None: one of the pipeline's own.
     graphs: False, or MUSICRT_CUDA_GRAPHS=0 in the environment: sampling loops on a GPU are launched call by call, not as CUDA graphs.
+    precision: what networks are computed in, "float32", "bfloat16", "float16" or "int8"; None: what the backend takes by itself, float32
+        on a CPU. "auto" chooses among the backends that offer it here, and `pipeline.backend.precision` says what runs; nothing else is
+        run instead. "int8" needs a bundle that `musicrt calibrate` has given such graphs.
     Raises BundleError, BackendError.
     """
-    model = Model.open(path, backend=backend, threads=threads, stream=stream, graphs=graphs)
+    model = Model.open(path, backend=backend, threads=threads, stream=stream, graphs=graphs, precision=precision)
     return system_module(model.spec.system, "pipeline").Pipeline(model)

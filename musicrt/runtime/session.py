@@ -14,7 +14,7 @@ from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
-from musicrt.runtime.spec import ORT, StageSpec, TensorSpec
+from musicrt.runtime.spec import INT8, ORT, Precision, StageSpec, TensorSpec
 
 if TYPE_CHECKING:
     from musicrt.runtime.cuda.device import Device
@@ -192,16 +192,26 @@ class Backend(ABC):
     device: ClassVar[Literal["cpu", "cuda"]]
     extra: ClassVar[str]  # the extra of this package that installs it
     flavour: str = ORT  # of the graphs that it runs
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32",)
+    """What it can compute networks in; the first if nobody asks."""
 
-    def __init__(self, *, threads: int | None = None, stream: int | None = None, graphs: bool = True) -> None:
+    def __init__(
+        self, *, threads: int | None = None, stream: int | None = None, graphs: bool = True, precision: Precision | None = None
+    ) -> None:
         """threads: CPU threads inside an operator; None: as many as the process may use.
 
         stream: the handle of a CUDA stream of the caller's, on which all work is enqueued then; graphs: whether CUDA graphs are wanted.
-        Raises BackendError where a stream can't be worked on.
+        precision: one of `precisions`; with int8 it runs the flavour of that name.
+        Raises BackendError where a stream can't be worked on, or the precision can't be had.
         """
+        self.precision: Precision = precision or self.precisions[0]
+        if reason := self.precision_obstacle(self.precision):
+            raise BackendError(f"{self.name} can't run here in {self.precision}: {reason}")
         if stream is not None and (reason := "it works on the host" if self.device == "cpu" else device_obstacle()):
             raise BackendError(f"{self.name} takes no CUDA stream: {reason}")
         self.threads, self.stream, self.graphs = threads, stream, graphs
+        if self.precision == "int8":
+            self.flavour = INT8
 
     @property
     def gpu(self) -> Device | None:
@@ -212,6 +222,11 @@ class Backend(ABC):
     @abstractmethod
     def obstacle(cls) -> str | None:
         """Why this backend can't run on this machine; None if it can."""
+
+    @classmethod
+    def precision_obstacle(cls, precision: Precision) -> str | None:
+        """Why it can't compute in that on this machine; None if it can, the packages provided."""
+        return None if precision in cls.precisions else f"it computes in {' or '.join(cls.precisions)}, not in {precision}"
 
     def with_flavour(self, flavour: str) -> Self:
         """This backend on graphs of another flavour. Raises BackendError if it can't run those."""

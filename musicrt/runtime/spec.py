@@ -6,11 +6,11 @@ need the standard library only.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Literal
 
-DType = Literal["float32", "float16", "int64"]
+DType = Literal["float32", "float16", "int8", "int64"]
 
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """What the bulk of a network is computed in."""
@@ -131,7 +131,8 @@ Attention stays half: TensorRT takes no `softmax_precision`, and its fused kerne
 class Half:
     """What a stage is where it runs in half precision (the flavour `trt`): float16, and float32 on the islands named here.
 
-    operators: ONNX operators that stay float32. modules: torch modules of the stage that do, with all inside them, by their names.
+    operators: ONNX operators that stay float32. modules: torch modules of the stage that do, with all inside them, by their names; single
+    nodes as well (`pin_name`), which calibration finds.
     tensors: inputs and outputs that are float16 as well, as states are: what one stage hands to another in every step.
     tolerance: largest accepted distance from the float32 network, as in `Tolerance`. Rounding to 11 bits once costs 2.1e-4 (root mean
     square, at most 4.9e-4), and k roundings one after the other about sqrt(k) times that. Those of the specs are about three times what
@@ -145,6 +146,49 @@ class Half:
 
 
 @dataclass(frozen=True)
+class Int8:
+    """What a stage is where it runs in 8-bit integers (the flavour `int8`).
+
+    method: "static": convolutions and linears compute in integers, activations in ranges that calibration finds; "weights": the weights of
+    linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
+    keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
+    tolerance: largest accepted distance from the float32 network, on music that calibration heard.
+
+    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own. tensors: keys and values of
+    attention, [rows, heads, n, head width], that are 8-bit integers too, among outputs, states, and inputs, which are states of the lowered
+    graph; each with the name of the range that it has, in all stages. single: an axis of which the lowered graph takes one entry in a call.
+    """
+
+    method: Literal["static", "weights"] = "static"
+    keep: tuple[str, ...] = ()
+    tolerance: float = 0.3
+    bits: int = 8
+    block: int = 64
+    tensors: Mapping[str, str] = field(default_factory=dict, hash=False)
+    single: str = ""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """What a lowered system has to keep: a measure of `calibration/quality.py`, and the least or the most that it may be."""
+
+    measure: str
+    least: float | None = None
+    most: float | None = None
+
+    def holds(self, value: float | None) -> bool:
+        """Whether a measured value is good enough; None, which was not measured, and NaN are not."""
+        if value is None:
+            return False
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+    def __str__(self) -> str:
+        return f"{self.measure} " + " and ".join(
+            f"at {word} {limit:g}" for word, limit in (("least", self.least), ("most", self.most)) if limit is not None
+        )
+
+
+@dataclass(frozen=True)
 class StageSpec:
     """One exported network. `host`: the pipeline computes it outside the graph, with an FFT; the graph is for engines on GPUs.
 
@@ -153,6 +197,8 @@ class StageSpec:
 
     `states`: what is fed like an input, and changed in place by a call: the caches of a language model. A graph can't change what it
     is given; it gives the changed ones as further outputs (`updated_name`), which sessions bind to the same memory.
+
+    `int8`: how it may be lowered to 8-bit integers; None: it stays float32, like what `half` leaves alone.
     """
 
     name: str
@@ -163,6 +209,7 @@ class StageSpec:
     host: bool = False
     states: tuple[TensorSpec, ...] = ()
     half: Half | None = field(default_factory=Half)
+    int8: Int8 | None = None
 
     @property
     def feeds(self) -> tuple[TensorSpec, ...]:
@@ -175,8 +222,19 @@ class StageSpec:
         found = {dim.axis.name: dim.axis for tensor in self.feeds for dim in tensor.dims if isinstance(dim, Dim)}
         return tuple(found.values())
 
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether it is lowered where networks are computed in bfloat16. What stays float32 in half precision does here too, and so do
+        stages with states, which are float32 in memory, and would be converted to and fro in each call.
+        """
+        return self.half is not None and not self.states
+
     def in_flavour(self, flavour: str) -> StageSpec:
-        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16."""
+        """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16; of 8-bit
+        integers, what `int8.tensors` names is int8, and inputs among that are states.
+        """
+        if flavour == INT8 and self.int8 is not None and self.int8.tensors:
+            return self._with_bytes(self.int8)
         if flavour != TRT or self.half is None:
             return self
         named = {*self.half.tensors, *(state.name for state in self.states)}
@@ -186,14 +244,53 @@ class StageSpec:
 
         return replace(self, inputs=typed(self.inputs), outputs=typed(self.outputs), states=typed(self.states))
 
-    def tolerance_of(self, flavour: str) -> float:
-        """The largest accepted distance of a graph of one flavour from the float32 network."""
-        return self.tolerance.rel_l2 if flavour != TRT or self.half is None else self.half.tolerance
+    def _with_bytes(self, int8: Int8) -> StageSpec:
+        def typed(tensor: TensorSpec) -> TensorSpec:
+            shape = tuple(_limited(dim, int8.single) for dim in tensor.shape)
+            return replace(tensor, shape=shape, dtype="int8" if tensor.name in int8.tensors else tensor.dtype)
+
+        inputs = [typed(tensor) for tensor in self.inputs]
+        return replace(
+            self,
+            inputs=tuple(tensor for tensor in inputs if tensor.name not in int8.tensors),
+            states=(*(typed(tensor) for tensor in self.states), *(tensor for tensor in inputs if tensor.name in int8.tensors)),
+            outputs=tuple(typed(tensor) for tensor in self.outputs),
+        )
+
+    def tolerance_of(self, flavour: str, precision: Precision = "float32") -> float:
+        """The largest accepted distance of a graph of one flavour, computed in `precision`, from the float32 network.
+
+        bfloat16 has 8 bits where float16 has 11, so it may be eight times as far.
+        """
+        if flavour == INT8 and self.int8 is not None:
+            return self.int8.tolerance
+        if self.half is not None and precision == "bfloat16" and self.in_bfloat16:
+            return 8 * self.half.tolerance
+        return self.tolerance.rel_l2 if self.half is None or flavour != TRT else self.half.tolerance
+
+
+def _limited(dim: int | Axis | Dim, single: str) -> int | Axis | Dim:
+    """A dimension whose axis, if it is the one called `single`, has one entry."""
+    axis = dim.axis if isinstance(dim, Dim) else dim
+    if isinstance(axis, int) or axis.name != single:
+        return dim
+    limited = replace(axis, minimum=1, optimum=1, maximum=1)
+    return replace(dim, axis=limited) if isinstance(dim, Dim) else limited
 
 
 def kept_name(module: str, node: str) -> str:
     """What a node of a graph in half precision is called that stays float32 because its module does (`Half.modules`)."""
     return f"float32:{module}/{node}"
+
+
+def pin_name(module: str, node: str) -> str:
+    """What `Half.modules` calls a single node; "" is the stage itself. Exporters number nodes, so that the module makes sure."""
+    return f"{module}/{node}"
+
+
+def is_pin(name: str) -> bool:
+    """Whether a name of `Half.modules` is that of a node."""
+    return "/" in name
 
 
 def updated_name(state: str) -> str:
@@ -231,7 +328,10 @@ class CheckpointSpec:
 
 @dataclass(frozen=True)
 class ModelSpec:
-    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats."""
+    """One system in one configuration. `bit_rate`: nominal bits per second of a channel's tokens; None where values are floats.
+
+    `gates`: what it has to keep where it is lowered to 8-bit integers.
+    """
 
     system: str
     variant: str
@@ -241,6 +341,16 @@ class ModelSpec:
     config: Mapping[str, Any] = field(repr=False)
     defaults: Mapping[str, Any] = field(repr=False)
     bit_rate: float | None = None
+    gates: tuple[Gate, ...] = ()
+
+    def pinned(self, pins: Mapping[str, Sequence[str]]) -> ModelSpec:
+        """The same system with more modules and nodes, by stage, that stay float32 in half precision."""
+
+        def pin(stage: StageSpec) -> StageSpec:
+            more = pins.get(stage.name, ())
+            return stage if stage.half is None else replace(stage, half=replace(stage.half, modules=(*stage.half.modules, *more)))
+
+        return replace(self, stages=tuple(pin(stage) for stage in self.stages)) if pins else self
 
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`; KeyError if the system has none."""

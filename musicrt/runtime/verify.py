@@ -16,41 +16,60 @@ from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import OutputProbe, Probe
 from musicrt.runtime.noise import normal_columns, philox
 from musicrt.runtime.select import select_backend
-from musicrt.runtime.session import Array
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.session import Array, Backend
+from musicrt.runtime.spec import INT8, Precision, StageSpec
 
 _PROBED = 64  # values kept of each output
+_AS_FAR = 2.0  # two results that are equally far from a third one are sqrt(2) times as far apart, of the 64 values give or take some
+_UNRELATED = 1.5  # a little more than the distance of two signals of one power that have nothing in common
 _LARGEST_PROBE = 1 << 26  # elements of all inputs and outputs of a stage; no network of full size has half as many
 
 
 @dataclass(frozen=True)
 class StageCheck:
-    """How far a stage is from its reference: the `relative_error` of its worst output."""
+    """How far a stage is from its reference: the `relative_error` of its worst output.
+
+    A graph in 8-bit integers is held against its own run at calibration, and may be as far from it as both are from float32: where a sum is
+    rounded the other way, all that follows is another choice among equally good ones. How far it is from float32 is in the manifest.
+    """
 
     stage: str
     backend: str
     reference: str
     error: float
     tolerance: float
+    precision: Precision = "float32"
 
     @property
     def ok(self) -> bool:
         return self.error <= self.tolerance  # False for NaN
 
 
-def verify_bundle(path: Path | str, *, backend: str = "auto", flavour: str | None = None, threads: int | None = None) -> list[StageCheck]:
+def verify_bundle(
+    path: Path | str,
+    *,
+    backend: str = "auto",
+    flavour: str | None = None,
+    threads: int | None = None,
+    precision: Precision | None = None,
+) -> list[StageCheck]:
     """Check the hash of every file, then run every stage. Raises BundleError, BackendError; judge by `StageCheck.ok`.
 
     flavour: the graphs to run, where a backend can run others than its own: ONNX Runtime runs those in half precision (`trt`) as well. On a
-    CPU it rounds weights only, not what comes in between; export has measured both.
+    CPU it rounds weights only, not what comes in between; export has measured both. precision: see `load`.
     """
     bundle = Bundle.open(path, check="hashes")
-    runner, choice = select_backend(backend, threads=threads)
+    runner, choice = select_backend(backend, threads=threads, precision=precision)
     runner = runner if flavour is None else runner.with_flavour(flavour)
-    torch_runner = TorchCpu(threads=threads) if TorchCpu.obstacle() is None and choice.name != TorchCpu.name else None
+    runner.check_bundle(bundle)
+    is_reference = (choice.name, choice.precision) == (TorchCpu.name, "float32")
+    torch_runner = TorchCpu(threads=threads) if TorchCpu.obstacle() is None and not is_reference else None
     checks = []
     for stage in bundle.spec.stages:
-        probe = bundle.manifest.stages[stage.name].probe
+        entry = bundle.manifest.stages[stage.name]
+        graph = entry.graphs.get(runner.flavour)
+        own = graph.probe if graph else None
+        probe = own or entry.probe
         if not _fits(probe, stage):
             raise BundleError(f"{path}: the recorded run of stage {stage.name!r} does not fit its tensors; export the bundle again")
         size = sum(math.prod(tensor.resolve(probe.sizes)) for tensor in (*stage.feeds, *stage.outputs))
@@ -63,12 +82,25 @@ def verify_bundle(path: Path | str, *, backend: str = "auto", flavour: str | Non
         with runner.open_session(bundle, stage.name) as session:
             outputs = session.run({tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in session.stage.feeds})
         errors = [probe_error(probe, outputs)]
-        if torch_runner is not None:
+        if torch_runner is not None and own is None:
             with torch_runner.open_session(bundle, stage.name) as reference:
                 errors.append(relative_error(outputs, reference.run(feeds)))
-        against = "recorded at export" if torch_runner is None else torch_runner.name
-        checks.append(StageCheck(stage.name, choice.name, against, float(np.max(errors)), stage.tolerance_of(runner.flavour)))
+        if own is not None:
+            against, tolerance = "recorded at calibration", _tolerance(bundle, stage, runner)
+            if stage.in_flavour(INT8) == stage:  # else the run has other tensors than that of float32
+                tolerance = min(_AS_FAR * relative_error(_values(own), _values(entry.probe)), _UNRELATED)
+        else:
+            against = "recorded at export" if torch_runner is None else torch_runner.name
+            tolerance = _tolerance(bundle, stage, runner)
+        checks.append(StageCheck(stage.name, choice.name, against, float(np.max(errors)), tolerance, choice.precision))
     return checks
+
+
+def _tolerance(bundle: Bundle, stage: StageSpec, runner: Backend) -> float:
+    """Graphs with 8-bit integers bring their own, as calibration decides stage by stage how far it goes."""
+    if runner.flavour == INT8:
+        return bundle.graph(stage.name, INT8)[1].tolerance
+    return stage.tolerance_of(runner.flavour, runner.precision)
 
 
 def probe_sizes(stage: StageSpec, base: int) -> dict[str, int]:
@@ -125,7 +157,11 @@ def _fits(probe: Probe, stage: StageSpec) -> bool:
 def probe_error(probe: Probe, outputs: Mapping[str, Array]) -> float:
     """`relative_error` of the worst output against the recorded values."""
     produced = {name: outputs[name].reshape(-1)[:: recorded.stride] for name, recorded in probe.outputs.items()}
-    return relative_error(produced, {name: np.array(recorded.values) for name, recorded in probe.outputs.items()})
+    return relative_error(produced, _values(probe))
+
+
+def _values(probe: Probe) -> dict[str, Array]:
+    return {name: np.array(recorded.values) for name, recorded in probe.outputs.items()}
 
 
 def relative_error(outputs: Mapping[str, Array], expected: Mapping[str, Array]) -> float:

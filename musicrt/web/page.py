@@ -70,7 +70,8 @@ async def run_job(studio: Studio, source: str | None, values: Sequence[Any], pro
 
 def _add_studio(studio: Studio, number: int) -> None:
     system = studio.codec.model.spec
-    gr.Markdown(f"{system.system}, variant {system.variant}, {system.sample_rate} Hz, on {studio.codec.backend.name}")
+    backend = studio.codec.backend
+    gr.Markdown(f"{system.system}, variant {system.variant}, {system.sample_rate} Hz, on {backend.name} in {backend.precision}")
     with gr.Row():
         with gr.Column():
             source = _source(studio)

@@ -18,6 +18,7 @@ from musicrt.runtime.generator import Generator
 from musicrt.runtime.model import load
 from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
 from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.spec import Precision
 from musicrt.web.settings import own_options, read_settings, settings_of
 from musicrt.web.spectrogram import draw_spectrograms
 
@@ -74,21 +75,25 @@ class Studio:
         picture = folder / "spectrograms.png"
         heard = {"result": made.audio} if self.wants_video else {"input": source, "result": made.audio}
         draw_spectrograms(heard, picture)
+        place = f"{self.codec.backend.name} in {self.codec.backend.precision}"
         rate, encoded = self.codec.sample_rate, load_encoded(made.encoded)
         words = f"{encoded.kind} {list(encoded.values.shape)}, {encoded.bit_rate / 1000:.3g} kbps"
-        facts = f"{made.samples / rate:.2f} s at {rate} Hz in {seconds:.1f} s on {self.codec.backend.name}; {words}"
+        facts = f"{made.samples / rate:.2f} s at {rate} Hz in {seconds:.1f} s on {place}; {words}"
         files = [path for path in (made.audio, made.video, made.encoded) if path]
         return Result(made.audio, picture, made.video, files, facts)
 
 
 @contextlib.contextmanager
-def open_studios(bundles: Sequence[Path], backend: str = "auto", threads: int | None = None) -> Iterator[list[Studio]]:
+def open_studios(
+    bundles: Sequence[Path], backend: str = "auto", threads: int | None = None, precision: Precision | None = None
+) -> Iterator[list[Studio]]:
     """One for each bundle, named after its folder, closed at the end. Raises BundleError, BackendError; InputError for one given twice."""
     folders = [bundle.resolve() for bundle in bundles]
     if len(set(folders)) < len(folders):
         raise InputError(f"got {', '.join(map(str, bundles))}, expected each bundle once")
     with contextlib.ExitStack() as stack:
-        yield [Studio(stack.enter_context(load(path, backend=backend, threads=threads)), path.name) for path in folders]
+        options: dict[str, Any] = {"backend": backend, "threads": threads, "precision": precision}
+        yield [Studio(stack.enter_context(load(path, **options)), path.name) for path in folders]
 
 
 class _Made(NamedTuple):

@@ -11,7 +11,7 @@ import pytest
 import musicrt
 from benchmarks.nano import quality
 from benchmarks.nano.baselines import eight_bits, mel_codec, narrow_band
-from benchmarks.nano.metrics import (
+from musicrt.calibration.metrics import (
     chroma_agreement,
     compare,
     mel_distance,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import pytest
 
 from benchmarks import rounds
 from benchmarks.bandwidth import Memory
-from benchmarks.contenders import open_contender
+from benchmarks.contenders import open_contender, split_name
 from benchmarks.memory import weights_mb
 from benchmarks.vidmuse import latency, step
 from benchmarks.vidmuse.step_tables import COPY, READ, render_shares, window_seconds
@@ -22,6 +23,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import Measurement
 from musicrt.runtime.models.vidmuse.config import Config
+from musicrt.runtime.spec import Int8
 from musicrt.runtime.verify import relative_error
 from tests.benchmarks.here import call_here
 from tests.conftest import ForSystem, refused, tiny_layout
@@ -127,6 +129,42 @@ def test_full_size_traffic_is_that_of_the_description() -> None:
     assert traffic.caches == pytest.approx(590e6, rel=0.01)
     assert traffic.condition == pytest.approx(600e6, rel=0.001)
     assert traffic.weights == pytest.approx(4 * (24 * 14 * 1024**2 + 4 * 2048 * 1024), rel=0.001)
+
+
+def test_a_lowered_step_reads_about_a_quarter() -> None:
+    config = Config.from_mapping({})
+    plain, lowered = (Traffic.of_step(config, 3000, 750, int8=int8) for int8 in (None, Int8("weights", block=64)))
+    assert 4 * lowered.condition == plain.condition
+    assert 4 * lowered.caches == plain.caches
+    assert lowered.weights == pytest.approx(plain.weights * (1 + 4 / 64) / 4, rel=0.002)
+    assert Traffic.of_step(config, 3000, 750, int8=Int8("weights", bits=4, block=32)).weights == pytest.approx(
+        plain.weights * 0.625 / 4, rel=0.003
+    )
+
+
+def test_a_contender_may_name_a_precision() -> None:
+    assert split_name("onnxruntime-cpu") == ("onnxruntime-cpu", None)
+    assert split_name("onnxruntime-cpu:int8") == ("onnxruntime-cpu", "int8")
+    with refused(InputError, "'torch-cpu:int9'", "bfloat16"):
+        split_name("torch-cpu:int9")
+
+
+def test_the_step_suite_measures_the_lowered_model(
+    tiny_bundles: ForSystem, tiny_checkpoints: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calibrate = pytest.importorskip("musicrt.calibration.calibrate")
+    bundle = shutil.copytree(tiny_bundles("vidmuse"), tmp_path / "bundle")
+    calibrate.calibrate_int8(bundle, seconds=0.3, threads=1)
+    call_here(monkeypatch, rounds)
+    paths = ["--bundle", str(bundle), "--checkpoint", str(tiny_checkpoints("vidmuse")), "--threads", "1", "--rest", "0"]
+    sizes = ["--columns", "20", "--tokens", "100", "--array", "1", "--rounds", "1", "--repeats", "2"]
+    step.main([*paths, *sizes, "--contenders", "eager", "onnxruntime-cpu", "onnxruntime-cpu:int8", "--out", str(tmp_path / "step")])
+    content = json.loads((tmp_path / "step.json").read_text())
+    (row, *_) = content["measurements"]["onnxruntime-cpu:int8"]
+    assert 1e-3 < row["error"] < 0.2  # what is in the caches is random, and wider than what calibration saw
+    text = (tmp_path / "step.md").read_text()
+    assert "## Times as fast as onnxruntime-cpu in float32" in text
+    assert "## onnxruntime-cpu:int8: share of the memory's bandwidth" in text
 
 
 def test_memory_is_copied_and_read_in_shares() -> None:

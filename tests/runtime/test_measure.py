@@ -162,13 +162,13 @@ def test_markdown_table_aligns_text_left_and_numbers_right() -> None:
 
 
 def test_a_report_shows_every_row_and_every_reason() -> None:
-    row = Row("torch-cpu", Measurement("encode", (0.1, 0.2, 0.3), 0.5, (250.0,), (1.25,), 2.5e-6))
+    row = Row("torch-cpu", "bfloat16", Measurement("encode", (0.1, 0.2, 0.3), 0.5, (250.0,), (1.25,), 2.5e-6))
     environment = {"cpu": "a processor", "cores": 2}
     report = Report(
         {"system": "some", "variant": "full"}, {"seconds": 0.5, "threads": None}, environment, (row,), {"onnxruntime-cuda": "no GPU"}
     )
     text = report.to_markdown()
-    assert "| torch-cpu | encode |  | 200.0 | 290.0 | 0.400 | 2.5e-06 | 250 | 1.25 |" in text.splitlines()
+    assert "| torch-cpu | bfloat16 | encode |  | 200.0 | 290.0 | 0.400 | 2.5e-06 | 250 | 1.25 |" in text.splitlines()
     assert "Not measured: onnxruntime-cuda: no GPU" in text.splitlines()
     assert "threads" not in text
     assert json.loads(report.to_json())["rows"][0]["times"] == [0.1, 0.2, 0.3]
@@ -230,7 +230,7 @@ def windowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
     monkeypatch.setattr(bench_module, "probe_inputs", lambda *_: {})
     monkeypatch.setattr(bench_module, "verify_bundle", lambda *_, **__: [Namespace(stage="network", error=0.0)])
     np.save(tmp_path / "values.npy", np.zeros((1, 4000), np.float32))
-    common = {"bundle": "", "backend": "torch-cpu", "seconds": 0.5, "repeats": 1, "threads": 1}
+    common = {"bundle": "", "backend": "torch-cpu", "precision": "float32", "seconds": 0.5, "repeats": 1, "threads": 1}
     return {**common, "values": str(tmp_path / "values.npy")}
 
 

@@ -21,7 +21,7 @@ from musicrt.runtime.select import BACKENDS, Choice, select_backend
 from musicrt.runtime.session import Backend, Session
 from tests.conftest import refused
 
-ORDER = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "torch-cpu"]
+ORDER = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "openvino-cpu", "torch-cpu"]
 ON_GPU = ORDER[:4]
 
 
@@ -67,7 +67,8 @@ def test_auto_takes_the_first_that_works_and_says_why_not_the_others(obstacles: 
     assert backend.name == choice.name == ORDER[first]
     assert choice.reasons == {name: f"{name} is missing" for name in ORDER[:first]}
     assert backend.threads == 3
-    assert str(choice) == f"{ORDER[first]} ({ORDER[first]} with 3 threads)"
+    assert choice.precision == "float32"
+    assert str(choice) == f"{ORDER[first]} (float32, {ORDER[first]} with 3 threads)"
 
 
 def test_nothing_works_and_every_reason_is_told(obstacles: dict[str, str | None]) -> None:
@@ -112,6 +113,36 @@ def test_gpu_backend_that_fails_its_trial_is_passed_over(obstacles: dict[str, st
     assert select_backend("torch-cuda", probe=probe)[1].name == "torch-cuda"
 
 
+def test_precision_narrows_auto_down_with_reasons(obstacles: dict[str, str | None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who offers it but can't run here says so, and who does not offer it says that, missing or not."""
+    kinds = select.BACKENDS
+    for name in ORDER[:2]:
+        monkeypatch.setattr(kinds[name], "precisions", ("float16",))
+    for name in ("onnxruntime-cuda", "torch-cpu"):
+        monkeypatch.setattr(kinds[name], "precisions", ("float32", "int8"))
+    obstacles["onnxruntime-cuda"] = "no GPU"
+    backend, choice = select_backend(precision="int8")
+    assert (choice.name, choice.precision, backend.precision, backend.flavour) == ("torch-cpu", "int8", "int8", "int8")
+    assert choice.reasons == {
+        **dict.fromkeys(ORDER[:2], "it computes in float16, not in int8"),
+        "onnxruntime-cuda": "no GPU",
+        "torch-cuda": "it computes in float32, not in int8",
+        "onnxruntime-cpu": "it computes in float32, not in int8",
+    }
+    assert select_backend("tensorrt")[1].precision == "float16"
+    assert select_backend("tensorrt", precision="float16")[0].flavour == "ort"
+    with refused(BackendError, "torch-cuda can't run here in bfloat16: it computes in float32, not in bfloat16"):
+        select_backend("torch-cuda", precision="bfloat16")
+    with refused(BackendError, *(f"{name} can't run here in bfloat16" for name in ORDER)):
+        select_backend(precision="bfloat16")
+
+
+@pytest.mark.parametrize("precision", ["", "float64", "Float32", "bf16", 8])
+def test_unknown_precision_is_refused_with_the_legal_ones(precision: Any) -> None:
+    with refused(BackendError, repr(precision), "float32", "bfloat16", "float16", "int8"):
+        select_backend(precision=precision)
+
+
 @pytest.mark.parametrize("name", ["", "Auto", "tensorrt ", "onnxruntime", "torch-cpu "])
 def test_unknown_name_is_refused_with_the_legal_ones(name: str) -> None:
     with refused(BackendError, repr(name), "auto", *ORDER):
@@ -124,7 +155,7 @@ def test_impossible_thread_count_is_refused(threads: Any) -> None:
         select_backend(threads=threads)
 
 
-@pytest.mark.parametrize("module", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("module", ["onnxruntime", "openvino", "torch"])
 def test_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     find_spec = importlib.util.find_spec
     for place in (onnxruntime_backend, torch_backend):
@@ -141,7 +172,7 @@ def test_missing_package_is_named_with_its_extra(module: str, monkeypatch: pytes
     assert not select_backend("auto")[1].name.startswith(module)
 
 
-@pytest.mark.parametrize("module", ["onnxruntime", "torch"])
+@pytest.mark.parametrize("module", ["onnxruntime", "openvino", "torch"])
 def test_package_that_can_not_be_imported_is_no_backend(module: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip(module)
     monkeypatch.setitem(sys.modules, module, None)  # importing it raises ImportError
@@ -186,12 +217,12 @@ def test_driver_answers_are_told(monkeypatch: pytest.MonkeyPatch, status: int, c
         driver.cuda_obstacle.cache_clear()
 
 
-@pytest.mark.parametrize("name", ["onnxruntime-cpu", "torch-cpu"])
+@pytest.mark.parametrize("name", ["onnxruntime-cpu", "openvino-cpu", "torch-cpu"])
 def test_opened_model_tells_what_runs(tiny_bundle: Path, name: str) -> None:
     module = name.removesuffix("-cpu")
     package = pytest.importorskip(module)
     with Model.open(tiny_bundle, backend=name, threads=1) as model:
         assert isinstance(model.backend, Choice)
         assert model.backend.name == name
-        assert f"{module} {package.__version__}" in model.backend.description
+        assert f"{module} {package.__version__}".partition("-")[0] in model.backend.description
         assert model.device == "cpu"

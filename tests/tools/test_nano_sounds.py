@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 
-from benchmarks.nano.metrics import onsets, pitches
+from musicrt.calibration.metrics import onsets, pitches
 from tools.nano import fluid, sounds, tones
 from tools.nano.dataset import EVALUATION, HEARD, own_held_out, training
 from tools.nano.pieces import HELD_OUT, MELODIC, Note, Part, Piece, compose

@@ -17,7 +17,7 @@ from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import StageSpec, updated_name
+from musicrt.runtime.spec import Precision, StageSpec, updated_name
 
 if TYPE_CHECKING:
     import onnxruntime as ort
@@ -128,17 +128,30 @@ class _OnnxBackend(Backend):
         path, _ = bundle.graph(stage, self.flavour)
         return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path)
 
+    def check_bundle(self, bundle: Bundle) -> None:
+        """Raises BackendError where a stage has no graph of the flavour."""
+        bundle.require_flavour(self.flavour)
+
     def with_flavour(self, flavour: str) -> Self:
         """The same for graphs of any flavour: all are ONNX."""
-        other = type(self)(threads=self.threads, stream=self.stream, graphs=self.graphs)
+        other = type(self)(threads=self.threads, stream=self.stream, graphs=self.graphs, precision=self.precision)
         other.flavour = flavour
         return other
 
     def open_graph(self, stage: StageSpec, path: Path) -> OnnxSession:
         """Open an ONNX file; refuses to run on another provider than asked for. Raises BackendError."""
+        return self._open(stage, str(path), {})
+
+    def open_model(self, stage: StageSpec, model: bytes, folder: Path) -> OnnxSession:
+        """Open a graph that is in memory, and whose external data lie in `folder`. Raises BackendError."""
+        return self._open(stage, model, {"session.model_external_initializers_file_folder_path": str(folder)})
+
+    def _open(self, stage: StageSpec, graph: str | bytes, entries: Mapping[str, str]) -> OnnxSession:
         import onnxruntime as ort
 
         settings = ort.SessionOptions()
+        for name, value in entries.items():
+            settings.add_session_config_entry(name, value)
         settings.log_severity_level = 3
         # Patterns plan one block for all activations of a shape: at these sizes 1.7 times the memory, and not faster.
         settings.enable_mem_pattern = False
@@ -148,7 +161,7 @@ class _OnnxBackend(Backend):
         if self.threads:
             settings.intra_op_num_threads = self.threads
         with _backend_errors(stage.name):
-            session = ort.InferenceSession(str(path), settings, providers=[(self.provider, self.options)], enable_fallback=0)
+            session = ort.InferenceSession(graph, settings, providers=[(self.provider, self.options)], enable_fallback=0)
         running = session.get_providers()[0]
         if running != self.provider:
             raise BackendError(f"{self.name}: ONNX Runtime fell back to {running}; check the driver and the onnxruntime-gpu installation")
@@ -166,6 +179,7 @@ class OnnxCpu(_OnnxBackend):
     name = "onnxruntime-cpu"
     device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
     extra = "cpu"
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "int8")
     provider = "CPUExecutionProvider"
 
     @classmethod

@@ -17,7 +17,7 @@ from musicrt.runtime.driver import gpu_architecture
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import TRT, StageSpec, updated_name
+from musicrt.runtime.spec import TRT, Precision, StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family, find_family
 from musicrt.runtime.tensorrt_messages import messages_of
 
@@ -110,6 +110,7 @@ class _TensorrtBackend(Backend):
 
     device: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     flavour = TRT
+    precisions: ClassVar[tuple[Precision, ...]] = ("float16",)
 
     @classmethod
     def family(cls) -> Family:

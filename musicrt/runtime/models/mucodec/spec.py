@@ -23,7 +23,9 @@ from musicrt.runtime.spec import (
     Axis,
     CheckpointSpec,
     Dim,
+    Gate,
     Half,
+    Int8,
     Licences,
     ModelSpec,
     StageSpec,
@@ -42,6 +44,8 @@ ROWS = Axis("rows", 1, 256, 1 << 12)
 MEL_FRAMES = Axis("mel_frames", 1, 1024, 1 << 16)
 GUIDANCE = Axis("guidance", 1, 2, 2)
 STEPS = Axis("steps", 1, 50, 1000)
+GATES = (Gate("encode agreement", least=0.85), Gate("decode SNR dB", least=12.0), Gate("decode log-mel dB", most=1.5))
+"""What 8-bit integers have to keep of codes and of audio. A code that differs is as a rule the second nearest of its codebook."""
 PATCHES = LATENT_BINS // PATCH
 """Of a row."""
 VAE_FACTOR = 8
@@ -104,6 +108,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("hidden", BATCH, CODES, features),),
             Tolerance(1e-4),
             half=Half(1.2e-2),
+            int8=Int8(),
         ),
         StageSpec(
             "quantizer",
@@ -165,6 +170,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("velocity", GUIDANCE, BATCH, LATENT_CHANNELS, ROWS * PATCH, LATENT_BINS),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "vae",
@@ -173,6 +179,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("mel", BATCH, FRAMES * VAE_FACTOR, MEL_BINS),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "vocoder",
@@ -181,6 +188,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("waveform", BATCH, MEL_FRAMES * MEL_HOP + VOCODER_EXTRA),),
             Tolerance(1e-4),
             half=Half(operators=(*FLOAT32_OPERATORS, "Tanh"), modules=("network.conv_post",)),
+            int8=Int8(),
         ),
         StageSpec(
             "prompt-frontend",
@@ -197,6 +205,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("mel", BATCH, prompt_mel, MEL_BINS),),
             (floats("mean", *posterior), floats("deviation", *posterior)),
             Tolerance(1e-4),
+            int8=Int8(),
         ),
     )
     return ModelSpec(
@@ -208,4 +217,5 @@ def _describe(config: Config, variant: str) -> ModelSpec:
         defaults={"steps": config.chain.num_steps_code2sound, "guidance": config.chain.guidance_scale},
         checkpoint=CHECKPOINT,
         bit_rate=config.bit_rate,
+        gates=GATES,
     )

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Half, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Gate, Half, Int8, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
 
 SYSTEM = System(
     name="music2latent",
@@ -29,6 +29,9 @@ LATENTS = Axis("latents", 1, 54, 1 << 20)
 """A window of the streaming calls is tuned for; see `latents_axis`."""
 FRAMES = Axis("frames", 1, 432, 1 << 23)
 STEPS = Axis("steps", 1, 1, 1000)
+
+GATES = (Gate("encode SNR dB", least=20.0), Gate("decode SNR dB", least=20.0), Gate("decode log-mel dB", most=1.0))
+"""What 8-bit integers have to keep of latents and of audio."""
 
 
 def build_spec(config: Mapping[str, Any], variant: str) -> ModelSpec:
@@ -66,6 +69,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (latents, TensorSpec("features", "float32", (BATCH, config.feature_channels, length))),
             Tolerance(5e-5),
             half=Half(1e-2),
+            int8=Int8(),
         ),
         StageSpec(
             "conditioning",
@@ -86,6 +90,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (*(TensorSpec(f"pyramid{level}", "float32", shape) for level, shape in enumerate(maps)), *contributions),
             Tolerance(2e-5),
             half=Half(8e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "denoiser",
@@ -94,6 +99,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (output,),
             Tolerance(5e-5),
             half=Half(4e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "decoder",
@@ -101,6 +107,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (latents, x, *sigma_tables(BATCH)),
             (output,),
             Tolerance(5e-5),
+            int8=Int8(),
         ),
         StageSpec("synthesis", "companded spectrum -> waveform", (spectrum,), (waveform,), Tolerance(1e-5), host=True, half=None),
     )
@@ -112,6 +119,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
         checkpoint=CHECKPOINT,
         config=config.to_mapping(),
         defaults={"denoising_steps": 1, "max_waveform_length": config.max_waveform_length_decode, "max_batch_size": 1},
+        gates=GATES,
     )
 
 

@@ -10,7 +10,9 @@ from musicrt.runtime.spec import (
     FLOAT32_OPERATORS,
     Axis,
     CheckpointSpec,
+    Gate,
     Half,
+    Int8,
     Licences,
     ModelSpec,
     StageSpec,
@@ -24,6 +26,9 @@ BATCH = Axis("batch", 1, 1, 64)
 FRAMES = Axis("frames", 1, SEGMENT_FRAMES, 1 << 20)
 GUIDANCE = Axis("guidance", 1, 2, 2)
 STEPS = Axis("steps", 1, 50, 1000)
+
+GATES = (Gate("encode agreement", least=0.85), Gate("decode SNR dB", least=12.0), Gate("decode log-mel dB", most=1.5))
+"""What 8-bit integers have to keep of tokens and of audio. A token that differs is as a rule the second nearest of its codebook."""
 
 SYSTEM = System(
     name="semanticodec",
@@ -79,7 +84,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             host=True,
             half=None,
         ),
-        StageSpec("audiomae", "spectrogram of a segment -> representation", (mel,), (representation,), Tolerance(5e-5)),
+        StageSpec("audiomae", "spectrogram of a segment -> representation", (mel,), (representation,), Tolerance(5e-5), int8=Int8()),
         StageSpec(
             "semantic",
             "representation -> semantic codes and their centroids",
@@ -127,6 +132,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("v", GUIDANCE, *latent),),
             Tolerance(5e-5),
             half=Half(2e-2),
+            int8=Int8(),
         ),
         StageSpec(
             "vae",
@@ -134,6 +140,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (floats("latent", *latent),),
             (floats("mel", BATCH, SEGMENT_FRAMES, VOCODER_BINS),),
             Tolerance(5e-5),
+            int8=Int8(),
         ),
         StageSpec(
             "vocoder",
@@ -142,6 +149,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
             (TensorSpec("waveform", "float32", (BATCH, FRAMES * HOP + 32)),),
             Tolerance(5e-5),
             half=Half(operators=(*FLOAT32_OPERATORS, "Tanh"), modules=("conv_post",)),
+            int8=Int8(),
         ),
     )
     return ModelSpec(
@@ -153,6 +161,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
         defaults={"steps": config.ddim_sample_step, "guidance": config.cfg_scale, "eta": 1.0},
         checkpoint=find_checkpoint(config),
         bit_rate=config.pairs_per_second * sum(config.bits),
+        gates=GATES,
     )
 
 

@@ -16,7 +16,7 @@ from musicrt.runtime.loops.delays import DelayPattern, Tokens
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.conditioner import Keys
 from musicrt.runtime.models.vidmuse.config import Config
-from musicrt.runtime.models.vidmuse.spec import cross_names
+from musicrt.runtime.models.vidmuse.spec import cache_names, cross_names
 from musicrt.runtime.session import Array
 
 Float = NDArray[np.float32]
@@ -81,7 +81,8 @@ class Language:
     def _take_caches(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Caches with at least that room; those of before, if they fit. What they hold is never looked at before it is written."""
         held, self._caches = self._caches, {}
-        states = self._model.session("lm").states
+        names = set(cache_names(self._config.layers))  # in 8-bit integers, keys of the condition are states too
+        states = [state for state in self._model.session("lm").states if state.name in names]
         needed = states[0].resolve(sizes)
         shape = held[states[0].name].shape if held else (0, 0, 0, 0)
         if shape[0] != needed[0] or not needed[2] <= shape[2] <= 2 * needed[2]:

@@ -18,7 +18,8 @@ from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.codec import BLOCK, AudioCodec
 from musicrt.runtime.models.vidmuse.composer import Composer
-from musicrt.runtime.models.vidmuse.config import HOP, TOKENS_PER_FRAME, VIDEO_RATE, Config
+from musicrt.runtime.models.vidmuse.config import HOP, IMAGE, TOKENS_PER_FRAME, VIDEO_RATE, Config
+from musicrt.runtime.models.vidmuse.frames import GLOBAL_FRAMES, Clip
 from musicrt.runtime.models.vidmuse.loudness import Meter, apply_gain
 from musicrt.runtime.models.vidmuse.noise import Numbers, Uniforms
 from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Video, check_settings
@@ -34,6 +35,8 @@ VIDEOS = 2
 """Videos that are worked on together: each more takes over a gigabyte with the small network, and the weights are read once for all."""
 _SHORTEST = 0.4
 """Seconds of music that have a loudness."""
+_SQUARES = 7
+"""In a row of a picture that is made up."""
 
 
 class Pipeline(Generator):
@@ -122,6 +125,13 @@ class Pipeline(Generator):
             "on_progress": on_progress,
         }
         return self._stream(self._plan([video], 1, **options))
+
+    def rehearse(self, seconds: float, seed: int) -> None:
+        """See `Generator`. The pictures are coarse squares of changing colours, no two alike."""
+        local = max(math.ceil(seconds * VIDEO_RATE), 1)
+        squares = np.random.default_rng(seed).integers(0, 256, (3, local + GLOBAL_FRAMES, _SQUARES, _SQUARES), np.uint8)
+        frames = np.repeat(np.repeat(squares, IMAGE // _SQUARES, axis=2), IMAGE // _SQUARES, axis=3)
+        self.generate_tokens(Clip.from_tensors(frames[:, :local], frames[:, local:]), duration=seconds, seed=seed)
 
     def compose(
         self, videos: Sequence[Video], *, loudness: bool = True, max_batch_size: int = VIDEOS, **options: Unpack[GenerateOptions]

@@ -10,7 +10,9 @@ from musicrt.runtime.spec import (
     FLOAT32_OPERATORS,
     Axis,
     CheckpointSpec,
+    Gate,
     Half,
+    Int8,
     Licences,
     ModelSpec,
     StageSpec,
@@ -38,6 +40,16 @@ CAPACITY = Axis("capacity", 16, 1504, 1 << 16, fixed=True)
 CODES = Axis("codes", 1, 256, 1 << 14)
 """Of a codebook, 50 a second; a block of 5 s with its neighbours."""
 SAMPLES = Axis("samples", 1, 30 * SAMPLE_RATE, 1 << 26)
+
+GATES = (
+    Gate("generate top-1", least=0.8),
+    Gate("generate KL", most=0.05),
+    Gate("encode agreement", least=0.8),
+    Gate("decode SNR dB", least=20.0),
+    Gate("decode log-mel dB", most=1.0),
+)
+"""What 8-bit integers have to keep: of the language model's choices, step by step along the way of the float32 network; of codes and of
+audio."""
 
 HUB_CODEC = "facebook/encodec_32khz"
 HUB_FILE = f"{HUB_CODEC}/model.safetensors"
@@ -87,6 +99,7 @@ def _describe(config: Config, variant: str) -> ModelSpec:
         config=config.to_mapping(),
         defaults={"top_k": 250, "top_p": 0.0, "temperature": 1.0, "guidance": 3.0, "extend_stride": 29.5, "global_frames": 32},
         checkpoint=CHECKPOINT,
+        gates=GATES,
     )
 
 
@@ -116,6 +129,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(4e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "local",
@@ -124,6 +138,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("local_hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "global",
@@ -132,6 +147,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("global_hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "fuse",
@@ -140,6 +156,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("video_emb", *local, config.width),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
     )
 
@@ -148,6 +165,8 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
     layers, heads, head_width = config.layers, config.heads, config.head_width
     keys = [floats(name, BATCH, heads, TOKENS, head_width) for name in cross_names(layers)]
     null_keys = [floats(name, 1, heads, NULL_TOKENS, head_width) for name in null_names(layers)]
+    ranges = {name: name for name in (*cross_names(layers), *cache_names(layers))}
+    ranges |= zip(null_names(layers), cross_names(layers), strict=True)  # what stage `cross` gives, of one black frame
     by_layer = [tensor for layer in range(0, 2 * layers, 2) for tensor in (*keys[layer : layer + 2], *null_keys[layer : layer + 2])]
     return (
         StageSpec(
@@ -157,6 +176,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             tuple(keys),
             Tolerance(1e-4),
             half=Half(1.2e-3, tensors=tuple(cross_names(layers))),
+            int8=Int8("weights", bits=0, tensors={name: name for name in cross_names(layers)}),
         ),
         StageSpec(
             "lm",
@@ -171,6 +191,7 @@ def _language_stages(config: Config) -> tuple[StageSpec, ...]:
             Tolerance(1e-4),
             states=tuple(floats(name, BATCH * 2, heads, CAPACITY, head_width) for name in cache_names(layers)),
             half=Half(3e-3, tensors=tuple(tensor.name for tensor in by_layer)),
+            int8=Int8("weights", tensors=ranges, single="columns"),
         ),
     )
 
@@ -187,6 +208,7 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("embedding", *latent, (SAMPLES * 1 + (HOP - 1)) // HOP),),
             Tolerance(1e-4),
             half=Half(1.5e-3, _RECURRENT),
+            int8=Int8(),
         ),
         StageSpec("quantizer", "embedding -> codes", (floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2), half=None),
         StageSpec(
@@ -212,5 +234,6 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("audio", BATCH, 1, CODES * HOP),),
             Tolerance(1e-4),
             half=Half(3e-3, modules=(f"layers.{3 * len(config.encodec.upsampling_ratios) + 1}",)),
+            int8=Int8(),
         ),
     )

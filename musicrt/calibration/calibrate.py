@@ -1,0 +1,137 @@
+"""From a bundle and representative inputs to its flavour of 8-bit integers, or to the reason why it can't have one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from musicrt.calibration.capture import Recorder
+from musicrt.calibration.generation import Peaks, Script
+from musicrt.calibration.inputs import Inputs, gather_inputs
+from musicrt.calibration.light import light_stages
+from musicrt.calibration.listening import listen, tool_versions
+from musicrt.calibration.lowering import LoweredStage, lower_stages, lowered_sessions
+from musicrt.calibration.quality import Run, make_pipeline, measure_runs, missed, run_pieces
+from musicrt.calibration.ranges import METHODS, Method
+from musicrt.calibration.search import Round, search
+from musicrt.calibration.store import store_int8
+from musicrt.runtime.backends.onnxruntime import OnnxCpu
+from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.errors import ConfigError, InputError, VerificationError
+from musicrt.runtime.files import changing
+from musicrt.runtime.manifest import CalibrationEntry, GateEntry
+from musicrt.runtime.spec import INT8, Gate
+
+OnWork = Callable[[str, int, int], None]
+"""Called with what is being done, how many parts of it are done and how many there are."""
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """What a calibration found. `entry`: what the manifest says of it; `noise`: by stage and layer, where it was measured."""
+
+    bundle: Bundle
+    entry: CalibrationEntry
+    rounds: list[Round]
+    noise: Mapping[str, Mapping[str, float]]
+    reference: list[Run]
+    result: list[Run]
+
+    @property
+    def complaint(self) -> str:
+        """Of each missed gate what was wanted and what was found."""
+        return "; ".join(
+            f"{Gate(gate.measure, gate.least, gate.most)}, got {'nothing' if gate.value is None else format(gate.value, '.3g')}"
+            for gate in self.entry.gates
+            if not gate.holds
+        )
+
+    @property
+    def passed(self) -> bool:
+        return all(gate.holds for gate in self.entry.gates)
+
+
+def calibrate_int8(
+    path: str | Path,
+    source: str | Path = "synthetic",
+    *,
+    seconds: float = 6.0,
+    steps: int | None = None,
+    ranges: Method = "minmax",
+    force: bool = False,
+    threads: int | None = None,
+    on_work: OnWork = lambda _text, _done, _total: None,
+    on_result: Callable[[Calibration], object] = lambda _: None,
+) -> Calibration:
+    """Give the bundle at `path` the flavour `int8`, in the place of the one that it may have.
+
+    source: a folder of audio files, or "synthetic". seconds: of each piece. steps: of a decode; the system's own number if None.
+    ranges: how those of activations are found. force: keep a result that misses a gate of the system.
+    on_result: called before the result is stored, or refused: a report can be written either way.
+
+    Needs no torch. Raises BundleError, InputError, BackendError, ConfigError where the system has nothing to lower, OutputError;
+    VerificationError where a gate is missed: the bundle then is as it was.
+    """
+    if ranges not in METHODS:
+        raise InputError(f"got ranges {ranges!r}, expected {', '.join(METHODS)}")
+    with changing(Bundle.open(path).path):
+        bundle = Bundle.open(path, check="hashes")
+        if not any(stage.int8 for stage in bundle.spec.stages):
+            raise ConfigError(f"{bundle.spec.system} has no stage that may be lowered; say in its spec how (`StageSpec.int8`)")
+        inputs = gather_inputs(source, bundle.spec.sample_rate, seconds=seconds)
+        stages, found = _calibrate(bundle, inputs, steps, ranges, force, threads, on_work)
+        on_result(found)
+        if not found.passed and not force:
+            raise VerificationError(
+                f"{bundle.path}: {found.complaint}; nothing was changed; "
+                "calibrate with other inputs, or keep the result as it is with --force"
+            )
+        on_work("storing", 0, 1)
+        changed = store_int8(bundle, {name: stage.model for name, stage in stages.items()}, found.entry, threads)
+    return Calibration(changed, found.entry, found.rounds, found.noise, found.reference, found.result)
+
+
+def _calibrate(
+    bundle: Bundle, inputs: Inputs, steps: int | None, ranges: Method, force: bool, threads: int | None, on_work: OnWork
+) -> tuple[dict[str, LoweredStage], Calibration]:
+    backend, recorder = OnnxCpu(threads=threads), Recorder()
+    peaks, script, seconds = Peaks(bundle.spec), Script.of(bundle.spec), inputs.seconds
+    on_work("listening", 0, 1)
+    with make_pipeline(bundle, script.wrap(peaks.wrap(recorder.wrap(lambda name: backend.open_session(bundle, name))))) as codec:
+        reference = listen(codec, inputs, recorder, bundle.spec, steps)
+        peaks.look()
+        script.play(codec, seconds)
+    stages = lower_stages(bundle, recorder, ranges, threads, on_work) | light_stages(bundle, recorder, peaks, threads, on_work)
+    if not stages:
+        raise ConfigError(f"{bundle.path}: nothing went into a stage that may be lowered; use other inputs")
+    latest: list[Run] = []
+
+    def measure() -> dict[str, float]:
+        with make_pipeline(bundle, script.wrap(lowered_sessions(stages, lambda name: backend.open_session(bundle, name)))) as codec:
+            latest[:] = run_pieces(codec, inputs.judging, steps, reference)
+            chosen = script.play(codec, seconds)
+        return measure_runs(latest, reference, bundle.spec.sample_rate) | chosen
+
+    gates = bundle.spec.gates
+    rounds = search(stages, gates, recorder.seen, measure, on_work)
+    described = {name: stage.describe() for name, stage in stages.items()}
+    # The search leaves these alone: no layers of one stage are worth more than what is heard in the end.
+    gates = (*gates, *(Gate(f"{name} distance", most=stage.stage.tolerance_of(INT8)) for name, stage in stages.items()))
+    quality = {**rounds[-1].quality, **{f"{name} distance": entry.error for name, entry in described.items()}}
+    entry = CalibrationEntry(
+        inputs=inputs.words,
+        inputs_sha256=inputs.sha256,
+        tools=tool_versions(),
+        stages=described,
+        quality=dict(quality),
+        gates=[_judge(gate, quality) for gate in gates],
+        forced=force and bool(missed(gates, quality)),
+    )
+    noise = {name: stage.noise for name, stage in stages.items() if stage.noise}
+    return stages, Calibration(bundle, entry, rounds, noise, reference, list(latest))
+
+
+def _judge(gate: Gate, quality: Mapping[str, float]) -> GateEntry:
+    value = quality.get(gate.measure)
+    return GateEntry(measure=gate.measure, least=gate.least, most=gate.most, value=value, holds=gate.holds(value))

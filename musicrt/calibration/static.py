@@ -1,0 +1,64 @@
+"""Convolutions and linears in 8-bit integers: ONNX Runtime's quantiser, told which layers and which ranges."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import onnx
+from onnxruntime.quantization import QuantType
+from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
+from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
+
+from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
+from musicrt.calibration.ranges import Ranges
+
+_INFERRED = ("onnx.infer", "onnxruntime.quant")
+"""What the quantiser looks for to see that types are known; without, it would write the model to disk and infer them."""
+
+
+def values_of(layers: Sequence[Layer]) -> list[str]:
+    """The values whose ranges it takes to lower these layers."""
+    return list(dict.fromkeys(value for layer in layers for value in (layer.given, layer.made)))
+
+
+def lower(graph: StageGraph, layers: Sequence[Layer], ranges: Ranges) -> onnx.ModelProto:
+    """The graph with these layers between QuantizeLinear and DequantizeLinear: weights S8 for each channel, activations U8, biases S32.
+
+    All weights that are changed are in the model, the others stay where they are.
+    """
+    model = graph.with_weights(layers)
+    note = model.metadata_props.add()
+    note.key, note.value = _INFERRED
+    limits = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+    with _quiet():
+        quantizer = QDQQuantizer(
+            model,
+            per_channel=True,
+            reduce_range=False,
+            weight_qType=QuantType.QInt8,
+            activation_qType=QuantType.QUInt8,
+            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+            nodes_to_quantize=[layer.node for layer in layers],
+            nodes_to_exclude=[],
+            op_types_to_quantize=list(LAYERS),
+            extra_options={"MatMulConstBOnly": True},
+        )
+        quantizer.quantize_model()
+        quantizer.model.topological_sort()
+    lowered: onnx.ModelProto = quantizer.model.model
+    del lowered.metadata_props[:]
+    return prune(lowered)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """The quantiser warns of what is meant here."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        yield
+    finally:
+        logging.disable(level)

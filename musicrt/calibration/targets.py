@@ -1,0 +1,51 @@
+"""What a bundle can be calibrated for, by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from musicrt.calibration.calibrate import Calibration, OnWork, calibrate_int8
+from musicrt.calibration.ranges import Method
+from musicrt.calibration.report import write_report
+from musicrt.calibration.store import CPU_INT8, GPU_FP16
+from musicrt.runtime.errors import InputError
+from musicrt.runtime.manifest import CalibrationEntry
+
+TARGETS = (CPU_INT8, GPU_FP16)
+
+
+def calibrate_bundle(
+    path: str | Path,
+    target: str,
+    source: str | Path = "synthetic",
+    *,
+    seconds: float = 6.0,
+    steps: int | None = None,
+    ranges: Method = "minmax",
+    force: bool = False,
+    report: Path | None = None,
+    threads: int | None = None,
+    on_work: OnWork = lambda _text, _done, _total: None,
+) -> CalibrationEntry:
+    """Calibrate for one of `TARGETS`; what the manifest says of it then. report: a folder, written also where a gate is missed.
+
+    gpu-fp16 needs torch, and has neither ranges, gates nor a report. Options, and errors besides InputError for an unknown target, as of
+    `calibrate_int8` and `calibrate_half`.
+    """
+    if target == CPU_INT8:
+
+        def on_result(found: Calibration) -> None:
+            if report is not None:
+                on_work("writing the report", 0, 1)
+                write_report(report, found)
+
+        return calibrate_int8(
+            path, source, ranges=ranges, force=force, on_work=on_work, on_result=on_result, seconds=seconds, steps=steps, threads=threads
+        ).entry
+    if target == GPU_FP16:
+        if report is not None or force:
+            raise InputError(f"got a report or force, but {GPU_FP16} has no gates; leave them out")
+        from musicrt.calibration.half_range import calibrate_half
+
+        return calibrate_half(path, source, seconds=seconds, steps=steps, threads=threads, on_work=on_work)
+    raise InputError(f"got target {target!r}, expected {' or '.join(TARGETS)}")
