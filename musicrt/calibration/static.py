@@ -13,7 +13,6 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
-from musicrt.calibration.planes import sum_planes
 from musicrt.calibration.ranges import Ranges
 
 _INFERRED = ("onnx.infer", "onnxruntime.quant")
@@ -30,7 +29,7 @@ def lower(graph: StageGraph, layers: Sequence[Layer], ranges: Ranges) -> onnx.Mo
 
     All weights that are changed are in the model, the others stay where they are.
     """
-    model = sum_planes(graph.with_weights(layers))
+    model = graph.with_weights(layers)
     note = model.metadata_props.add()
     note.key, note.value = _INFERRED
     limits = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}

@@ -1,0 +1,64 @@
+"""Graphs in the form that has kernels in integers: the same numbers, by other operators."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import onnx
+import pytest
+
+from musicrt.calibration.graphs import StageGraph, open_model
+from musicrt.calibration.norms import sum_planes
+from musicrt.calibration.projections import convolve_projections
+from musicrt.runtime.bundle import EMBEDDED, Bundle
+from musicrt.runtime.spec import ORT
+from musicrt.runtime.verify import probe_inputs, relative_error
+
+
+def _load(name: str) -> onnx.ModelProto:
+    path, _ = Bundle.open(EMBEDDED).graph(name, ORT)
+    return onnx.load(path, load_external_data=False)
+
+
+def _operators(model: onnx.ModelProto) -> Counter[str]:
+    return Counter(node.op_type for node in model.graph.node)
+
+
+@pytest.mark.parametrize("name", ["encoder", "denoiser", "decoder"])
+def test_the_form_for_integers_gives_the_same_numbers(name: str) -> None:
+    graph = StageGraph.open(Bundle.open(EMBEDDED), name)
+    feeds = probe_inputs(graph.stage, {"batch": 2, "latents": 3}, 1)
+    with open_model(graph.stage, _load(name), graph.folder) as plain, open_model(graph.stage, graph.model, graph.folder) as changed:
+        assert relative_error(changed.run(feeds), plain.run(feeds)) < 1e-5
+
+
+@pytest.mark.parametrize("name", ["encoder", "decoder"])
+def test_norms_of_images_sum_over_planes(name: str) -> None:
+    """Those of sequences have three axes, and rows that are whole channels already."""
+    model = _load(name)
+    ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
+    rows = {node.name for node in model.graph.node if node.op_type == "ReduceSumSquare" and ranks.get(node.input[0]) == 3}
+    before = _operators(model)
+    changed = sum_planes(model)
+    assert {node.name for node in changed.graph.node if node.op_type == "ReduceSumSquare"} == rows
+    assert _operators(changed)["ReduceL2"] == before["ReduceSumSquare"] - len(rows) > 5
+    assert rows
+
+
+def test_attention_is_projected_by_convolutions() -> None:
+    model = _load("decoder")
+    before = _operators(model)
+    after = _operators(convolve_projections(model))
+    moved = after["Conv"] - before["Conv"]
+    assert moved == before["MatMul"] - after["MatMul"] > 0
+    assert moved == 2 * after["MatMul"], "query, key, value and output; scores and their sum stay products of two activations"
+    names = {layer.operator for layer in StageGraph.open(Bundle.open(EMBEDDED), "decoder").layers}
+    assert names == {"Conv"}
+
+
+def test_other_graphs_stay_as_they_are() -> None:
+    add = onnx.helper.make_node("Add", ["x", "x"], ["y"])
+    x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3, 4]) for name in "xy")
+    model = onnx.helper.make_model(onnx.helper.make_graph([add], "plain", [x], [y]))
+    before = model.SerializeToString()
+    assert convolve_projections(sum_planes(model)).SerializeToString() == before
