@@ -41,6 +41,9 @@ def search(
     total = sum(len(stage.candidates) for stage in stages.values())
     rounds = [Round(_count(stages), (), measure())]
     while failed := missed(gates, rounds[-1].quality):
+        room = _count(stages) - math.ceil(_LEAST * total)
+        if room < 1:
+            break
         ways = {gate.measure.partition(" ")[0] for gate in failed}
         concerned = {name for way in ways for name in users.get(way, stages)} & set(stages)
         for name in sorted(concerned):
@@ -51,10 +54,9 @@ def search(
             for layer in stages[name].lowered
             if layer.name in stages[name].noise
         ]
-        count = min(math.ceil(len(left) / _SHARE), _count(stages) - math.ceil(_LEAST * total))
-        if count < 1:
+        if not left:
             break
-        worst = sorted(left, reverse=True)[:count]
+        worst = sorted(left, reverse=True)[: min(math.ceil(len(left) / _SHARE), room)]
         for name in sorted({stage for _, stage, _ in worst}):
             stages[name].keep([layer for _, stage, layer in worst if stage == name])
         on_round(f"{_count(stages)} of {total} layers lowered", total - _count(stages), total)

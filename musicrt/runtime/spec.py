@@ -222,6 +222,13 @@ class StageSpec:
         found = {dim.axis.name: dim.axis for tensor in self.feeds for dim in tensor.dims if isinstance(dim, Dim)}
         return tuple(found.values())
 
+    @property
+    def in_bfloat16(self) -> bool:
+        """Whether it is lowered where networks are computed in bfloat16. What stays float32 in half precision does here too, and so do
+        stages with states, which are float32 in memory, and would be converted to and fro in each call.
+        """
+        return self.half is not None and not self.states
+
     def in_flavour(self, flavour: str) -> StageSpec:
         """The stage as a graph of one flavour has it: in half precision, states and what `half.tensors` names are float16; of 8-bit
         integers, what `int8.tensors` names is int8, and inputs among that are states.
@@ -257,9 +264,9 @@ class StageSpec:
         """
         if flavour == INT8 and self.int8 is not None:
             return self.int8.tolerance
-        if self.half is None or (flavour != TRT and precision != "bfloat16"):
-            return self.tolerance.rel_l2
-        return self.half.tolerance * (8 if precision == "bfloat16" else 1)
+        if self.half is not None and precision == "bfloat16" and self.in_bfloat16:
+            return 8 * self.half.tolerance
+        return self.tolerance.rel_l2 if self.half is None or flavour != TRT else self.half.tolerance
 
 
 def _limited(dim: int | Axis | Dim, single: str) -> int | Axis | Dim:

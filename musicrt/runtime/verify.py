@@ -21,6 +21,7 @@ from musicrt.runtime.spec import INT8, Precision, StageSpec
 
 _PROBED = 64  # values kept of each output
 _AS_FAR = 2.0  # two results that are equally far from a third one are sqrt(2) times as far apart, of the 64 values give or take some
+_UNRELATED = 1.5  # a little more than the distance of two signals of one power that have nothing in common
 _LARGEST_PROBE = 1 << 26  # elements of all inputs and outputs of a stage; no network of full size has half as many
 
 
@@ -87,7 +88,7 @@ def verify_bundle(
         if own is not None:
             against, tolerance = "recorded at calibration", _tolerance(bundle, stage, runner)
             if stage.in_flavour(INT8) == stage:  # else the run has other tensors than that of float32
-                tolerance = _AS_FAR * relative_error(_values(own), _values(entry.probe))
+                tolerance = min(_AS_FAR * relative_error(_values(own), _values(entry.probe)), _UNRELATED)
         else:
             against = "recorded at export" if torch_runner is None else torch_runner.name
             tolerance = _tolerance(bundle, stage, runner)

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from musicrt.runtime.bundle import EMBEDDED, Bundle
+from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import CalibrationEntry
 from musicrt.runtime.registry import build_spec
 from musicrt.runtime.spec import Axis, Half, StageSpec, TensorSpec, Tolerance, is_pin, kept_name
 from musicrt.runtime.verify import probe_inputs, relative_error
+from tests.command import call
+from tests.conftest import refused
 
 torch = pytest.importorskip("torch")
 ir = pytest.importorskip("onnx_ir")
@@ -21,11 +26,12 @@ pytest.importorskip("onnxruntime")
 
 from torch import Tensor, nn  # noqa: E402 - needs what was asked for above
 
-from musicrt.calibration.half_range import LARGEST, fits, hunt  # noqa: E402
+from musicrt.calibration import half_range  # noqa: E402
+from musicrt.calibration.half_range import LARGEST, Found, calibrate_half, fits, hunt  # noqa: E402
 from musicrt.export.graphs import trace_stage  # noqa: E402
 from musicrt.export.rounding import round_values  # noqa: E402
 from musicrt.runtime.backends.onnxruntime import OnnxCpu  # noqa: E402
-from musicrt.runtime.backends.torch import TorchSession  # noqa: E402
+from musicrt.runtime.backends.torch import TorchSession, load_bundle_stages  # noqa: E402
 
 WIDTH = 16
 X = TensorSpec("x", "float32", (Axis("batch", 1, 1, 8), Axis("columns", 1, 4, 64), WIDTH))
@@ -112,3 +118,32 @@ def test_pins_of_the_manifest_reach_the_spec() -> None:
     assert spec.pinned({}) is spec
     entry = CalibrationEntry(inputs="", inputs_sha256="0" * 64, tools={})
     assert entry.pins == {}
+
+
+def test_pins_are_stored_shown_and_kept_to(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """From the command to the graph; what is hunted is set here."""
+    path, pin = Path(shutil.copytree(EMBEDDED, tmp_path / "bundle")), "encoder.conv_inp/node_conv2d"
+    hunted: list[str] = []
+
+    def find(stage: StageSpec, _module: object, feeds: list[Any], _threads: int | None) -> Found:
+        assert feeds
+        hunted.append(stage.name)
+        return Found((pin,) if stage.name == "encoder" else (), 12.0)
+
+    monkeypatch.setattr(half_range, "hunt", find)
+    out = call("calibrate", path, "--target", "gpu-fp16", "--seconds", "0.2", "--threads", "1").out
+    assert hunted == ["encoder", "pyramid", "denoiser", "decoder"]
+    assert f"encoder: float32 because half precision can't hold it: {pin}" in out
+    assert out in call("inspect", path).out
+    bundle = Bundle.open(path, check="hashes")
+    assert bundle.manifest.calibrations["gpu-fp16"].pins == {"encoder": [pin]}
+    stage = bundle.spec.stage("encoder")
+    model = trace_stage(stage, load_bundle_stages(bundle)["encoder"], probe_inputs(stage, {"batch": 2, "latents": 3}, 1), "trt")
+    kept = {str(node.name): node for node in model.graph if str(node.name).startswith("float32:")}
+    assert list(kept) == [f"float32:{pin}/node_conv2d"]
+    assert {value.dtype for value in kept[f"float32:{pin}/node_conv2d"].inputs if value is not None} == {ir.DataType.FLOAT}
+    monkeypatch.setattr(Bundle, "flavours", ["ort", "trt"])
+    assert calibrate_half(path, seconds=0.2, threads=1).pins == {"encoder": [pin]}  # the same ones: the graphs have them
+    monkeypatch.setattr(half_range, "hunt", lambda *_: Found(("encoder.conv_out/node_conv1d_5",), 1.0))
+    with refused(BundleError, "trt graphs without the 4 nodes", "encoder.conv_out/node_conv1d_5", "export it anew"):
+        calibrate_half(path, seconds=0.2, threads=1)

@@ -222,7 +222,7 @@ def test_backend_describes_what_runs(kind: str) -> None:
     assert backend.name.split("-")[0] in backend(threads=2).describe()
 
 
-@pytest.mark.parametrize("kind", [kind for kind in USABLE if kind.startswith("onnxruntime")])
+@pytest.mark.parametrize("kind", [kind for kind in USABLE if kind.startswith(("onnxruntime", "openvino"))])
 def test_bundle_without_a_graph_is_refused(kind: str, tiny_bundle: Path) -> None:
     bundle = Bundle.open(tiny_bundle)
     stages = dict(bundle.manifest.stages)

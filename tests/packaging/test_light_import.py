@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-HEAVY = ["torch", "onnxruntime", "tensorrt", "scipy.signal", "pydantic", "soundfile", "numpy", "rich", "typer"]
+HEAVY = ["torch", "onnxruntime", "openvino", "tensorrt", "scipy.signal", "pydantic", "soundfile", "numpy", "rich", "typer"]
 NEED_TORCH = [
     "musicrt.runtime.checkpoint",
     "musicrt.runtime.layers",
@@ -56,8 +56,8 @@ result = [seconds, [name for name in {HEAVY} if name in sys.modules], [name for 
         ("musicrt.runtime.errors", ["numpy", "pydantic", "soundfile", "torch", "onnxruntime"]),
         ("musicrt.runtime.audio", ["pydantic", "scipy", "torch", "onnxruntime"]),
         ("musicrt.runtime.audio_writer", ["pydantic", "scipy", "torch", "onnxruntime"]),
-        ("musicrt.runtime.model", ["typer", "torch", "onnxruntime", "tensorrt"]),
-        ("musicrt.cli", ["soundfile", "scipy", "torch", "onnxruntime", "tensorrt"]),
+        ("musicrt.runtime.model", ["typer", "torch", "onnxruntime", "openvino", "tensorrt"]),
+        ("musicrt.cli", ["soundfile", "scipy", "torch", "onnxruntime", "openvino", "tensorrt"]),
     ],
 )
 def test_modules_load_only_what_they_need(module: str, absent: list[str]) -> None:
@@ -76,7 +76,7 @@ for name in names:
         failed[name] = error.name.partition(".")[0]
 result = [names, failed]
 """
-    names, failed = run_fresh(code, blocked=["torch", "onnxruntime", "tensorrt"])
+    names, failed = run_fresh(code, blocked=["torch", "onnxruntime", "openvino", "tensorrt"])
     assert "musicrt.runtime.backends.torch" in names
     assert failed == {name: "torch" for name in names if any(fnmatch(name, pattern) for pattern in NEED_TORCH)}
 

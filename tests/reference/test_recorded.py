@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from musicrt.runtime import select
 from tests.conftest import ForSystem
 from tests.reference.case import load_case
 from tests.reference.runner import DATA, CheckpointKey, Row, find_cases, run_cases, shared_reference
 
-BACKENDS = ("torch-cpu", "onnxruntime-cpu")
+BACKENDS = ("torch-cpu", "onnxruntime-cpu", "openvino-cpu")
 
 
 def by_checkpoint() -> list[object]:
@@ -25,6 +26,8 @@ def by_checkpoint() -> list[object]:
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(("system", "paths"), by_checkpoint())
 def test_vendored_cases(system: str, paths: list[Path], backend: str, tiny_bundles: ForSystem, monkeypatch: pytest.MonkeyPatch) -> None:
+    if reason := select.BACKENDS[backend].obstacle():
+        pytest.skip(f"{backend}: {reason}")
     if not backend.startswith("torch"):
         monkeypatch.setenv("MUSICRT_TINY_BUNDLE", str(tiny_bundles(system)))  # exporting it again takes a minute
     check(paths, backend)

@@ -9,14 +9,16 @@ import numpy as np
 import pytest
 
 import musicrt
+from musicrt.runtime import processor
 from musicrt.runtime.bench import bench_bundle
 from musicrt.runtime.bundle import Bundle, write_manifest
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.model import Model
+from musicrt.runtime.registry import system_names
 from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.spec import INT8
 from musicrt.runtime.verify import verify_bundle
-from tests.conftest import refused
+from tests.conftest import ForSystem, refused
 
 ON_CPU = [name for name, kind in BACKENDS.items() if kind.device == "cpu" and "int8" in kind.precisions and kind.obstacle() is None]
 
@@ -31,6 +33,48 @@ def int8_bundle(tiny_bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> 
     }
     write_manifest(path, manifest.model_copy(update={"stages": stages}))
     return path
+
+
+IN_BFLOAT16 = [name for name, kind in BACKENDS.items() if kind.device == "cpu" and "bfloat16" in kind.precisions]
+
+
+@pytest.mark.parametrize("system", system_names())
+@pytest.mark.parametrize("backend", IN_BFLOAT16)
+def test_bfloat16_is_within_its_bounds(backend: str, system: str, tiny_bundles: ForSystem) -> None:
+    """What may be lowered is, and is not far off; the rest is as near as in float32, whole numbers above all."""
+    pytest.importorskip(backend.removesuffix("-cpu"))
+    if reason := BACKENDS[backend].precision_obstacle("bfloat16"):
+        pytest.skip(reason)
+    checks = {check.stage: check for check in verify_bundle(tiny_bundles(system), backend=backend, threads=1, precision="bfloat16")}
+    lowered = []
+    for stage in Bundle.open(tiny_bundles(system)).spec.stages:
+        check = checks[stage.name]
+        assert check.ok, check
+        assert check.tolerance == (8 * stage.half.tolerance if stage.half and not stage.states else stage.tolerance.rel_l2)
+        lowered.append(check.error > 1e-3)
+    assert any(lowered)
+
+
+@pytest.mark.parametrize("backend", IN_BFLOAT16)
+def test_cpu_without_bfloat16_refuses_it(backend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip(backend.removesuffix("-cpu"))
+    cpuinfo = tmp_path / "cpuinfo"
+    monkeypatch.setattr(processor, "_CPUINFO", cpuinfo)
+    monkeypatch.setattr(f"{BACKENDS[backend].__module__}.bfloat16_obstacle", processor.bfloat16_obstacle.__wrapped__)
+    answers = {
+        "flags\t: fpu avx512f": "no instructions",
+        "": "no instructions",
+        "flags\t: fpu amx_bf16": None,
+        "Features : asimd bf16": None,
+    }
+    for content, words in answers.items():
+        cpuinfo.write_text(f"processor\t: 0\n{content}\n")
+        reason = BACKENDS[backend].precision_obstacle("bfloat16")
+        assert reason is None if words is None else reason is not None and words in reason
+    cpuinfo.unlink()
+    with refused(BackendError, f"{backend} can't run here in bfloat16", "it can't be seen"):
+        BACKENDS[backend](precision="bfloat16")
+    assert BACKENDS[backend]().precision == "float32"
 
 
 def test_bundle_tells_its_flavours(int8_bundle: Path, tiny_bundle: Path) -> None:

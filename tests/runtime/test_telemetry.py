@@ -16,6 +16,24 @@ with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
 """
 
 
+@pytest.mark.parametrize("known", [False, True])
+def test_openvino_reports_nothing_when_it_is_imported(known: bool, tmp_path: Path) -> None:
+    """The package that reports is not imported; others can import it afterwards."""
+    pytest.importorskip("openvino")
+    (tmp_path / "openvino_telemetry").mkdir()
+    (tmp_path / "openvino_telemetry" / "__init__.py").write_text("import pathlib\npathlib.Path(__file__).with_name('seen').touch()\n")
+    script = """
+import sys
+from musicrt.runtime.backends.openvino import OpenvinoCpu
+assert OpenvinoCpu.obstacle() is None
+assert "openvino" in sys.modules
+assert "openvino_telemetry" not in sys.modules
+"""
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    subprocess.run([sys.executable, "-c", f"{script}\nimport openvino_telemetry" if known else script], env=environment, check=True)
+    assert (tmp_path / "openvino_telemetry" / "seen").exists() == known
+
+
 def test_onnx_runtime_keeps_no_session_of_its_telemetry(tmp_path: Path) -> None:
     """Where it reports, it keeps the number of its session in a file, `.ses`, in the folder for temporary files."""
     pytest.importorskip("onnxruntime")

@@ -7,6 +7,7 @@ import importlib.util
 import sys
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
@@ -15,6 +16,7 @@ import numpy as np
 from musicrt.runtime.backends.openvino_operators import CONVERSIONS
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.session import Array, Backend, Session
 from musicrt.runtime.spec import Precision, StageSpec, updated_name
 
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
     import openvino as ov
 
 _TELEMETRY = "openvino_telemetry"
+_ONE_THREAD = {"NUM_STREAMS": 0}
+"""Calls run on the thread that makes them. A stream of one thread loses errors that arise in a call, and its results are wrong (2026.4)."""
 
 
 class OpenvinoSession(Session):
@@ -69,9 +73,8 @@ class OpenvinoCpu(Backend):
     """OpenVINO's CPU kernels.
 
     The sessions of a process share one `ov.Core`, whose models take their threads from one pool. float32 is asked for by name, since what
-    OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, stages that have no half precision (`StageSpec.half`)
-    stay float32, and so do those with states, whose caches would be converted to and fro in each call. With int8, what the graph does not
-    quantise is float32.
+    OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, that is what stages are computed in as wholes,
+    if at all (`StageSpec.in_bfloat16`). With int8, what the graph does not quantise is float32.
     """
 
     name = "openvino-cpu"
@@ -93,9 +96,7 @@ class OpenvinoCpu(Backend):
     def precision_obstacle(cls, precision: Precision) -> str | None:
         if reason := super().precision_obstacle(precision):
             return reason
-        if precision == "bfloat16" and cls.obstacle() is None and "BF16" not in _core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
-            return "this CPU has no instructions for bfloat16 (AVX512-BF16 or AMX)"
-        return None
+        return bfloat16_obstacle() if precision == "bfloat16" else None
 
     def check_bundle(self, bundle: Bundle) -> None:
         """Raises BackendError where a stage has no graph of the flavour."""
@@ -105,18 +106,26 @@ class OpenvinoCpu(Backend):
         """Open one stage of a bundle. Raises BackendError, BundleError."""
         path, _ = bundle.graph(stage, self.flavour)
         spec = bundle.spec.stage(stage)
-        with _backend_errors(stage):
-            return OpenvinoSession(spec, _core().compile_model(_core().read_model(path), "CPU", self.settings(spec)))
+        return self.open_graph(spec, path)
+
+    def open_graph(self, stage: StageSpec, path: Path) -> OpenvinoSession:
+        """Open an ONNX file. Raises BackendError."""
+        settings = self.settings(stage)
+        with _backend_errors(stage.name):
+            graph = _core().read_model(path)
+            model = _core().compile_model(graph, "CPU", settings)
+            if model.get_property("INFERENCE_NUM_THREADS") == 1:  # chosen by OpenVINO
+                model = _core().compile_model(graph, "CPU", settings | _ONE_THREAD)
+        return OpenvinoSession(stage, model)
 
     def settings(self, stage: StageSpec) -> dict[str, Any]:
         """What a stage is compiled with."""
-        lowered = self.precision == "bfloat16" and stage.half is not None and not stage.states
         settings: dict[str, Any] = {
-            "INFERENCE_PRECISION_HINT": "bf16" if lowered else "f32",
-            # Calls run on the thread that makes them, and not on one of a stream. With a stream and one thread, errors are lost (2026.4).
-            "NUM_STREAMS": 0,
+            "INFERENCE_PRECISION_HINT": "bf16" if self.precision == "bfloat16" and stage.in_bfloat16 else "f32",
             "ENABLE_CPU_PINNING": False,  # each process would choose the same cores
         }
+        if self.threads == 1:
+            return settings | _ONE_THREAD
         return settings | ({"INFERENCE_NUM_THREADS": self.threads} if self.threads else {})
 
     def describe(self) -> str:

@@ -11,27 +11,34 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from musicrt.runtime.backends.torch_bfloat16 import call_lowered, prepare_lowering
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.cuda.graph import SWITCH
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
+from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.spec import Precision, StageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 class TorchSession(Session):
-    """A stage as a torch module, in inference mode. On CUDA it works on the stream of `gpu`, if that is given."""
+    """A stage as a torch module, in inference mode. On CUDA it works on the stream of `gpu`, if that is given.
 
-    def __init__(self, stage: StageSpec, module: nn.Module, device: str = "cpu", gpu: Device | None = None) -> None:
+    lowered: with convolutions and products of matrices in bfloat16, on images with their channels last.
+    """
+
+    def __init__(self, stage: StageSpec, module: nn.Module, device: str = "cpu", gpu: Device | None = None, lowered: bool = False) -> None:
         super().__init__(stage)
-        self.device, self._gpu = device, gpu
+        self.device, self._gpu, self._lowered = device, gpu, lowered
         self._module: nn.Module | None = module.to(device)
+        if lowered and stage.half is not None:
+            prepare_lowering(module, stage.half)
 
     @property
     def gpu(self) -> Device | None:
@@ -69,7 +76,7 @@ class TorchSession(Session):
         if self._module is None:
             raise BackendError(f"the session of stage {self.stage.name!r} is closed")
         try:
-            produced = self._module(*feeds)
+            produced = call_lowered(self._module, feeds) if self._lowered else self._module(*feeds)
         except (RuntimeError, MemoryError) as error:
             raise BackendError(f"{self.stage.name}: torch failed: {' '.join(str(error).split())[:300]}") from error
         return produced[: len(self.outputs)] if isinstance(produced, tuple) else (produced,)  # behind them are the states once more
@@ -88,6 +95,11 @@ class TorchCpu(Backend):
     name = "torch-cpu"
     device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
     extra = "torch"
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32", "bfloat16")
+
+    @classmethod
+    def precision_obstacle(cls, precision: Precision) -> str | None:
+        return super().precision_obstacle(precision) or (bfloat16_obstacle() if precision == "bfloat16" else None)
 
     @classmethod
     def obstacle(cls) -> str | None:
@@ -105,7 +117,9 @@ class TorchCpu(Backend):
 
         if self.threads:
             torch.set_num_threads(self.threads)
-        return TorchSession(bundle.spec.stage(stage), self._stages(bundle)[stage], self.device, self.gpu)
+        spec = bundle.spec.stage(stage)
+        lowered = self.precision == "bfloat16" and spec.in_bfloat16
+        return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, lowered)
 
     def describe(self) -> str:
         import torch
@@ -126,6 +140,7 @@ class TorchCuda(TorchCpu):
     """PyTorch on an NVIDIA GPU."""
 
     name = "torch-cuda"
+    precisions: ClassVar[tuple[Precision, ...]] = ("float32",)
     device: ClassVar[Literal["cpu", "cuda"]] = "cuda"
 
     @classmethod

@@ -41,8 +41,15 @@ CODES = Axis("codes", 1, 256, 1 << 14)
 """Of a codebook, 50 a second; a block of 5 s with its neighbours."""
 SAMPLES = Axis("samples", 1, 30 * SAMPLE_RATE, 1 << 26)
 
-GATES = (Gate("generate top-1", least=0.8), Gate("generate KL", most=0.05))
-"""What 8-bit integers have to keep of the language model's choices, step by step along the way of the float32 network."""
+GATES = (
+    Gate("generate top-1", least=0.8),
+    Gate("generate KL", most=0.05),
+    Gate("encode agreement", least=0.8),
+    Gate("decode SNR dB", least=20.0),
+    Gate("decode log-mel dB", most=1.0),
+)
+"""What 8-bit integers have to keep: of the language model's choices, step by step along the way of the float32 network; of codes and of
+audio."""
 
 HUB_CODEC = "facebook/encodec_32khz"
 HUB_FILE = f"{HUB_CODEC}/model.safetensors"
@@ -122,6 +129,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(4e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "local",
@@ -130,6 +138,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("local_hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "global",
@@ -138,6 +147,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("global_hidden", *hidden),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
         StageSpec(
             "fuse",
@@ -146,6 +156,7 @@ def _visual_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("video_emb", *local, config.width),),
             Tolerance(1e-4),
             half=Half(3e-3),
+            int8=Int8(),
         ),
     )
 
@@ -197,6 +208,7 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("embedding", *latent, (SAMPLES * 1 + (HOP - 1)) // HOP),),
             Tolerance(1e-4),
             half=Half(1.5e-3, _RECURRENT),
+            int8=Int8(),
         ),
         StageSpec("quantizer", "embedding -> codes", (floats("embedding", *latent, CODES),), (codes,), Tolerance(1e-2), half=None),
         StageSpec(
@@ -222,5 +234,6 @@ def _codec_stages(config: Config) -> tuple[StageSpec, ...]:
             (floats("audio", BATCH, 1, CODES * HOP),),
             Tolerance(1e-4),
             half=Half(3e-3, modules=(f"layers.{3 * len(config.encodec.upsampling_ratios) + 1}",)),
+            int8=Int8(),
         ),
     )

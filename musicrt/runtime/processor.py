@@ -1,0 +1,21 @@
+"""What the CPU of this machine can do."""
+
+from __future__ import annotations
+
+import functools
+from pathlib import Path
+
+_CPUINFO = Path("/proc/cpuinfo")
+_BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
+"""Names of the instructions, by makers: two of x86, then Arm."""
+
+
+@functools.cache
+def bfloat16_obstacle() -> str | None:
+    """Why networks in bfloat16 would be slower than in float32 here; None if the CPU computes in it by itself."""
+    try:
+        lines = _CPUINFO.read_text().splitlines()
+    except OSError as error:
+        return f"it can't be seen whether this CPU has instructions for bfloat16 ({error.strerror or error})"
+    flags = next((line.partition(":")[2].split() for line in lines if line.lower().startswith(("flags", "features"))), [])
+    return None if _BFLOAT16 & set(flags) else "this CPU has no instructions for bfloat16 (AVX512-BF16, AMX), and is slow without"
