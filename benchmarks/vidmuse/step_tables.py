@@ -54,7 +54,8 @@ def render_quality(quality: Mapping[str, float]) -> str:
         return ""
     note = (
         "The keys and caches of the steps above are random numbers, some beyond the ranges that calibration found and cut off there. "
-        "This is what calibration measured, step by step along what the float32 network generates for a video that had no part in finding the ranges."
+        "This is what calibration measured, step by step along what the float32 network generates for a video that had no part in "
+        "finding the ranges."
     )
     cells = [[name, f"{value:.3g}"] for name, value in quality.items()]
     return f"\n\n## What 8-bit integers cost in a generation\n\n{markdown_table(('', 'mean'), cells)}\n\n{note}"
