@@ -23,8 +23,9 @@ from benchmarks.bandwidth import MEGABYTES, Memory
 from benchmarks.contenders import open_contender, split_name
 from benchmarks.results import describe_run, launch, suite_parser, write_results
 from benchmarks.rounds import Outputs, add_contest_options, compare_outputs, prepare_opening, run_contest, split_repeats, time_in_turn
-from benchmarks.vidmuse.step_tables import COPY, READ, render
+from benchmarks.vidmuse.step_tables import COPY, READ, render, render_quality
 from benchmarks.vidmuse.workload import Contender, Part, Workload, list_parts
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, describe_environment, peak_memory_mb
 
 _CONTENDERS = ["eager", "torch-cpu", "onnxruntime-cpu"]
@@ -54,7 +55,15 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="musicrt-outputs-") as folder:
         results = run_contest(_MODULE, options.contenders, [_TASK], rounds, {"opening": opening, "work": {**work, "outputs": folder}})
     content["measurements"] = {name: [m.to_json() for m in rows.values()] for name, rows in results.items()}
-    write_results(options.out, content, render(results, Workload.build(opening["config"], options.tokens), 2e6 * options.array))
+    content["calibration"] = read_quality(options.bundle)
+    tables = render(results, Workload.build(opening["config"], options.tokens), 2e6 * options.array)
+    write_results(options.out, content, tables + render_quality(content["calibration"]))
+
+
+def read_quality(bundle: Path) -> dict[str, float]:
+    """What the bundle's calibration to 8-bit integers measured of generation; empty without one. Raises BundleError."""
+    found = Bundle.open(bundle).manifest.calibrations.get("cpu-int8")
+    return {name: value for name, value in found.quality.items() if name.startswith(("generate", "lm"))} if found else {}
 
 
 def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: str, repeats: int) -> dict[str, Any]:

@@ -48,6 +48,19 @@ def render(results: Results, work: Workload, copied: float) -> str:
     return "\n\n".join(sections)
 
 
+def render_quality(quality: Mapping[str, float]) -> str:
+    """What is lost by 8-bit integers where keys and caches are those of music."""
+    if not quality:
+        return ""
+    note = (
+        "The keys and caches of the steps above are random numbers, some beyond the ranges that calibration found and cut off there. "
+        "This is what calibration measured, step by step along what the float32 network generates for a video that had no part in "
+        "finding the ranges."
+    )
+    cells = [[name, f"{value:.3g}"] for name, value in quality.items()]
+    return f"\n\n## What 8-bit integers cost in a generation\n\n{markdown_table(('', 'mean'), cells)}\n\n{note}"
+
+
 def render_shares(found: Mapping[str, Measurement], rows: Sequence[str], work: Workload, copied: float, int8: Int8 | None = None) -> str:
     """Bytes of each step over its time against those of a copy and of a read: medians against medians, best against best."""
     base = {COPY: copied, READ: copied / 2}
