@@ -15,7 +15,7 @@ from onnx.external_data_helper import load_external_data_for_tensor
 from onnx.reference import ReferenceEvaluator
 
 from musicrt.calibration.norms import sum_planes
-from musicrt.calibration.projections import convolve_projections
+from musicrt.calibration.projections import turn_projections
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxSession
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.session import Array
@@ -47,7 +47,7 @@ class StageGraph:
     def __init__(self, stage: StageSpec, path: Path) -> None:
         self.stage, self.path = stage, path
         self.folder = path.parent
-        self.model = convolve_projections(sum_planes(onnx.load(path, load_external_data=False)))
+        self.model = turn_projections(sum_planes(onnx.load(path, load_external_data=False)))
         self._constants = {one.name: one for one in self.model.graph.initializer}
         self._makers = {name: node for node in self.model.graph.node for name in node.output}
         self.layers = tuple(self._find_layers())

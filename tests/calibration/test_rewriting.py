@@ -9,7 +9,7 @@ import pytest
 
 from musicrt.calibration.graphs import StageGraph, open_model
 from musicrt.calibration.norms import sum_planes
-from musicrt.calibration.projections import convolve_projections
+from musicrt.calibration.projections import turn_projections
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import probe_inputs, relative_error
@@ -45,15 +45,16 @@ def test_norms_of_images_sum_over_planes(name: str) -> None:
     assert rows
 
 
-def test_attention_is_projected_by_convolutions() -> None:
+def test_weights_of_attention_are_on_the_right() -> None:
     model = _load("decoder")
     before = _operators(model)
-    after = _operators(convolve_projections(model))
-    moved = after["Conv"] - before["Conv"]
-    assert moved == before["MatMul"] - after["MatMul"] > 0
-    assert moved == 2 * after["MatMul"], "query, key, value and output; scores and their sum stay products of two activations"
-    names = {layer.operator for layer in StageGraph.open(Bundle.open(EMBEDDED), "decoder").layers}
-    assert names == {"Conv"}
+    after = _operators(turn_projections(model))
+    attentions = before["MatMul"] // 6
+    assert attentions > 0
+    assert after["Conv"] - before["Conv"] == 3 * attentions, "query, key and value are convolutions of images"
+    assert after["MatMul"] == 3 * attentions, "scores, their sum, and what comes of it"
+    layers = Counter(layer.operator for layer in StageGraph.open(Bundle.open(EMBEDDED), "decoder").layers)
+    assert layers["MatMul"] == attentions
 
 
 def test_other_graphs_stay_as_they_are() -> None:
@@ -61,4 +62,4 @@ def test_other_graphs_stay_as_they_are() -> None:
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3, 4]) for name in "xy")
     model = onnx.helper.make_model(onnx.helper.make_graph([add], "plain", [x], [y]))
     before = model.SerializeToString()
-    assert convolve_projections(sum_planes(model)).SerializeToString() == before
+    assert turn_projections(sum_planes(model)).SerializeToString() == before
