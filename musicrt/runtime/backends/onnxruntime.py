@@ -24,6 +24,9 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what ONNX Runtime (1.31) reads when it is imported; else it may report to its makers
 
+SPINNING = "MUSICRT_SPINNING"
+"""The environment variable that lets threads on a CPU sleep as soon as they have nothing to do, where it is 0."""
+
 
 class OnnxSession(Session):
     """A stage in ONNX Runtime. On CUDA it works on the stream of `gpu`, if that is given."""
@@ -149,6 +152,8 @@ class _OnnxBackend(Backend):
         if self.device == "cpu":
             _share_arena()
             settings.add_session_config_entry("session.use_env_allocators", "1")
+        if not _is_spinning():
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.threads:
             settings.intra_op_num_threads = self.threads
         with _backend_errors(stage.name):
@@ -223,6 +228,14 @@ def _share_arena() -> None:
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({}))
+
+
+def _is_spinning() -> bool:
+    """Whether threads wait for work by asking for it again and again. Raises BackendError for a value that says neither."""
+    value = os.environ.get(SPINNING, "1")
+    if value not in ("0", "1"):
+        raise BackendError(f"got {SPINNING}={value}, expected 0 (threads sleep when they have nothing to do) or 1")
+    return value == "1"
 
 
 def _import_obstacle(missing: str) -> str | None:
