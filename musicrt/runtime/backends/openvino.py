@@ -87,9 +87,10 @@ class OpenvinoCpu(Backend):
         if not importlib.util.find_spec("openvino"):
             return f"openvino is not installed (pip install 'musicrt[{cls.extra}]')"
         try:
+            _import_openvino()
             _core()
         except (ImportError, OSError, RuntimeError) as error:
-            return f"openvino can't be used ({' '.join(str(error).split())[:300]})"
+            return f"openvino can't be imported or started ({' '.join(str(error).split())[:300]})"
         return None
 
     @classmethod
@@ -150,9 +151,12 @@ def _core() -> ov.Core:
     return core
 
 
-@functools.cache
 def _import_openvino() -> Any:
     """The package, without what reports to its makers: importing it says so to them where `openvino_telemetry` can be imported."""
+    if "openvino" in sys.modules:
+        import openvino
+
+        return openvino
     modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
     absent = _TELEMETRY not in modules
     if absent:
