@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what ONNX Runtime (1.31) reads when it is imported; else it may report to its makers
 
 SPINNING = "MUSICRT_SPINNING"
-"""The environment variable that lets threads on a CPU sleep as soon as they have nothing to do, where it is 0."""
+"""The environment variable that lets idle threads on a CPU ask for work again and again, where it is 1.
+
+By default they sleep: each session has threads of its own, and those of the stage that has just run would take the cores from the next one
+and from NumPy. Threads for all sessions (`set_global_thread_pool_sizes`) are no way out: sessions of the caller's own would fail to open.
+"""
 
 
 class OnnxSession(Session):
@@ -232,9 +236,9 @@ def _share_arena() -> None:
 
 def _is_spinning() -> bool:
     """Whether threads wait for work by asking for it again and again. Raises BackendError for a value that says neither."""
-    value = os.environ.get(SPINNING, "1")
+    value = os.environ.get(SPINNING, "0")
     if value not in ("0", "1"):
-        raise BackendError(f"got {SPINNING}={value}, expected 0 (threads sleep when they have nothing to do) or 1")
+        raise BackendError(f"got {SPINNING}={value}, expected 1 (idle threads ask for work again and again) or 0")
     return value == "1"
 
 

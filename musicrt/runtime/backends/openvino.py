@@ -72,9 +72,10 @@ class OpenvinoSession(Session):
 class OpenvinoCpu(Backend):
     """OpenVINO's CPU kernels.
 
-    The sessions of a process share one `ov.Core`, whose models take their threads from one pool. float32 is asked for by name, since what
-    OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, that is what stages are computed in as wholes,
-    if at all (`StageSpec.in_bfloat16`). With int8, what the graph does not quantise is float32.
+    In float32 it is 4 to 5 % slower than ONNX Runtime, behind which `auto` tries it; in bfloat16 it is the fastest here on a CPU
+    (`benchmarks/results/epyc-2core/precisions-cpu.md`). The sessions of a process share one `ov.Core`, whose models take their threads from
+    one pool. float32 is asked for by name, since what OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, stages are
+    computed in it as wholes, if at all (`StageSpec.in_bfloat16`). With int8, what the graph does not quantise is float32.
     """
 
     name = "openvino-cpu"
