@@ -128,6 +128,7 @@ def test_precision_narrows_auto_down_with_reasons(obstacles: dict[str, str | Non
         "onnxruntime-cuda": "no GPU",
         "torch-cuda": "it computes in float32, not in int8",
         "onnxruntime-cpu": "it computes in float32, not in int8",
+        "openvino-cpu": "it computes in float32, not in int8",
     }
     assert select_backend("tensorrt")[1].precision == "float16"
     assert select_backend("tensorrt", precision="float16")[0].flavour == "ort"

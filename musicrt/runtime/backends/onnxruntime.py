@@ -24,6 +24,13 @@ if TYPE_CHECKING:
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # what ONNX Runtime (1.31) reads when it is imported; else it may report to its makers
 
+SPINNING = "MUSICRT_SPINNING"
+"""The environment variable that lets idle threads on a CPU ask for work again and again, where it is 1.
+
+By default they sleep: each session has threads of its own, and those of the stage that has just run would take the cores from the next one
+and from NumPy. Threads for all sessions (`set_global_thread_pool_sizes`) are no way out: sessions of the caller's own would fail to open.
+"""
+
 
 class OnnxSession(Session):
     """A stage in ONNX Runtime. On CUDA it works on the stream of `gpu`, if that is given."""
@@ -158,6 +165,8 @@ class _OnnxBackend(Backend):
         if self.device == "cpu":
             _share_arena()
             settings.add_session_config_entry("session.use_env_allocators", "1")
+        if not _is_spinning():
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.threads:
             settings.intra_op_num_threads = self.threads
         with _backend_errors(stage.name):
@@ -232,6 +241,14 @@ def _share_arena() -> None:
 
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     ort.create_and_register_allocator(memory, ort.OrtArenaCfg({}))
+
+
+def _is_spinning() -> bool:
+    """Whether threads wait for work by asking for it again and again. Raises BackendError for a value that says neither."""
+    value = os.environ.get(SPINNING, "0")
+    if value not in ("0", "1"):
+        raise BackendError(f"got {SPINNING}={value}, expected 1 (idle threads ask for work again and again) or 0")
+    return value == "1"
 
 
 def _import_obstacle(missing: str) -> str | None:

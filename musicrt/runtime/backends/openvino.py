@@ -72,9 +72,10 @@ class OpenvinoSession(Session):
 class OpenvinoCpu(Backend):
     """OpenVINO's CPU kernels.
 
-    The sessions of a process share one `ov.Core`, whose models take their threads from one pool. float32 is asked for by name, since what
-    OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, that is what stages are computed in as wholes,
-    if at all (`StageSpec.in_bfloat16`). With int8, what the graph does not quantise is float32.
+    In float32 it is 4 to 5 % slower than ONNX Runtime, behind which `auto` tries it; in bfloat16 it is the fastest here on a CPU
+    (`benchmarks/results/epyc-2core/precisions-cpu.md`). The sessions of a process share one `ov.Core`, whose models take their threads from
+    one pool. float32 is asked for by name, since what OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, stages are
+    computed in it as wholes, if at all (`StageSpec.in_bfloat16`). With int8, what the graph does not quantise is float32.
     """
 
     name = "openvino-cpu"
@@ -87,9 +88,10 @@ class OpenvinoCpu(Backend):
         if not importlib.util.find_spec("openvino"):
             return f"openvino is not installed (pip install 'musicrt[{cls.extra}]')"
         try:
+            _import_openvino()
             _core()
         except (ImportError, OSError, RuntimeError) as error:
-            return f"openvino can't be used ({' '.join(str(error).split())[:300]})"
+            return f"openvino can't be imported or started ({' '.join(str(error).split())[:300]})"
         return None
 
     @classmethod
@@ -150,9 +152,12 @@ def _core() -> ov.Core:
     return core
 
 
-@functools.cache
 def _import_openvino() -> Any:
     """The package, without what reports to its makers: importing it says so to them where `openvino_telemetry` can be imported."""
+    if "openvino" in sys.modules:
+        import openvino
+
+        return openvino
     modules: dict[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
     absent = _TELEMETRY not in modules
     if absent:
