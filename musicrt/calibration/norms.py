@@ -67,10 +67,10 @@ def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
 def _summed(divide: NodeProto, before: list[NodeProto]) -> str:
     """The sum over rows that a division by their length began with: mean over the group, spread over its channels again."""
     makers = {name: node for node in before[-16:] for name in node.output}
-    value = divide.input[0]
+    value = str(divide.input[0])
     for operator in ("Reshape", "Expand", "ReduceMean", "Reshape"):
         node = makers.get(value)
         if node is None or node.op_type != operator:
             return ""
-        value = node.input[0]
+        value = str(node.input[0])
     return value
