@@ -119,7 +119,7 @@ def open_ways(
         return lambda: session.run(feeds)
 
     def in_openvino(path: Path, precision: str) -> Call:
-        import openvino  # no dependency of the package's tests
+        import openvino
 
         hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         hints |= {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
