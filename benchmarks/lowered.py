@@ -54,7 +54,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="musicrt-lowered-") as folder:
         ways = open_ways(options, bundle, stage, config, feeds, Path(folder))
         rows, operations = time_ways(ways, options.repeats), count_operations(ways[REFERENCE])
-    content |= {"rows": rows, "operations": operations, "peaks": measure_peaks(options.threads)}
+    content |= {"rows": rows, "operations": operations, "peaks": measure_peaks()}
     write_results(options.out, content, render(rows, operations, content["peaks"]))
 
 
@@ -197,11 +197,10 @@ def _count_attention(query: Sequence[int], key: Sequence[int], _value: Sequence[
     return 4 * int(np.prod(query)) * key[2]
 
 
-def measure_peaks(threads: int | None, size: int = 1536, repeats: int = 5) -> dict[str, float]:
+def measure_peaks(size: int = 1536, repeats: int = 5) -> dict[str, float]:
     """The best rate of large square products in torch, in 10**9 operations a second: what the machine gives in this very run."""
     import torch
 
-    del threads  # set already
     peaks = {}
     for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
         a, b = (torch.randn(size, size).to(dtype) for _ in range(2))

@@ -50,7 +50,7 @@ def main() -> None:
         draw_spectrograms(Path("spectrograms.png"), {"input": music[0], "output of the embedded nano codec": decoded[0]}, rate, "")
         written.append(".demo/spectrograms.png")
     print(f"wrote           {', '.join(written)}")
-    print("note            nano is a small network that was trained for half an hour on synthesised music: melody and rhythm come through,")
+    print("note            nano is a small network that was trained for 90 minutes on synthesised music: melody and rhythm come through,")
     print("                fidelity does not. Export an official checkpoint to hear what the codec can do (see README.md).")
 
 

@@ -17,14 +17,13 @@ from musicrt.calibration.graphs import StageGraph
 from musicrt.calibration.inputs import gather_inputs
 from musicrt.calibration.listening import listen, tool_versions
 from musicrt.calibration.quality import make_pipeline
-from musicrt.calibration.store import GPU_FP16
 from musicrt.export.graphs import trace_float
 from musicrt.export.half import choose_kinds
 from musicrt.export.stages import SEED
 from musicrt.export.types import tensors_of
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.backends.torch import load_bundle_stages
-from musicrt.runtime.bundle import Bundle, write_manifest
+from musicrt.runtime.bundle import GPU_FP16, Bundle, write_manifest
 from musicrt.runtime.errors import BundleError
 from musicrt.runtime.files import changing
 from musicrt.runtime.manifest import CalibrationEntry
@@ -80,8 +79,8 @@ def calibrate_half(
         known = bundle.manifest.calibrations.get(GPU_FP16)
         if TRT in bundle.flavours and pins != (known.pins if known else {}):
             raise BundleError(
-                f"{bundle.path} has {TRT} graphs without the {sum(map(len, pins.values()))} nodes in float32 that were found now, "
-                f"{next(iter(pins.values()), ['none'])[0]} first; export it anew without that flavour, calibrate, then add it"
+                f"{bundle.path} has {TRT} graphs with other nodes in float32 than the {sum(map(len, pins.values()))} found now; "
+                "export it anew without that flavour, calibrate, then add it"
             )
         entry = CalibrationEntry(
             inputs=inputs.words,

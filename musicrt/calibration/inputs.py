@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,7 +52,7 @@ def gather_inputs(source: str | Path, sample_rate: int, *, seconds: float = 6.0,
 
     Every third piece judges; one that is alone is cut in two. Raises InputError: no folder, nothing in it that can be read, too short.
     """
-    if not seconds >= 2 * _LEAST or most < 1:
+    if not 2 * _LEAST <= seconds < math.inf or most < 1:
         raise InputError(f"got {most} pieces of {seconds} s, expected at least one, of at least {2 * _LEAST} s")
     if str(source) == SYNTHETIC:
         pieces, words = _synthesise(sample_rate, seconds), f"synthetic music, 3 pieces of {seconds:g} s"

@@ -75,8 +75,8 @@ class LoweredStage:
                 produced, expected = session.run(self.own(feeds)), self.rounded(reference(feeds))
                 noise = max(noise, noise_of(produced, expected))
                 for name, value in measure_outputs(produced, expected).items():
-                    worse = max if name.endswith("KL") else min
-                    found[name] = worse(found.get(name, value), value)
+                    worse = np.fmax if name.endswith("KL") else np.fmin
+                    found[name] = float(worse(found.get(name, value), value))
         error = math.sqrt(noise)
         return LoweredEntry(method=self.method, error=error, layers=len(self.lowered), kept=sorted(self.kept), outputs=found)
 

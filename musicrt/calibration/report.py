@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,10 +23,7 @@ _SHOWN = 20  # layers of a stage in the table
 
 def write_report(folder: Path, found: Calibration) -> list[Path]:
     """Write into a folder, which is made if need be; the files that are there now. Raises OutputError."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputError(f"can't write into {folder}: {error.strerror}; name a folder") from error
+    make_folder(folder)
     obstacle = pictures_obstacle()
     pictures = {} if obstacle else _draw(folder, found)
     texts = {"report.json": json.dumps(to_json(found), indent=1), "report.md": to_markdown(found, pictures, obstacle)}
@@ -33,6 +31,16 @@ def write_report(folder: Path, found: Calibration) -> list[Path]:
         with new_file(folder / name) as file:
             file.write_text(text + "\n")
     return [folder / name for name in (*texts, *pictures)]
+
+
+def make_folder(folder: Path) -> None:
+    """Raises OutputError where nothing can be written into it."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"can't write into {folder}: {error.strerror}; name a folder") from error
+    if not os.access(folder, os.W_OK):
+        raise OutputError(f"can't write into {folder}: it is read-only; name another folder")
 
 
 def to_json(found: Calibration) -> dict[str, Any]:

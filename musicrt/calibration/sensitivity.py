@@ -49,5 +49,7 @@ def noise_of(produced: Mapping[str, Array], expected: Mapping[str, Array]) -> fl
 def _noise(value: Array, want: Array) -> float:
     if np.issubdtype(want.dtype, np.integer):
         return float(np.mean(value != want))
+    if not np.isfinite(value).all():
+        return math.inf
     wanted = want.astype(np.float64)
     return float(np.sum((value - wanted) ** 2) / max(float(np.sum(wanted**2)), 1e-30))

@@ -14,14 +14,14 @@ from onnx.external_data_helper import set_external_data
 from safetensors.numpy import save_file
 
 from musicrt.calibration.graphs import open_model
-from musicrt.runtime.bundle import STAGES, Bundle, write_manifest
+from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle, manifest_text, write_manifest
 from musicrt.runtime.files import new_file, sha256_of, tensor_places
 from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Manifest, Probe
 from musicrt.runtime.spec import INT8, ORT, StageSpec
 from musicrt.runtime.verify import probe_inputs, record_probe
 
-CPU_INT8, GPU_FP16 = "cpu-int8", "gpu-fp16"
-"""Targets, as the manifest names them."""
+CPU_INT8 = "cpu-int8"
+"""The target, as the manifest names it; the other is `GPU_FP16`."""
 WEIGHTS = "weights.int8.safetensors"
 _INLINE = 1024  # bytes up to which a constant stays in its graph
 
@@ -30,7 +30,8 @@ def store_int8(bundle: Bundle, models: Mapping[str, onnx.ModelProto], calibratio
     """Give a bundle these graphs as its flavour `int8`, in the place of those that it may have; stages without one share that of `ort`.
 
     The models' own constants are moved out of them. To be called while nobody else changes the bundle. On an error the bundle is as it was,
-    or, if that comes while files change places, without the flavour. Raises OutputError, BackendError.
+    or, if that comes while files change places, without the flavour. Raises OutputError, BackendError, VerificationError for
+    numbers that are not finite.
     """
     folder = bundle.path / STAGES
     probes = {name: _probe(bundle, bundle.spec.stage(name), model, threads) for name, model in models.items()}
@@ -51,12 +52,16 @@ def store_int8(bundle: Bundle, models: Mapping[str, onnx.ModelProto], calibratio
                 probe=probes[name],
             )
         manifest = _with_int8(bundle.manifest, _entry(folder / WEIGHTS, weights), graphs, calibration)
+        manifest_text(manifest)  # fails now, and not when files have changed places
         if INT8 in bundle.flavours:  # a reader may come while files change places
             write_manifest(bundle.path, _without_int8(bundle.manifest))
     write_manifest(bundle.path, manifest)
-    for file in _own_files(bundle.manifest) - _own_files(manifest):
-        (bundle.path / file).unlink(missing_ok=True)
-    return Bundle.open(bundle.path)
+    changed = Bundle.open(bundle.path)
+    needed = {(bundle.path / name).resolve() for name in (MANIFEST, *(entry.path for entry in changed.files))}
+    for file in _own_files(bundle.manifest):
+        if (bundle.path / file).resolve() not in needed:
+            (bundle.path / file).unlink(missing_ok=True)
+    return changed
 
 
 def _probe(bundle: Bundle, stage: StageSpec, model: onnx.ModelProto, threads: int | None) -> Probe:

@@ -6,8 +6,9 @@ from pathlib import Path
 
 from musicrt.calibration.calibrate import Calibration, OnWork, calibrate_int8
 from musicrt.calibration.ranges import Method
-from musicrt.calibration.report import write_report
-from musicrt.calibration.store import CPU_INT8, GPU_FP16
+from musicrt.calibration.report import make_folder, write_report
+from musicrt.calibration.store import CPU_INT8
+from musicrt.runtime.bundle import GPU_FP16
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.manifest import CalibrationEntry
 
@@ -33,6 +34,8 @@ def calibrate_bundle(
     `calibrate_int8` and `calibrate_half`.
     """
     if target == CPU_INT8:
+        if report is not None:
+            make_folder(report)  # before the work, not after it
 
         def on_result(found: Calibration) -> None:
             if report is not None:
@@ -43,8 +46,8 @@ def calibrate_bundle(
             path, source, ranges=ranges, force=force, on_work=on_work, on_result=on_result, seconds=seconds, steps=steps, threads=threads
         ).entry
     if target == GPU_FP16:
-        if report is not None or force:
-            raise InputError(f"got a report or force, but {GPU_FP16} has no gates; leave them out")
+        if report is not None or force or ranges != "minmax":
+            raise InputError(f"got a report, ranges or force, but {GPU_FP16} has no gates and no ranges; leave them out")
         from musicrt.calibration.half_range import calibrate_half
 
         return calibrate_half(path, source, seconds=seconds, steps=steps, threads=threads, on_work=on_work)

@@ -79,7 +79,13 @@ def _choose_kinds(stage: StageSpec, half: Half, model: ir.Model) -> dict[ir.Node
         if named:
             node.name = kept_name(named[0], str(node.name))
     if unused:
-        raise ConfigError(f"stage {stage.name}: the spec keeps {sorted(unused)[0]!r} in float32, but no node comes from such a module")
+        first = min(unused)
+        if is_pin(first):
+            raise ConfigError(
+                f"stage {stage.name}: a calibration pinned {first!r}, and this version exports no such node; "
+                "calibrate again with: musicrt calibrate BUNDLE --target gpu-fp16"
+            )
+        raise ConfigError(f"stage {stage.name}: the spec keeps {first!r} in float32, but no node comes from such a module")
     _settle_layout(kinds, _half_ends(stage))
     return kinds
 

@@ -20,16 +20,20 @@ from typing import Any, Literal
 
 from pydantic import ValidationError
 
-from musicrt.runtime.errors import BackendError, BundleError, ConfigError
+from musicrt.runtime.errors import BackendError, BundleError, ConfigError, VerificationError
 from musicrt.runtime.files import new_file, sha256_of
 from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry
 from musicrt.runtime.registry import build_spec, system_names
-from musicrt.runtime.spec import INT8, TRT, ModelSpec
+from musicrt.runtime.spec import INT8, ORT, TRT, ModelSpec
 
 MANIFEST = "manifest.json"
 STAGES = "stages"
 ENGINES = "engines"
 WEIGHTS = "weights.safetensors"
+GPU_FP16 = "gpu-fp16"
+"""The calibration whose pins hold for the flavour `trt`."""
+_PRECISIONS = {ORT: ("float32",), TRT: ("float16", "float32"), INT8: ("int8", "float32")}
+"""What a graph of each flavour may be in."""
 _MANIFEST_LIMIT = 64 << 20  # bytes; a manifest is a few hundred kilobytes
 
 EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-nano"
@@ -55,7 +59,7 @@ class Bundle:
             spec = build_spec(manifest.system, manifest.config, manifest.variant)
         except ConfigError as error:
             raise BundleError(f"{path} has a damaged configuration: {error}; copy or export the bundle again") from None
-        pins = {stage: names for entry in manifest.calibrations.values() for stage, names in entry.pins.items()}
+        pins = {stage: names for name, entry in manifest.calibrations.items() if name == GPU_FP16 for stage, names in entry.pins.items()}
         bundle = cls(path, manifest, spec.pinned(pins))
         bundle._check_manifest()
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
@@ -123,6 +127,19 @@ class Bundle:
             words = [tensor.describe() for tensor in (*stage.inputs, *stage.outputs, *stage.states)]
             if entry is not None and [*entry.inputs, *entry.outputs, *entry.states] != words:
                 raise BundleError(f"{self.path}: stage {stage.name!r} has other tensors than this version knows; export the bundle again")
+        unknown = {name for entry in manifest.calibrations.values() for name in (*entry.stages, *entry.pins)} - {
+            one.name for one in spec.stages
+        }
+        if unknown:
+            raise BundleError(
+                f"{self.path}: a calibration names the stage {min(unknown)!r}, which this version does not know; calibrate again"
+            )
+        for name, entry in manifest.stages.items():
+            for flavour, graph in entry.graphs.items():
+                if graph.precision not in _PRECISIONS.get(flavour, ()):
+                    raise BundleError(
+                        f"{self.path}: the {flavour!r} graph of stage {name!r} is said to be in {graph.precision}; export the bundle again"
+                    )
         axes = {stage.name: {axis.name for axis in stage.axes} for stage in spec.stages}
         for folder, name, plan in ((folder, *one) for folder, plans in manifest.engines.items() for one in plans.items()):
             if name not in axes or not plan.profiles or any(profile.axes.keys() != axes[name] for profile in plan.profiles):
@@ -155,9 +172,21 @@ def _remedy(flavour: str, path: Path) -> str:
 
 
 def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Put a manifest in the place of that of the bundle at `path`. Raises OutputError."""
+    """Put a manifest in the place of that of the bundle at `path`. Raises OutputError, VerificationError as `manifest_text`."""
+    text = manifest_text(manifest)
     with new_file(path / MANIFEST) as file:
-        file.write_text(manifest.model_dump_json(indent=1) + "\n")
+        file.write_text(text)
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """What is written of a manifest. Raises VerificationError if it could not be read again, as with numbers that are not finite."""
+    text = manifest.model_dump_json(indent=1) + "\n"
+    try:
+        Manifest.model_validate_json(text)
+    except ValidationError as error:
+        where = ".".join(str(part) for part in error.errors()[0]["loc"])
+        raise VerificationError(f"{where} is no finite number: something in the network overflows; nothing was written") from None
+    return text
 
 
 def read_manifest(path: Path) -> Manifest:

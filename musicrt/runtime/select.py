@@ -81,4 +81,6 @@ def select_backend(
                 obstacle = str(error)
         reasons[name] = obstacle
     where = f"here in {precision}" if precision else "here"
-    raise BackendError("; ".join(f"{name} can't run {where}: {reason}" for name, reason in reasons.items()))
+    found = "; ".join(f"{name} can't run {where}: {reason}" for name, reason in reasons.items())
+    advice = "; musicrt doctor lists what each backend computes in here" if precision else ""
+    raise BackendError(f"{found}{advice}")

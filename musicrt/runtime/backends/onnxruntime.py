@@ -165,8 +165,8 @@ class _OnnxBackend(Backend):
         if self.device == "cpu":
             _share_arena()
             settings.add_session_config_entry("session.use_env_allocators", "1")
-        if not _is_spinning():
-            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if not _is_spinning():
+                settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.threads:
             settings.intra_op_num_threads = self.threads
         with _backend_errors(stage.name):

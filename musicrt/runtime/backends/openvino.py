@@ -18,7 +18,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import Precision, StageSpec, updated_name
+from musicrt.runtime.spec import INT8, Precision, StageSpec, updated_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,7 +48,7 @@ class OpenvinoSession(Session):
         sizes = self._check_inputs(feeds)
         results = {tensor.name: np.empty(tensor.resolve(sizes), tensor.dtype) for tensor in self.outputs}  # it computes all of them anyway
         # A request of its own, which goes with it: one that stayed would keep the arrays.
-        self._bind({name: np.require(feed, requirements=["C", "W"]) for name, feed in feeds.items()}, results)()
+        self._bind({name: np.ascontiguousarray(feed) for name, feed in feeds.items()}, results)()
         return {name: results[name] for name in names}
 
     def _bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
@@ -102,13 +102,21 @@ class OpenvinoCpu(Backend):
         return bfloat16_obstacle() if precision == "bfloat16" else None
 
     def check_bundle(self, bundle: Bundle) -> None:
-        """Raises BackendError where a stage has no graph of the flavour."""
+        """Raises BackendError where a stage has no graph of the flavour, or one of another operator than OpenVINO has."""
         bundle.require_flavour(self.flavour)
+        for stage in bundle.spec.stages if self.flavour == INT8 else ():
+            if stage.int8 is not None and stage.int8.tensors:
+                raise BackendError(
+                    f"{self.name}: stage {stage.name!r} keeps {next(iter(stage.int8.tensors))} in 8 bits, which OpenVINO can't; "
+                    "use onnxruntime-cpu, or float32"
+                )
 
     def open_session(self, bundle: Bundle, stage: str) -> OpenvinoSession:
         """Open one stage of a bundle. Raises BackendError, BundleError."""
         path, entry = bundle.graph(stage, self.flavour)
-        return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path, integers=entry.precision == "int8")
+        return self.open_graph(
+            bundle.spec.stage(stage).in_flavour(self.flavour), path, integers=self.flavour == INT8 and entry.precision == "int8"
+        )
 
     def open_graph(self, stage: StageSpec, path: Path, *, integers: bool = False) -> OpenvinoSession:
         """Open an ONNX file. integers: whether it is one in 8-bit integers. Raises BackendError."""
@@ -142,8 +150,16 @@ class OpenvinoCpu(Backend):
 
 
 def _share(array: Array) -> ov.Tensor:
-    """A tensor in the memory of an array."""
-    return _import_openvino().Tensor(array, shared_memory=True)
+    """A tensor in the memory of an array, which OpenVINO only reads where that is read-only, but wants to be writable."""
+    return _import_openvino().Tensor(array if array.flags.writeable else np.asarray(_Writable(array)), shared_memory=True)
+
+
+class _Writable:
+    """The memory of an array, as if it could be written to."""
+
+    def __init__(self, array: Array) -> None:
+        self.__array_interface__ = {**array.__array_interface__, "data": (array.ctypes.data, False)}
+        self.array = array  # which owns it
 
 
 @functools.cache

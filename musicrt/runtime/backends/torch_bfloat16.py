@@ -10,20 +10,25 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from musicrt.runtime.spec import Half
+from musicrt.runtime.spec import Half, is_pin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
 
 def prepare_lowering(module: nn.Module, half: Half) -> None:
-    """Lay out the weights of a stage for `call_lowered`; what `half` keeps in float32 as a module stays so. Doing it twice is fine."""
+    """Lay out the weights of a stage for `call_lowered`; what `half` keeps in float32 as a module stays so. Doing it twice is fine.
+
+    Pins are nodes of a graph that torch has not; they are there for the range of float16, which bfloat16 does not leave.
+    """
     import torch
 
     for parameter in module.parameters():
         if parameter.dim() == 4:
             parameter.data = parameter.data.contiguous(memory_format=torch.channels_last)
     for name in half.modules:
+        if is_pin(name):
+            continue
         kept = module.get_submodule(name)
         if not hasattr(kept.forward, "__wrapped__"):
             kept.forward = _in_float32(kept.forward)

@@ -18,7 +18,7 @@ from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.codec import BLOCK, AudioCodec
 from musicrt.runtime.models.vidmuse.composer import Composer
-from musicrt.runtime.models.vidmuse.config import HOP, IMAGE, TOKENS_PER_FRAME, VIDEO_RATE, Config
+from musicrt.runtime.models.vidmuse.config import HOP, IMAGE, TOKENS_PER_FRAME, VIDEO_RATE, WINDOW_SECONDS, Config
 from musicrt.runtime.models.vidmuse.frames import GLOBAL_FRAMES, Clip
 from musicrt.runtime.models.vidmuse.loudness import Meter, apply_gain
 from musicrt.runtime.models.vidmuse.noise import Numbers, Uniforms
@@ -127,7 +127,8 @@ class Pipeline(Generator):
         return self._stream(self._plan([video], 1, **options))
 
     def rehearse(self, seconds: float, seed: int) -> None:
-        """See `Generator`. The pictures are coarse squares of changing colours, no two alike."""
+        """See `Generator`. The pictures are coarse squares of changing colours, no two alike. At most a window of music is made."""
+        seconds = min(seconds, WINDOW_SECONDS)
         local = max(math.ceil(seconds * VIDEO_RATE), 1)
         squares = np.random.default_rng(seed).integers(0, 256, (3, local + GLOBAL_FRAMES, _SQUARES, _SQUARES), np.uint8)
         frames = np.repeat(np.repeat(squares, IMAGE // _SQUARES, axis=2), IMAGE // _SQUARES, axis=3)
