@@ -24,10 +24,10 @@ import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.errors import InputError
+from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.measure import markdown_table
 from musicrt.runtime.registry import build_spec, system_module
-from musicrt.runtime.spec import Int8, StageSpec
+from musicrt.runtime.spec import Int8, Precision, StageSpec
 from musicrt.runtime.verify import probe_inputs, relative_error
 
 Call = Callable[[], Mapping[str, Any]]
@@ -81,11 +81,12 @@ def open_ways(
     import onnx_ir as ir
     import torch
 
-    from musicrt.calibration.graphs import StageGraph
     from musicrt.calibration.lowering import LoweredStage
+    from musicrt.calibration.static import IntegerGraph
     from musicrt.calibration.weights import lower_linears
     from musicrt.export.graphs import trace_stage
     from musicrt.runtime.backends.onnxruntime import OnnxCpu
+    from musicrt.runtime.backends.openvino import OpenvinoCpu
     from musicrt.runtime.backends.torch import load_bundle_stages
     from musicrt.runtime.verify import probe_sizes
 
@@ -108,7 +109,7 @@ def open_ways(
     plain, static, light = (folder / f"{name}.onnx" for name in ("graph", "static", "weights"))
     say("graphs …")
     ir.save(trace_stage(stage, module, probe_inputs(stage, probe_sizes(stage, 2), _SEED)), plain)
-    onnx.save(LoweredStage(StageGraph(stage, plain), [dict(feeds)], (), "minmax", options.threads).model, static)
+    onnx.save(LoweredStage(IntegerGraph(stage, plain), [dict(feeds)], (), "minmax", options.threads).model, static)
     model = ir.load(plain)
     lower_linears(model, Int8("weights"))
     ir.save(model, light)
@@ -118,13 +119,11 @@ def open_ways(
         session = backend.open_graph(stage, path)
         return lambda: session.run(feeds)
 
-    def in_openvino(path: Path, precision: str) -> Call:
-        import openvino
-
-        hints = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
-        hints |= {"INFERENCE_NUM_THREADS": options.threads} if options.threads else {}
-        compiled = openvino.Core().compile_model(str(path), "CPU", hints)
-        return lambda: {tensor.name: value for tensor, value in zip(stage.outputs, compiled(dict(feeds)).to_tuple(), strict=True)}
+    def in_openvino(path: Path, precision: Precision) -> Call:
+        if reason := OpenvinoCpu.obstacle():
+            raise BackendError(reason)
+        session = OpenvinoCpu(threads=options.threads, precision=precision).open_graph(stage, path, integers=precision == "int8")
+        return lambda: session.run(feeds)
 
     makers: dict[str, Callable[[], Call]] = {
         REFERENCE: lambda: lambda: in_torch(None),
@@ -132,10 +131,9 @@ def open_ways(
         "onnxruntime float32": lambda: in_onnxruntime(plain),
         "onnxruntime int8 static": lambda: in_onnxruntime(static),
         "onnxruntime int8 weights": lambda: in_onnxruntime(light),
-        "openvino float32": lambda: in_openvino(plain, "f32"),
-        "openvino bfloat16": lambda: in_openvino(plain, "bf16"),
-        "openvino int8 static": lambda: in_openvino(static, "f32"),
-        "openvino int8 static, bfloat16": lambda: in_openvino(static, "bf16"),
+        "openvino float32": lambda: in_openvino(plain, "float32"),
+        "openvino bfloat16": lambda: in_openvino(plain, "bfloat16"),
+        "openvino int8 static": lambda: in_openvino(static, "int8"),
     }
     ways: dict[str, Call] = {}
     for name, make in makers.items():
@@ -143,7 +141,7 @@ def open_ways(
             continue
         try:
             ways[name] = make()
-        except ImportError as error:
+        except BackendError as error:
             say(f"{name}: left out, {error}")
     return ways
 

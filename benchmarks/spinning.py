@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import statistics
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -68,9 +69,8 @@ def render(calls: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> str:
     medians = {name: [[statistics.median(column) for column in zip(*one, strict=True)] for one in rounds] for name, rounds in calls.items()}
     rows = [
         [name, str(index + 1), *(f"{1e3 * value:.0f}" for value in values)]
-        for index in range(len(next(iter(medians.values()))))
         for name, rounds in medians.items()
-        for values in (rounds[index],)
+        for index, values in enumerate(rounds)
     ]
     ratios = [
         statistics.median(spun[column] / slept[column] for spun, slept in zip(medians["spinning"], medians["sleeping"], strict=True))
@@ -84,4 +84,4 @@ def render(calls: Mapping[str, Sequence[Sequence[Sequence[float]]]]) -> str:
 _MODULE = "benchmarks.spinning"
 
 if __name__ == "__main__":
-    raise SystemExit(launch(main))
+    sys.exit(launch(main))

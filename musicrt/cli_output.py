@@ -60,15 +60,10 @@ def print_calibration(target: str, entry: CalibrationEntry, as_json: bool = Fals
     for name, stage in entry.stages.items():
         kept = f", {len(stage.kept)} kept in float32" if stage.kept else ""
         say(f"  {name}: {stage.layers} layers in 8 bits ({stage.method}){kept}, {stage.error:.3f} from float32")
+    gates = {gate.measure: gate for gate in entry.gates}
     for name, value in entry.quality.items():
-        limits = [
-            (gate, word, limit)
-            for gate in entry.gates
-            for word, limit in (("least", gate.least), ("most", gate.most))
-            if gate.measure == name
-        ]
-        wanted = " and ".join(f"at {word} {limit:g}" for _, word, limit in limits if limit is not None)
-        verdict = f" (wanted {wanted}{'' if all(gate.holds for gate, _, _ in limits) else ': MISSED'})" if wanted else ""
+        gate = gates.get(name)
+        verdict = f" (wanted {gate.wanted.limits}{'' if gate.holds else ': MISSED'})" if gate else ""
         say(f"  {name}: {value:.3g}{verdict}")
     for name, pins in entry.pins.items():
         say(f"  {name}: float32 because half precision can't hold it: {', '.join(pins)}")

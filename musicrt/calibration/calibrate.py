@@ -8,13 +8,15 @@ from pathlib import Path
 
 from musicrt.calibration.capture import Recorder
 from musicrt.calibration.generation import Peaks, Script
+from musicrt.calibration.graphs import StageGraph
 from musicrt.calibration.inputs import Inputs, gather_inputs
-from musicrt.calibration.light import light_stages
+from musicrt.calibration.light import LightStage
 from musicrt.calibration.listening import listen, tool_versions
-from musicrt.calibration.lowering import LoweredStage, lower_stages, lowered_sessions
+from musicrt.calibration.lowering import LoweredStage, lowered_sessions
 from musicrt.calibration.quality import Run, make_pipeline, measure_runs, missed, run_pieces
 from musicrt.calibration.ranges import METHODS, Method
 from musicrt.calibration.search import Round, search
+from musicrt.calibration.static import IntegerGraph
 from musicrt.calibration.store import store_int8
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
@@ -42,7 +44,7 @@ class Calibration:
     def complaint(self) -> str:
         """Of each missed gate what was wanted and what was found."""
         return "; ".join(
-            f"{Gate(gate.measure, gate.least, gate.most)}, got {'nothing' if gate.value is None else format(gate.value, '.3g')}"
+            f"{gate.wanted}, got {'nothing' if gate.value is None else format(gate.value, '.3g')}"
             for gate in self.entry.gates
             if not gate.holds
         )
@@ -102,7 +104,7 @@ def _calibrate(
         reference = listen(codec, inputs, recorder, bundle.spec, steps)
         peaks.look()
         script.play(codec, seconds)
-    stages = lower_stages(bundle, recorder, ranges, threads, on_work) | light_stages(bundle, recorder, peaks, threads, on_work)
+    stages = _lower_stages(bundle, recorder, peaks, ranges, threads, on_work)
     if not stages:
         raise ConfigError(f"{bundle.path}: nothing went into a stage that may be lowered; use other inputs")
     latest: list[Run] = []
@@ -130,6 +132,22 @@ def _calibrate(
     )
     noise = {name: stage.noise for name, stage in stages.items() if stage.noise}
     return stages, Calibration(bundle, entry, rounds, noise, reference, list(latest))
+
+
+def _lower_stages(
+    bundle: Bundle, recorder: Recorder, peaks: Peaks, ranges: Method, threads: int | None, on_work: OnWork
+) -> dict[str, LoweredStage]:
+    """All stages that may be lowered and that something went into."""
+    asked = [(stage.name, stage.int8) for stage in bundle.spec.stages if stage.int8 is not None and recorder.feeds(stage.name)]
+    made: dict[str, LoweredStage] = {}
+    for done, (name, int8) in enumerate(asked):
+        on_work(f"lowering {name}", done, len(asked))
+        feeds = recorder.feeds(name)
+        if int8.method == "static":
+            made[name] = LoweredStage(IntegerGraph.open(bundle, name), feeds, int8.keep, ranges, threads)
+        else:
+            made[name] = LightStage(StageGraph.open(bundle, name), feeds, peaks.ranges, threads)
+    return made
 
 
 def _judge(gate: Gate, quality: Mapping[str, float]) -> GateEntry:

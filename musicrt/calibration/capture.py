@@ -57,16 +57,27 @@ class Recorder:
         return lambda stage: RecordingSession(open_session(stage), self)
 
 
-class RecordingSession(Session):
-    """Another session, whose feeds are noted before each call."""
+class WatchedSession(Session):
+    """Another session, on which subclasses look in `_run` and `_bind`."""
 
-    def __init__(self, inner: Session, recorder: Recorder) -> None:
+    def __init__(self, inner: Session) -> None:
         super().__init__(inner.stage)
-        self._inner, self._recorder = inner, recorder
+        self._inner = inner
 
     @property
     def limits(self) -> Mapping[str, tuple[int, int]]:
         return self._inner.limits
+
+    def _close(self) -> None:
+        self._inner.close()
+
+
+class RecordingSession(WatchedSession):
+    """Another session, whose feeds are noted before each call."""
+
+    def __init__(self, inner: Session, recorder: Recorder) -> None:
+        super().__init__(inner)
+        self._recorder = recorder
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         self._recorder.note(self.stage.name, feeds)
@@ -80,9 +91,6 @@ class RecordingSession(Session):
             call()
 
         return noted
-
-    def _close(self) -> None:
-        self._inner.close()
 
 
 def smallest(feeds: list[Feeds]) -> Feeds:

@@ -8,6 +8,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.calibration.capture import WatchedSession
 from musicrt.calibration.quality import measure_outputs
 from musicrt.runtime.generator import Generator
 from musicrt.runtime.session import Array, Session
@@ -69,16 +70,12 @@ class Peaks:
         return {name: ROOM * largest for name, largest in self._largest.items()}
 
 
-class Listener(Session):
+class Listener(WatchedSession):
     """Another session, at whose keys and values `Peaks` looks."""
 
     def __init__(self, inner: Session, peaks: Peaks) -> None:
-        super().__init__(inner.stage)
-        self._inner, self._peaks = inner, peaks
-
-    @property
-    def limits(self) -> Mapping[str, tuple[int, int]]:
-        return self._inner.limits
+        super().__init__(inner)
+        self._peaks = peaks
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         produced = self._inner.run(feeds, names)
@@ -93,9 +90,6 @@ class Listener(Session):
             self._peaks.hold(self.stage.name, feeds)
 
         return heard
-
-    def _close(self) -> None:
-        self._inner.close()
 
 
 class Script:
@@ -145,16 +139,12 @@ class Script:
         return {new: _mean([one[old] for one in found]) for old, new in names.items()} if found else {}
 
 
-class Follower(Session):
+class Follower(WatchedSession):
     """Another session, whose logits go through a `Script`."""
 
     def __init__(self, inner: Session, script: Script) -> None:
-        super().__init__(inner.stage)
-        self._inner, self._script = inner, script
-
-    @property
-    def limits(self) -> Mapping[str, tuple[int, int]]:
-        return self._inner.limits
+        super().__init__(inner)
+        self._script = script
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         produced = {name: np.array(value) for name, value in self._inner.run(feeds, names).items()}
@@ -169,9 +159,6 @@ class Follower(Session):
             self._script.take(results["logits"])
 
         return followed
-
-    def _close(self) -> None:
-        self._inner.close()
 
 
 def _mean(values: Sequence[float]) -> float:

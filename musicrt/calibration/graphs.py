@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import onnx
@@ -14,8 +14,6 @@ from onnx import numpy_helper
 from onnx.external_data_helper import load_external_data_for_tensor
 from onnx.reference import ReferenceEvaluator
 
-from musicrt.calibration.norms import sum_planes
-from musicrt.calibration.projections import turn_projections
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxSession
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.session import Array
@@ -42,18 +40,21 @@ class Layer:
 
 
 class StageGraph:
-    """The graph of a stage, read without its weights, in the form that has kernels in integers."""
+    """The graph of a stage, read without its weights."""
 
     def __init__(self, stage: StageSpec, path: Path) -> None:
         self.stage, self.path = stage, path
         self.folder = path.parent
-        self.model = turn_projections(sum_planes(onnx.load(path, load_external_data=False)))
+        self.model = self._load()
         self._constants = {one.name: one for one in self.model.graph.initializer}
         self._makers = {name: node for node in self.model.graph.node for name in node.output}
         self.layers = tuple(self._find_layers())
 
+    def _load(self) -> onnx.ModelProto:
+        return onnx.load(self.path, load_external_data=False)
+
     @classmethod
-    def open(cls, bundle: Bundle, stage: str) -> StageGraph:
+    def open(cls, bundle: Bundle, stage: str) -> Self:
         """Raises BundleError."""
         path, _ = bundle.graph(stage, ORT)
         return cls(bundle.spec.stage(stage), path)

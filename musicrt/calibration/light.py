@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -11,13 +11,11 @@ import onnx_ir as ir
 from numpy.typing import NDArray
 
 from musicrt.calibration.attention import round_feeds
-from musicrt.calibration.capture import Feeds, Recorder
-from musicrt.calibration.generation import Peaks
+from musicrt.calibration.capture import Feeds
 from musicrt.calibration.graphs import StageGraph, open_model
 from musicrt.calibration.lowering import LoweredStage
 from musicrt.calibration.sensitivity import OnLayer
 from musicrt.calibration.weights import find_linears, is_kept, lower
-from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.session import Session
 from musicrt.runtime.spec import INT8, StageSpec
 
@@ -45,10 +43,6 @@ class LightStage(LoweredStage):
     def find_noise(self, on_layer: OnLayer | None = None) -> None:
         """Not measured: of weights alone, none stands out, and each lowered one is as much worth as any other."""
 
-    def keep(self, names: Iterable[str]) -> None:
-        self.kept += [name for name in names if name not in self.kept]
-        self.model = self._lower()
-
     def open(self) -> Session:
         return open_model(self.stage.in_flavour(INT8), self.model, self.graph.folder, self._threads)
 
@@ -65,19 +59,6 @@ class LightStage(LoweredStage):
     def _lower(self) -> onnx.ModelProto:
         kept = [self._weights[name] for name in self.kept]
         return ir.to_proto(lower(self._read(), self.stage, self._peaks, kept))
-
-
-def light_stages(
-    bundle: Bundle, recorder: Recorder, peaks: Peaks, threads: int | None, on_stage: Callable[[str, int, int], None]
-) -> dict[str, LoweredStage]:
-    """All stages whose weights, keys or caches may be lowered, and that something went into. Raises BundleError, ConfigError."""
-    asked = [stage for stage in bundle.spec.stages if stage.int8 is not None and stage.int8.method == "weights"]
-    stages = [stage for stage in asked if recorder.feeds(stage.name)]
-    made: dict[str, LoweredStage] = {}
-    for done, stage in enumerate(stages):
-        on_stage(f"lowering {stage.name}", done, len(stages))
-        made[stage.name] = LightStage(StageGraph.open(bundle, stage.name), recorder.feeds(stage.name), peaks.ranges, threads)
-    return made
 
 
 def _first(stage: StageSpec, feeds: Feeds) -> Feeds:

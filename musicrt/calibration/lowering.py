@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import onnx
 
-from musicrt.calibration.capture import Feeds, Recorder, smallest
+from musicrt.calibration.capture import Feeds, smallest
 from musicrt.calibration.graphs import Layer, StageGraph, open_model
 from musicrt.calibration.quality import measure_outputs
 from musicrt.calibration.ranges import Method, Ranges, find_ranges
 from musicrt.calibration.sensitivity import OnLayer, noise_by_layer, noise_of
 from musicrt.calibration.static import lower, values_of
-from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.manifest import LoweredEntry
 from musicrt.runtime.session import Session
 from musicrt.runtime.spec import StageSpec
@@ -82,21 +81,6 @@ class LoweredStage:
 
     def _lower(self) -> onnx.ModelProto:
         return lower(self.graph, self.lowered, self._ranges)
-
-
-def lower_stages(
-    bundle: Bundle, recorder: Recorder, ranges: Method, threads: int | None, on_stage: Callable[[str, int, int], None]
-) -> dict[str, LoweredStage]:
-    """All stages that may be lowered and that something went into. Raises BundleError, BackendError."""
-    stages = [stage for stage in bundle.spec.stages if stage.int8 is not None and recorder.feeds(stage.name)]
-    made: dict[str, LoweredStage] = {}
-    for done, stage in enumerate(stages):
-        on_stage(f"lowering {stage.name}", done, len(stages))
-        if stage.int8 is not None and stage.int8.method == "static":
-            made[stage.name] = LoweredStage(
-                StageGraph.open(bundle, stage.name), recorder.feeds(stage.name), stage.int8.keep, ranges, threads
-            )
-    return made
 
 
 def lowered_sessions(stages: Mapping[str, LoweredStage], open_session: Callable[[str], Session]) -> Callable[[str], Session]:

@@ -16,6 +16,7 @@ from musicrt.calibration.calibrate import Calibration
 from musicrt.calibration.pictures import draw_bars, draw_spectrograms, pictures_obstacle
 from musicrt.runtime.errors import OutputError
 from musicrt.runtime.files import new_file
+from musicrt.runtime.manifest import GateEntry
 from musicrt.runtime.measure import markdown_table
 
 _SHOWN = 20  # layers of a stage in the table
@@ -136,11 +137,8 @@ def _first(audio: NDArray[np.float32]) -> NDArray[np.float32]:
     return channel
 
 
-def _limit(gate: Any) -> str:
-    if gate is None:
-        return ""
-    words = [f"at {word} {limit:g}" for word, limit in (("least", gate.least), ("most", gate.most)) if limit is not None]
-    return " and ".join(words) + ("" if gate.holds else ", missed")
+def _limit(gate: GateEntry | None) -> str:
+    return "" if gate is None else gate.wanted.limits + ("" if gate.holds else ", missed")
 
 
 def _decibels(noise: float) -> float:

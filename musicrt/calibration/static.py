@@ -13,10 +13,19 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
+from musicrt.calibration.norms import sum_planes
+from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.ranges import Ranges
 
 _INFERRED = ("onnx.infer", "onnxruntime.quant")
 """What the quantiser looks for to see that types are known; without, it would write the model to disk and infer them."""
+
+
+class IntegerGraph(StageGraph):
+    """The graph of a stage in the form that has kernels in integers, with the same results."""
+
+    def _load(self) -> onnx.ModelProto:
+        return turn_projections(sum_planes(super()._load()))
 
 
 def values_of(layers: Sequence[Layer]) -> list[str]:

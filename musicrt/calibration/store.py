@@ -14,7 +14,7 @@ from onnx.external_data_helper import set_external_data
 from safetensors.numpy import save_file
 
 from musicrt.calibration.graphs import open_model
-from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle, manifest_text, write_manifest
+from musicrt.runtime.bundle import INLINE, MANIFEST, STAGES, Bundle, manifest_text, write_manifest
 from musicrt.runtime.files import new_file, sha256_of, tensor_places
 from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Manifest, Probe
 from musicrt.runtime.spec import INT8, ORT, StageSpec
@@ -23,7 +23,6 @@ from musicrt.runtime.verify import probe_inputs, record_probe
 CPU_INT8 = "cpu-int8"
 """The target, as the manifest names it; the other is `GPU_FP16`."""
 WEIGHTS = "weights.int8.safetensors"
-_INLINE = 1024  # bytes up to which a constant stays in its graph
 
 
 def store_int8(bundle: Bundle, models: Mapping[str, onnx.ModelProto], calibration: CalibrationEntry, threads: int | None = None) -> Bundle:
@@ -84,7 +83,7 @@ def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path) -> None:
             if tensor.data_location == TensorProto.EXTERNAL:
                 continue
             array = numpy_helper.to_array(tensor)
-            if array.nbytes <= _INLINE:
+            if array.nbytes <= INLINE:
                 continue
             content = hashlib.sha256(f"{array.dtype} {array.shape}".encode() + np.ascontiguousarray(array).data).digest()
             name = names.setdefault(content, f"graph.{stage}.{tensor.name}")
@@ -94,11 +93,9 @@ def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path) -> None:
     places = tensor_places(path)
     for tensor, name in found:
         start, stop = places[name]
-        tensor.ClearField("raw_data")
         for field in ("float_data", "int32_data", "int64_data"):
             tensor.ClearField(field)
-        if not tensor.HasField("raw_data"):
-            tensor.raw_data = b""  # which the next call wants to be there
+        tensor.raw_data = b""  # which the next call wants to be there
         set_external_data(tensor, WEIGHTS, start, stop - start)
         tensor.ClearField("raw_data")
 
@@ -114,10 +111,8 @@ def _without_int8(manifest: Manifest) -> Manifest:
         name: stage.model_copy(update={"graphs": {flavour: graph for flavour, graph in stage.graphs.items() if flavour != INT8}})
         for name, stage in manifest.stages.items()
     }
-    more, calibrations = (
-        {name: value for name, value in manifest.more_weights.items() if name != INT8},
-        {name: value for name, value in manifest.calibrations.items() if name != CPU_INT8},
-    )
+    more = {name: value for name, value in manifest.more_weights.items() if name != INT8}
+    calibrations = {name: value for name, value in manifest.calibrations.items() if name != CPU_INT8}
     return manifest.model_copy(update={"stages": stages, "more_weights": more, "calibrations": calibrations})
 
 

@@ -23,11 +23,10 @@ from torch import Tensor, nn
 from musicrt.export.half import to_half
 from musicrt.export.operators import OPERATORS, OPSETS
 from musicrt.export.types import check_standard
+from musicrt.runtime.bundle import INLINE
 from musicrt.runtime.files import tensor_places
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import ORT, TRT, StageSpec, updated_name
-
-INLINE = 1024  # bytes up to which a constant stays in the graph
 
 
 class _Flat(nn.Module):

@@ -11,12 +11,12 @@ import onnx_ir as ir
 from torch import nn
 
 from musicrt.export.compact import as_half, compact_constants
-from musicrt.export.graphs import INLINE, trace_stage, write_weights
+from musicrt.export.graphs import trace_stage, write_weights
 from musicrt.export.operators import OPSETS
 from musicrt.export.rounding import round_values
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.backends.torch import TorchSession
-from musicrt.runtime.bundle import STAGES, WEIGHTS
+from musicrt.runtime.bundle import INLINE, STAGES, WEIGHTS
 from musicrt.runtime.errors import VerificationError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Probe

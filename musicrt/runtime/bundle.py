@@ -30,6 +30,7 @@ MANIFEST = "manifest.json"
 STAGES = "stages"
 ENGINES = "engines"
 WEIGHTS = "weights.safetensors"
+INLINE = 1024  # bytes up to which a constant stays in its graph
 GPU_FP16 = "gpu-fp16"
 """The calibration whose pins hold for the flavour `trt`."""
 _PRECISIONS = {ORT: ("float32",), TRT: ("float16", "float32"), INT8: ("int8", "float32")}
@@ -59,8 +60,8 @@ class Bundle:
             spec = build_spec(manifest.system, manifest.config, manifest.variant)
         except ConfigError as error:
             raise BundleError(f"{path} has a damaged configuration: {error}; copy or export the bundle again") from None
-        pins = {stage: names for name, entry in manifest.calibrations.items() if name == GPU_FP16 for stage, names in entry.pins.items()}
-        bundle = cls(path, manifest, spec.pinned(pins))
+        halves = manifest.calibrations.get(GPU_FP16)
+        bundle = cls(path, manifest, spec.pinned(halves.pins) if halves else spec)
         bundle._check_manifest()
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from musicrt.runtime.spec import Gate
+
 FORMAT = "musicrt-bundle"
 VERSION = 1
 
@@ -115,6 +117,11 @@ class GateEntry(_Entry):
     most: float | None
     value: float | None
     holds: bool
+
+    @property
+    def wanted(self) -> Gate:
+        """The gate as a spec has it."""
+        return Gate(self.measure, self.least, self.most)
 
 
 class CalibrationEntry(_Entry):

@@ -14,6 +14,7 @@ from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.spec import INT8, ORT, Precision, StageSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -226,7 +227,9 @@ class Backend(ABC):
     @classmethod
     def precision_obstacle(cls, precision: Precision) -> str | None:
         """Why it can't compute in that on this machine; None if it can, the packages provided."""
-        return None if precision in cls.precisions else f"it computes in {' or '.join(cls.precisions)}, not in {precision}"
+        if precision not in cls.precisions:
+            return f"it computes in {' or '.join(cls.precisions)}, not in {precision}"
+        return bfloat16_obstacle() if precision == "bfloat16" and cls.device == "cpu" else None
 
     def with_flavour(self, flavour: str) -> Self:
         """This backend on graphs of another flavour. Raises BackendError if it can't run those."""

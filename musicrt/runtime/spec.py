@@ -182,10 +182,13 @@ class Gate:
             return False
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
+    @property
+    def limits(self) -> str:
+        """`at least 20`."""
+        return " and ".join(f"at {word} {limit:g}" for word, limit in (("least", self.least), ("most", self.most)) if limit is not None)
+
     def __str__(self) -> str:
-        return f"{self.measure} " + " and ".join(
-            f"at {word} {limit:g}" for word, limit in (("least", self.least), ("most", self.most)) if limit is not None
-        )
+        return f"{self.measure} {self.limits}"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ from musicrt.runtime.spec import INT8, Precision, StageSpec
 
 _PROBED = 64  # values kept of each output
 _AS_FAR = 2.0  # two results that are equally far from a third one are sqrt(2) times as far apart, of the 64 values give or take some
-_UNRELATED = 1.5  # a little more than the distance of two signals of one power that have nothing in common
+_UNRELATED = 1.3  # less than sqrt(2), the distance of two signals of one power that have nothing in common
 _LARGEST_PROBE = 1 << 26  # elements of all inputs and outputs of a stage; no network of full size has half as many
 
 

@@ -7,9 +7,10 @@ from collections import Counter
 import onnx
 import pytest
 
-from musicrt.calibration.graphs import StageGraph, open_model
+from musicrt.calibration.graphs import open_model
 from musicrt.calibration.norms import sum_planes
 from musicrt.calibration.projections import turn_projections
+from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import probe_inputs, relative_error
@@ -26,7 +27,7 @@ def _operators(model: onnx.ModelProto) -> Counter[str]:
 
 @pytest.mark.parametrize("name", ["encoder", "denoiser", "decoder"])
 def test_the_form_for_integers_gives_the_same_numbers(name: str) -> None:
-    graph = StageGraph.open(Bundle.open(EMBEDDED), name)
+    graph = IntegerGraph.open(Bundle.open(EMBEDDED), name)
     feeds = probe_inputs(graph.stage, {"batch": 2, "latents": 3}, 1)
     with open_model(graph.stage, _load(name), graph.folder) as plain, open_model(graph.stage, graph.model, graph.folder) as changed:
         assert relative_error(changed.run(feeds), plain.run(feeds)) < 1e-5
@@ -53,7 +54,7 @@ def test_weights_of_attention_are_on_the_right() -> None:
     assert attentions > 0
     assert after["Conv"] - before["Conv"] == 3 * attentions, "query, key and value are convolutions of images"
     assert after["MatMul"] == 3 * attentions, "scores, their sum, and what comes of it"
-    layers = Counter(layer.operator for layer in StageGraph.open(Bundle.open(EMBEDDED), "decoder").layers)
+    layers = Counter(layer.operator for layer in IntegerGraph.open(Bundle.open(EMBEDDED), "decoder").layers)
     assert layers["MatMul"] == attentions
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import musicrt
-from musicrt.runtime import processor
+from musicrt.runtime import processor, session
 from musicrt.runtime.bench import bench_bundle
 from musicrt.runtime.bundle import Bundle, write_manifest
 from musicrt.runtime.errors import BackendError
@@ -60,7 +60,7 @@ def test_cpu_without_bfloat16_refuses_it(backend: str, tmp_path: Path, monkeypat
     pytest.importorskip(backend.removesuffix("-cpu"))
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(processor, "_CPUINFO", cpuinfo)
-    monkeypatch.setattr(f"{BACKENDS[backend].__module__}.bfloat16_obstacle", processor.bfloat16_obstacle.__wrapped__)
+    monkeypatch.setattr(session, "bfloat16_obstacle", processor.bfloat16_obstacle.__wrapped__)
     answers = {
         "flags\t: fpu avx512f": "no instructions",
         "": "no instructions",

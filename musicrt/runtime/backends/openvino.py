@@ -95,12 +95,6 @@ class OpenvinoCpu(Backend):
             return f"openvino can't be imported or started ({' '.join(str(error).split())[:300]})"
         return None
 
-    @classmethod
-    def precision_obstacle(cls, precision: Precision) -> str | None:
-        if reason := super().precision_obstacle(precision):
-            return reason
-        return bfloat16_obstacle() if precision == "bfloat16" else None
-
     def check_bundle(self, bundle: Bundle) -> None:
         """Raises BackendError where a stage has no graph of the flavour, or one of another operator than OpenVINO has."""
         bundle.require_flavour(self.flavour)
@@ -200,6 +194,4 @@ def _backend_errors(stage: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:
-        if isinstance(error, BackendError):
-            raise
         raise BackendError(f"{stage}: OpenVINO failed: {' '.join(str(error).split())[:300]}") from error

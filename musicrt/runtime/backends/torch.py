@@ -18,7 +18,6 @@ from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.cuda.graph import SWITCH
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
-from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.session import Array, Backend, Session
 from musicrt.runtime.spec import Precision, StageSpec
@@ -96,10 +95,6 @@ class TorchCpu(Backend):
     device: ClassVar[Literal["cpu", "cuda"]] = "cpu"
     extra = "torch"
     precisions: ClassVar[tuple[Precision, ...]] = ("float32", "bfloat16")
-
-    @classmethod
-    def precision_obstacle(cls, precision: Precision) -> str | None:
-        return super().precision_obstacle(precision) or (bfloat16_obstacle() if precision == "bfloat16" else None)
 
     @classmethod
     def obstacle(cls) -> str | None:
