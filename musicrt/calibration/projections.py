@@ -16,11 +16,12 @@ Users = Mapping[str, Sequence[NodeProto]]
 
 
 def turn_projections(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make weights [N, K] times x [B, t, K, f] 1x1 convolutions of images [B, K, f, t], in place.
+    """Make weights [N, K] times x [B, t, K, f] layers with the weight on the right, in place; other products stay as they are.
 
-    Such are those of Music2Latent's attention, whose channels come first, as serves float32 best. On the way in, x is an image whose frames
-    were moved to the front: it is convolved as it was, and they are moved after that. On the way out, a bias is added and the frames are
-    moved to the end: they are moved before that, and the sum with the residual stream comes next. Others stay as they are.
+    Such are those of Music2Latent's attention, whose channels come first, as serves float32 best. On the way in, x is an image whose
+    frames were moved to the front: it is convolved as it was, by 1x1, and they are moved after that. On the way out, a bias is added and
+    the frames are moved to the end: the channels are last in between. (As a convolution it would have one transposition less, but OpenVINO
+    2026.4 fails where an image comes from any transposition but that of channels from the end.)
     """
     matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
     matrices |= {node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in matrices}  # stored as halves
@@ -48,7 +49,7 @@ def turn_projections(model: onnx.ModelProto) -> onnx.ModelProto:
     if found:
         del model.graph.node[:]
         model.graph.node.extend(nodes)
-        for name, axes in ((_AXES, [2, 3]), (_LAST, [2])):
+        for name, axes in ((_AXES, [2, 3]), (_LAST, [1])):
             model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), name))
     return model
 
@@ -76,10 +77,11 @@ def _find_exit(node: NodeProto, matrices: set[str], users: Users) -> tuple[NodeP
 
 
 def _leave(node: NodeProto, add: NodeProto, move: NodeProto) -> Iterator[NodeProto]:
-    weight, bias, image, made = (f"{node.name}.{what}" for what in ("weight", "bias", "image", "made"))
-    (given,) = (name for name in add.input if name != node.output[0])
-    yield helper.make_node("Unsqueeze", [node.input[0], _AXES], [weight], weight)
-    yield helper.make_node("Unsqueeze", [given, _LAST], [bias], bias)
-    yield helper.make_node("Transpose", [node.input[1]], [image], image, perm=_FRAMES_LAST)
-    yield helper.make_node("Conv", [image, weight], [made], node.name)
-    yield helper.make_node("Add", [made, bias], move.output, add.name)
+    weight, bias, given, made, summed = (f"{node.name}.{what}" for what in ("weight", "bias", "given", "made", "summed"))
+    (column,) = (name for name in add.input if name != node.output[0])
+    yield helper.make_node("Transpose", [node.input[0]], [weight], weight, perm=[1, 0])
+    yield helper.make_node("Squeeze", [column, _LAST], [bias], bias)
+    yield helper.make_node("Transpose", [node.input[1]], [given], given, perm=[0, 1, 3, 2])
+    yield helper.make_node("MatMul", [given, weight], [made], node.name)
+    yield helper.make_node("Add", [made, bias], [summed], add.name)
+    yield helper.make_node("Transpose", [summed], move.output, move.name, perm=[0, 3, 2, 1])
