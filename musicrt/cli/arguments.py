@@ -36,6 +36,22 @@ def split_names(text: str | None) -> list[str]:
     return [name.strip() for name in (text or "").split(",") if name.strip()]
 
 
+def split_counts(text: str | None) -> list[int]:
+    """The whole numbers in a list with commas. Raises InputError."""
+    try:
+        return [int(name) for name in split_names(text)]
+    except ValueError:
+        raise InputError(f"got {text!r}, expected whole numbers with commas between them, such as 1,2,4") from None
+
+
+def split_sizes(text: str | None) -> dict[str, int]:
+    """Sizes by name, in a list such as `rows=128,batch=2`. Raises InputError."""
+    pairs = [name.partition("=") for name in split_names(text)]
+    if not all(equal and value.strip().isdecimal() for _, equal, value in pairs):
+        raise InputError(f"got {text!r}, expected names of axes and sizes, such as rows=128,batch=2")
+    return {name.strip(): int(value) for name, _, value in pairs}
+
+
 def open_codec(bundle: Path, backend: str, precision: Precision | None, threads: int | None) -> Any:
     """The pipeline of a bundle; says on stderr what it runs on."""
     codec = musicrt.load(bundle_path(bundle), backend=backend, threads=threads, precision=precision)

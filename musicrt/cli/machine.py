@@ -11,8 +11,19 @@ from rich.markup import escape
 from rich.table import Table
 
 import musicrt
-from musicrt.cli.arguments import BackendOption, BundleArgument, JsonOption, PrecisionOption, ThreadsOption, bundle_path, needing
-from musicrt.cli.output import console, print_json, say
+from musicrt.cli.arguments import (
+    BackendOption,
+    BundleArgument,
+    JsonOption,
+    PrecisionOption,
+    ThreadsOption,
+    bundle_path,
+    needing,
+    split_counts,
+    split_names,
+    split_sizes,
+)
+from musicrt.cli.output import console, errors, print_json, progress, say
 from musicrt.runtime.bundle import EMBEDDED
 
 
@@ -63,25 +74,53 @@ def bench(
     bundle: BundleArgument,
     seconds: Annotated[float, typer.Option(help="Length of the audio.")] = 1.5,
     repeats: Annotated[int, typer.Option(help="Timed runs of each measurement.")] = 5,
+    rounds: Annotated[int, typer.Option(help="Fresh processes that share them, of all contenders in turn.")] = 2,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
     backend: Annotated[list[str] | None, typer.Option(help="Measure these; all usable ones by default.")] = None,
     precision: Annotated[
         list[str] | None, typer.Option(help="Measure each backend in all of these that it offers; by default in its first.")
     ] = None,
+    against: Annotated[
+        str | None, typer.Option(help="PyTorch beside them: torch,torch-compile,torch-bf16. Ratios are to the first that runs here.")
+    ] = None,
+    what: Annotated[
+        str | None, typer.Option(help="Some only of encode,decode,generate,stages; by default all that the system has.")
+    ] = None,
+    stages: Annotated[str | None, typer.Option(help="Some stages only: encoder,decoder.")] = None,
+    sizes: Annotated[str | None, typer.Option(help="Axes of the stages: rows=128,batch=2; by default what so many seconds have.")] = None,
+    batches: Annotated[str | None, typer.Option(help="Throughput of calls with so many signals: 1,2,4.")] = None,
+    concurrency: Annotated[str | None, typer.Option(help="Throughput of so many threads that call at once: 1,2,4.")] = None,
     threads: ThreadsOption = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Also write OUT.json, OUT.md and, with the extra `bench`, pictures OUT-times.png and others.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Measure every stage and both ways through the codec, each backend in a fresh process."""
-    from musicrt.runtime.bench import bench_bundle
+    """Measure every stage and all ways through the system, each backend in fresh processes."""
+    from musicrt.runtime.bench.settings import Settings
+    from musicrt.runtime.bench.suite import bench_bundle
     from musicrt.runtime.select import check_precisions
 
-    report = bench_bundle(
-        bundle_path(bundle),
-        backends=backend,
+    settings = Settings(
         seconds=seconds,
         repeats=repeats,
+        rounds=rounds,
         steps=steps,
         threads=threads,
-        precisions=check_precisions(precision),
+        backends=backend or (),
+        precisions=check_precisions(precision) or (),
+        against=split_names(against),
+        parts=split_names(what),
+        stages=split_names(stages),
+        sizes=split_sizes(sizes),
+        batches=split_counts(batches),
+        concurrency=split_counts(concurrency),
     )
+    with progress("measuring") as advance:
+        report = bench_bundle(bundle_path(bundle), settings, on_work=lambda text, done, total: advance(done, total, text))
     sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
+    if out is not None:
+        from musicrt.runtime.bench.files import write_report
+
+        for line in write_report(out, report):
+            errors.print(escape(line), highlight=False, soft_wrap=True)
