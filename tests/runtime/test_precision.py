@@ -115,9 +115,8 @@ def test_verify_says_what_was_computed_in(backend: str, int8_bundle: Path) -> No
 
 def test_bench_measures_precisions_side_by_side(int8_bundle: Path) -> None:
     pytest.importorskip("onnxruntime")
-    report = bench_bundle(
-        int8_bundle, Settings(0.1, 1, threads=1, backends=["onnxruntime-cpu"], precisions=["float32", "int8", "bfloat16"])
-    )
+    settings = Settings(0.1, 1, threads=1, backends=["onnxruntime-cpu"], precisions=["float32", "int8", "bfloat16"])
+    report = bench_bundle(int8_bundle, settings)
     assert [row.precision for row in report.rows] == ["float32"] * (len(report.rows) // 2) + ["int8"] * (len(report.rows) // 2)
     assert report.skipped == {"onnxruntime-cpu in bfloat16": "it computes in float32 or int8, not in bfloat16"}
     assert "| onnxruntime-cpu | int8 | decode, 1 step |" in report.to_markdown()
