@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import inspect
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Self
@@ -102,28 +102,16 @@ def time_concurrency(
 
 def call_at_once(calls: Sequence[Call], repeats: int) -> tuple[float, ...]:
     """Each call `repeats` times on a thread of its own: the time that all took together, shared out evenly. Raises what a call raises."""
-    failed: list[BaseException] = []
-    begin = threading.Barrier(len(calls) + 1)
 
     def work(call: Call) -> None:
-        begin.wait()
-        try:
-            for _ in range(repeats):
-                call()
-        except BaseException as error:
-            failed.append(error)
+        for _ in range(repeats):
+            call()
 
-    workers = [threading.Thread(target=work, args=(call,)) for call in calls]
-    for worker in workers:
-        worker.start()
-    begin.wait()
-    begun = time.perf_counter()
-    for worker in workers:
-        worker.join()
-    taken = time.perf_counter() - begun
-    if failed:
-        raise failed[0]
-    return (taken / repeats,)
+    with ThreadPoolExecutor(len(calls)) as pool:
+        begun = time.perf_counter()
+        for done in [pool.submit(work, call) for call in calls]:
+            done.result()
+        return ((time.perf_counter() - begun) / repeats,)
 
 
 def _single(codec: Any, part: str, folder: str, seconds: float, steps: int | None) -> Call:
