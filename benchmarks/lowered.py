@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
-from musicrt.runtime.bench.peaks import SIZE, measure_products
+from musicrt.runtime.bench.peaks import SIZE, run_products
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.measure import markdown_table
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="musicrt-lowered-") as folder:
         ways = open_ways(options, bundle, stage, config, feeds, Path(folder))
         rows, operations = time_ways(ways, options.repeats), count_operations(ways[REFERENCE])
-    content |= {"rows": rows, "operations": operations, "peaks": measure_products(options.threads)}
+    content |= {"rows": rows, "operations": operations, "peaks": run_products(options.threads)}
     write_results(options.out, content, render(rows, operations, content["peaks"]))
 
 
@@ -209,7 +209,7 @@ def render(rows: Mapping[str, Mapping[str, Any]], operations: Mapping[str, float
     machine = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in peaks.items())
     notes = (
         f"{total / 1e9:.0f} GFLOP, {share:.0%} of them attention, which integers leave in float32. "
-        f"A product of {SIZE} x {SIZE} matrices in NumPy or torch, the best of 5 in the same process: {machine}."
+        f"A product of {SIZE} x {SIZE} matrices in NumPy or torch, the best of 5 in the same run: {machine}."
     )
     return f"{markdown_table(header, cells)}\n\n{notes} Distance: relative L2 from {REFERENCE}."
 

@@ -11,7 +11,7 @@ from typing import Any
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bench.operations import count_flop, profile_graph
-from musicrt.runtime.bench.peaks import SIZE, measure_products
+from musicrt.runtime.bench.peaks import SIZE, run_products
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table, run_isolated
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str]) -> None:
         asked = {"bundle": str(options.bundle), "stage": stage, **settings, "threads": options.threads}
         answer = run_isolated("benchmarks.profile:profile_stage", asked)
         profiles[stage] = [Operator(**values) for values in answer["operators"]]
-        peaks.append(answer["peak_gflops"])
+        peaks.append(run_products(options.threads)["float32"])
     content["peak_gflops"] = peaks
     content["stages"] = {stage: [asdict(operator) for operator in operators] for stage, operators in profiles.items()}
     write_results(options.out, content, render(profiles, max(peaks)))
@@ -72,7 +72,7 @@ def profile_stage(bundle: str, stage: str, seconds: float, repeats: int, threads
     # Packed weights have no shapes any more: operations come from a run with others.
     flop = {node["name"]: count_flop(node["args"]) for node in profile_graph(path, feeds, threads, 1, packed=False)}
     operators = count_operators(profile_graph(path, feeds, threads, repeats + 1), repeats, flop)
-    return {"operators": [asdict(operator) for operator in operators], "peak_gflops": measure_products(threads)["float32"]}
+    return {"operators": [asdict(operator) for operator in operators]}
 
 
 def count_operators(nodes: Sequence[Mapping[str, Any]], repeats: int, flop: Mapping[str, float]) -> list[Operator]:
@@ -94,7 +94,7 @@ def count_operators(nodes: Sequence[Mapping[str, Any]], repeats: int, flop: Mapp
 def render(profiles: Mapping[str, Sequence[Operator]], peak: float) -> str:
     """A table for each stage."""
     sections = [
-        f"Peak: {peak:.0f} GFLOP/s, a {SIZE} x {SIZE} float32 matrix product in NumPy or torch in the same processes. "
+        f"Peak: {peak:.0f} GFLOP/s, a {SIZE} x {SIZE} float32 matrix product in NumPy or torch in the same run. "
         "Times are the sums of single operators and include what profiling costs."
     ]
     for stage, operators in profiles.items():

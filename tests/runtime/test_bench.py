@@ -88,8 +88,6 @@ def test_peaks_are_rates_of_known_work(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
     found = peaks.measure_peaks(None, 1, megabytes=1)
     assert found == {"float32": 2.0 * 1536**3 / 0.5 / 1e9, "copy": pytest.approx(2e6 / 0.5 / 1e9), "read": pytest.approx(1e6 / 0.5 / 1e9)}
-    assert peaks.thread_variables(None) == {}
-    assert set(peaks.thread_variables(2).values()) == {"2"}
 
 
 def make_report(**changes: Any) -> Report:
@@ -161,6 +159,7 @@ def test_what_is_not_known_is_refused_before_any_work() -> None:
     refuses(InputError, "unknown axis 'rows'; known: ", sizes={"rows": 3})
     refuses(InputError, "got 0 repeats in 2 rounds", repeats=0)
     refuses(InputError, "got 0 as a number of signals or threads", batches=[0])
+    refuses(InputError, "the parts stages, expected encode or decode", batches=[2], parts=["stages"])
     fails(3, "bench", "embedded", "--batches", "1,x", says=("'1,x'", "such as 1,2,4"))
     fails(3, "bench", "embedded", "--sizes", "rows", says=("'rows'", "rows=128"))
 
@@ -191,15 +190,16 @@ def test_a_rival_that_fails_is_left_out_and_the_others_go_on(monkeypatch: pytest
     monkeypatch.setattr(Field, "find", lambda *_: field)
     monkeypatch.setattr(Contender, "obstacle", lambda *_: None)
 
-    def answer(target: str, arguments: dict[str, Any], _environment: object = None) -> dict[str, Any]:
+    def answer(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
         function = target.partition(":")[2]
         if function == "time_part":
             if arguments["contender"]["name"] == compiled.name:
                 raise BackendError("it does not compile")
             return {"measurements": [Measurement(arguments["part"], (1.0,) * arguments["repeats"]).to_json()]}
-        return {"measure_peaks": {"float32": 1.0, "copy": 1.0, "read": 1.0}}.get(function, {})
+        return {}
 
     monkeypatch.setattr(suite, "run_isolated", answer)
+    monkeypatch.setattr(suite, "run_peaks", lambda *_: {"float32": 1.0, "copy": 1.0, "read": 1.0})
     told: list[tuple[int, int]] = []
     report = bench_bundle(musicrt.EMBEDDED, Settings(repeats=3, parts=["encode"]), lambda _text, done, total: told.append((done, total)))
     assert report.skipped == {"torch-compile": "it does not compile"}

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from musicrt.runtime.bench.settings import SEED
-from musicrt.runtime.measure import measure
+from musicrt.runtime.measure import measure, run_isolated
 
 MEGABYTES = 512
 """Of an array, in 10**6 bytes."""
@@ -20,14 +20,24 @@ SIZE = 1536
 _REPEATS = 5
 
 
-def thread_variables(threads: int | None) -> dict[str, str]:
+def run_peaks(threads: int | None, cores: int) -> dict[str, float]:
+    """`measure_peaks` in a fresh process."""
+    return run_isolated(f"{__name__}:measure_peaks", {"threads": threads, "cores": cores}, _thread_variables(threads))
+
+
+def run_products(threads: int | None) -> dict[str, float]:
+    """`measure_products` in a fresh process."""
+    return run_isolated(f"{__name__}:measure_products", {"threads": threads}, _thread_variables(threads))
+
+
+def _thread_variables(threads: int | None) -> dict[str, str]:
     """Environment of a process whose libraries for products are to have so many threads; they read it when they are loaded."""
     names = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS")
     return dict.fromkeys(names, str(threads)) if threads else {}
 
 
 def measure_peaks(threads: int | None, cores: int, megabytes: int = MEGABYTES) -> dict[str, float]:
-    """In a fresh process with `thread_variables`: GFLOP/s as `measure_products` gives them, and `copy` and `read` in GB/s (10**9 bytes).
+    """GFLOP/s as `measure_products` gives them, and `copy` and `read` in GB/s (10**9 bytes).
 
     cores: what works on memory where `threads` is None. A copy counts bytes read and written.
     """
@@ -41,7 +51,7 @@ def measure_peaks(threads: int | None, cores: int, megabytes: int = MEGABYTES) -
 def measure_products(threads: int | None = None, size: int = SIZE) -> dict[str, float]:
     """The best rate of a square product by precision, in 10**9 operations a second: of NumPy and torch, where that is installed.
 
-    threads: of torch; NumPy's follow the environment.
+    threads: of torch; NumPy's follow the environment, see `run_products`.
     """
     a, b = np.random.default_rng(SEED).standard_normal((2, size, size), np.float32)
     calls: dict[str, list[Callable[[], object]]] = {"float32": [lambda: a @ b]}

@@ -52,6 +52,8 @@ class Settings:
         _check_names("axis", list(self.sizes), sorted(axes))
         if self.repeats < 1 or self.rounds < 1:
             raise InputError(f"got {self.repeats} repeats in {self.rounds} rounds, expected at least one of each")
+        if (self.batches or self.concurrency) and self.parts and not {"encode", "decode"} & set(self.parts):
+            raise InputError(f"got numbers for throughput and the parts {', '.join(self.parts)}, expected encode or decode among them")
         for count in (*self.batches, *self.concurrency):
             if count < 1:
                 raise InputError(f"got {count} as a number of signals or threads, expected 1 or more")

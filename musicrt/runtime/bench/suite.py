@@ -10,7 +10,7 @@ from typing import Any
 
 from musicrt.runtime.bench.contenders import REFERENCE, Contender, Field
 from musicrt.runtime.bench.operations import Work
-from musicrt.runtime.bench.peaks import thread_variables
+from musicrt.runtime.bench.peaks import run_peaks
 from musicrt.runtime.bench.report import Report, Row
 from musicrt.runtime.bench.rounds import in_turn, split_repeats
 from musicrt.runtime.bench.settings import PARTS, Settings
@@ -125,8 +125,7 @@ class _Run:
 
     def _measure_peaks(self, cores: int) -> None:
         """The best of all rounds."""
-        asked = {"threads": self.settings.threads, "cores": cores}
-        found = run_isolated("musicrt.runtime.bench.peaks:measure_peaks", asked, thread_variables(self.settings.threads))
+        found = run_peaks(self.settings.threads, cores)
         self.peaks = {name: max(rate, self.peaks.get(name, 0.0)) for name, rate in found.items()}
 
     def _count_work(self, sizes: Mapping[str, Mapping[str, int]]) -> dict[str, dict[str, Work]]:
