@@ -63,7 +63,7 @@ def main(arguments: Sequence[str]) -> None:
 
 
 def profile_stage(bundle: str, stage: str, seconds: float, repeats: int, threads: int | None) -> dict[str, Any]:
-    """In a fresh process: profile `repeats` runs of a stage after one that is not counted, and time a matrix product."""
+    """In a fresh process: profile `repeats` runs of a stage after one that is not counted."""
     with load(bundle, backend=OnnxCpu.name, threads=threads) as codec:
         sizes = codec.axis_sizes(seconds)
     opened = Bundle.open(bundle)

@@ -16,7 +16,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, measure, measure_task, synthesise_music
 from musicrt.runtime.pipeline import options_of
 from musicrt.runtime.session import Session
-from musicrt.runtime.verify import probe_error, probe_inputs, relative_error
+from musicrt.runtime.verify import probe_error, probe_inputs, relative_error, typed_inputs
 
 ENCODED, DECODED = "encoded.npy", "decoded.npy"
 
@@ -107,7 +107,7 @@ def time_stages(
     measured = []
     for name, axes in sizes.items():
         session = codec.model.session(name)
-        feeds = probe_inputs(session.stage, axes, SEED)
+        feeds = typed_inputs(session.stage, axes, SEED)
         times = measure(partial(session.run, feeds), 1, repeats)
         note = "graph; the pipeline uses an FFT instead" if session.stage.host else ""
         measured.append(Measurement(name, times, window, error=_recorded_error(session, bundle), note=note))

@@ -15,7 +15,7 @@ from musicrt.runtime.bench.settings import SEED
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import ORT
-from musicrt.runtime.verify import probe_inputs
+from musicrt.runtime.verify import typed_inputs
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ def count_stages(bundle: str, flavour: str, sizes: Mapping[str, Mapping[str, int
 
 def _count(bundle: Bundle, stage: str, flavour: str, sizes: Mapping[str, int], threads: int | None) -> Work:
     path, _ = bundle.graph(stage, flavour)
-    feeds = probe_inputs(bundle.spec.stage(stage).in_flavour(flavour), sizes, SEED)
+    feeds = typed_inputs(bundle.spec.stage(stage).in_flavour(flavour), sizes, SEED)
     nodes = [event["args"] for event in profile_graph(path, feeds, threads, 1, packed=False)]
     return Work(sum(count_flop(node) for node in nodes) / 1e9, sum(float(node.get("parameter_size", 0)) for node in nodes))
 
