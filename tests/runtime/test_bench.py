@@ -23,7 +23,7 @@ from musicrt.runtime.bench.suite import bench_bundle
 from musicrt.runtime.bench.throughput import Load, call_at_once
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, InputError, MusicRTError
-from musicrt.runtime.measure import Measurement
+from musicrt.runtime.measure import Measurement, run_isolated
 from tests.command import call, fails
 from tests.conftest import refused
 
@@ -267,46 +267,50 @@ def test_bench_measures_all_of_a_bundle(tmp_path: Path) -> None:
         pytest.importorskip(module)
     out = tmp_path / "nano"
     options = ["--seconds", "0.2", "--repeats", "2", "--rounds", "1", "--steps", "2", "--threads", "1", "--backend", "onnxruntime-cpu"]
-    options += ["--against", "torch", "--batches", "1,2", "--concurrency", "2", "--out", str(out)]
-    ended = call("bench", "embedded", *options)
+    ended = call("bench", "embedded", *options, "--batches", "1,2", "--concurrency", "2", "--out", str(out))
     report = json.loads(out.with_suffix(".json").read_text())
     spec = Bundle.open(musicrt.EMBEDDED).spec
     names = ["encode", "decode, 2 steps", *(stage.name for stage in spec.stages)]
-    measured = [(row["contender"], row["name"]) for row in report["rows"]]
-    assert measured == [(who, name) for who in ("torch", "onnxruntime-cpu") for name in names]
-    assert report["base"] == "torch"
+    assert [row["name"] for row in report["rows"]] == names
     for row in report["rows"]:
-        assert len(row["times"]) == 2
-        if row["contender"] == "onnxruntime-cpu" and row["name"] in names[:2]:
+        assert (row["contender"], len(row["times"])) == ("onnxruntime-cpu", 2)
+        if row["name"] in names[:2]:
             assert 0.0 < row["error"] < 5e-5
             assert row["cold_start"] > row["times"][0]
             assert row["peak_mb"] > 20.0
             assert row["idle_cpu"] < 0.5
-        elif row["name"] not in names[:2]:
+        else:
             assert row["error"] <= spec.stage(row["name"]).tolerance.rel_l2
             assert 0.0 < row["roof"]["compute_share"] < 1.5
-        assert row["ratio"] == 1.0 or row["contender"] != "torch"
-    loads = [(load["backend"], load["part"], load["by"], load["count"]) for load in report["throughput"]]
+    loads = [(load["part"], load["by"], load["count"]) for load in report["throughput"]]
     ways = [("batch", 1), ("batch", 2)], [("concurrency", 2)]
-    expected = [(part, *way) for some in ways for part in ("encode", "decode") for way in some]
-    assert loads == [(backend, *one) for backend in ("torch-cpu", "onnxruntime-cpu") for one in expected]
+    assert loads == [(part, *way) for some in ways for part in ("encode", "decode") for way in some]
     assert report["peaks"]["float32"] > 1.0
+    assert (report["base"], report["skipped"]) == (None, {})
     assert ended.out == out.with_suffix(".md").read_text().partition("\n\n")[2].partition("\n\n![]")[0] + "\n"
 
 
-def test_torch_compile_gives_what_torch_gives() -> None:
+def test_bench_compares_with_torch() -> None:
+    for module in ("torch", "onnxruntime"):
+        pytest.importorskip(module)
+    settings = Settings(0.2, 1, threads=1, backends=["onnxruntime-cpu"], against=["torch"], parts=["encode"])
+    torch, ours = bench_bundle(musicrt.EMBEDDED, settings).rows
+    assert (torch.contender, torch.measurement.error) == (REFERENCE, None)
+    assert (ours.contender, ours.measurement.name) == (ORT, "encode")
+    assert ours.measurement.error is not None
+    assert 0.0 < ours.measurement.error < 5e-5
+
+
+def test_torch_compile_gives_what_torch_gives(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    compiled = AGAINST["torch-compile"]
-    if reason := compiled.obstacle(Bundle.open(musicrt.EMBEDDED)):
+    compiled, bundle = AGAINST["torch-compile"], Bundle.open(musicrt.EMBEDDED)
+    if reason := compiled.obstacle(bundle):
         pytest.skip(reason)
-    bundle = Bundle.open(musicrt.EMBEDDED)
-    with compiled.open(str(musicrt.EMBEDDED), 1) as codec:
-        assert codec.backend.name == "torch-compile"
-        (measured,) = time_stages(
-            codec, bundle, {"conditioning": {axis.name: 2 for axis in bundle.spec.stage("conditioning").axes}}, None, 1
-        )
-    assert measured.error is not None
-    assert measured.error < 1e-4
+    asked = {"bundle": str(bundle.path), "contender": compiled.to_json(), "folder": str(tmp_path), "part": "stages", "repeats": 1}
+    sizes = {axis.name: 2 for axis in bundle.spec.stage("conditioning").axes}
+    more = {"seconds": 0.2, "steps": None, "threads": 1, "stages": {"conditioning": sizes}, "resized": True}
+    (measured,) = run_isolated(f"{calls.__name__}:time_part", {**asked, **more})["measurements"]
+    assert 0.0 < measured["error"] < 1e-4
 
 
 def test_torch_compile_needs_a_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
