@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
+from musicrt.runtime.bench.peaks import SIZE, run_products
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.measure import markdown_table
@@ -54,7 +55,7 @@ def main(arguments: Sequence[str]) -> None:
     with tempfile.TemporaryDirectory(prefix="musicrt-lowered-") as folder:
         ways = open_ways(options, bundle, stage, config, feeds, Path(folder))
         rows, operations = time_ways(ways, options.repeats), count_operations(ways[REFERENCE])
-    content |= {"rows": rows, "operations": operations, "peaks": measure_peaks()}
+    content |= {"rows": rows, "operations": operations, "peaks": run_products(options.threads)}
     write_results(options.out, content, render(rows, operations, content["peaks"]))
 
 
@@ -195,22 +196,6 @@ def _count_attention(query: Sequence[int], key: Sequence[int], _value: Sequence[
     return 4 * int(np.prod(query)) * key[2]
 
 
-def measure_peaks(size: int = 1536, repeats: int = 5) -> dict[str, float]:
-    """The best rate of large square products in torch, in 10**9 operations a second: what the machine gives in this very run."""
-    import torch
-
-    peaks = {}
-    for name, dtype in (("float32", torch.float32), ("bfloat16", torch.bfloat16)):
-        a, b = (torch.randn(size, size).to(dtype) for _ in range(2))
-        times = []
-        for _ in range(repeats + 1):
-            begun = time.perf_counter()
-            _ = a @ b
-            times.append(time.perf_counter() - begun)
-        peaks[name] = 2.0 * size**3 / min(times[1:]) / 1e9
-    return peaks
-
-
 def render(rows: Mapping[str, Mapping[str, Any]], operations: Mapping[str, float], peaks: Mapping[str, float]) -> str:
     """The table of the suite."""
     total, cells = sum(operations.values()), []
@@ -224,7 +209,7 @@ def render(rows: Mapping[str, Mapping[str, Any]], operations: Mapping[str, float
     machine = ", ".join(f"{name} {rate:.0f} GFLOP/s" for name, rate in peaks.items())
     notes = (
         f"{total / 1e9:.0f} GFLOP, {share:.0%} of them attention, which integers leave in float32. "
-        f"A product of 1536 x 1536 matrices in torch, the best of 5 in the same process: {machine}."
+        f"A product of {SIZE} x {SIZE} matrices in NumPy or torch, the best of 5 in the same run: {machine}."
     )
     return f"{markdown_table(header, cells)}\n\n{notes} Distance: relative L2 from {REFERENCE}."
 

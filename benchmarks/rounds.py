@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.results import say
+from musicrt.runtime.bench.rounds import in_turn
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.errors import InputError
-from musicrt.runtime.measure import Measurement, measure, peak_memory_mb, run_isolated, since_start
+from musicrt.runtime.measure import Measurement, measure, measure_task, run_isolated
 from musicrt.runtime.verify import relative_error
 
 BASELINES = ("eager", "plain-onnx")
@@ -60,13 +60,6 @@ def prepare_opening(options: argparse.Namespace, baselines: str) -> dict[str, An
     return opening
 
 
-def split_repeats(repeats: int, rounds: int) -> list[int]:
-    """How many repeats each round takes. Raises InputError."""
-    if not 1 <= rounds <= repeats:
-        raise InputError(f"got {rounds} rounds and {repeats} repeats, expected from 1 round to one for each repeat")
-    return [repeats // rounds + (index < repeats % rounds) for index in range(rounds)]
-
-
 def run_contest(
     suite: str, contenders: Sequence[str], tasks: Sequence[str], rounds: Sequence[int], arguments: Mapping[str, Any]
 ) -> Results:
@@ -79,8 +72,7 @@ def run_contest(
     parts: dict[str, dict[str, list[Measurement]]] = {name: defaultdict(list) for name in contenders}
     for index, repeats in enumerate(rounds):
         for task in tasks:
-            first = index % len(contenders)  # another one in each round
-            for name in (*contenders[first:], *contenders[:first]):
+            for name in in_turn(contenders, index):
                 say(f"round {index + 1} of {len(rounds)}: {task}: {name}")
                 asked = {**_name(arguments, name), "task": task, "repeats": repeats}
                 for values in run_isolated(f"{suite}:time_contender", asked)["measurements"]:
@@ -103,10 +95,8 @@ def _name(arguments: Mapping[str, Any], contender: str) -> dict[str, Any]:
 
 def time_task(name: str, call: Callable[[], object], repeats: int, audio_seconds: float) -> dict[str, Any]:
     """In a fresh process: a call with its cold start and the peak of the process."""
-    call()
-    cold = since_start()  # the first call is the warm-up of the others
-    times, peak = measure(call, 0, repeats), peak_memory_mb()
-    return {"measurements": [Measurement(name, times, audio_seconds, (peak,), (cold,)).to_json()]}
+    measured, _ = measure_task(name, call, repeats, audio_seconds)
+    return {"measurements": [measured.to_json()]}
 
 
 def time_stages(stages: Mapping[str, Callable[[], object]], order: Sequence[str], repeats: int, audio_seconds: float) -> dict[str, Any]:

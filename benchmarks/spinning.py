@@ -8,7 +8,6 @@ tenth of a second after it.
 
 from __future__ import annotations
 
-import os
 import statistics
 import sys
 import time
@@ -17,7 +16,7 @@ from typing import Any
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from musicrt.runtime.backends.onnxruntime import SPINNING, OnnxCpu
-from musicrt.runtime.measure import markdown_table, run_isolated, synthesise_music
+from musicrt.runtime.measure import markdown_table, measure_idle, run_isolated, synthesise_music
 from musicrt.runtime.model import load
 
 WAYS: Mapping[str, str] = {"sleeping": "0", "spinning": "1"}
@@ -36,17 +35,10 @@ def main(arguments: Sequence[str]) -> None:
     content = describe_run("spinning", options.bundle, settings, options.threads)
     asked = {"bundle": str(options.bundle), "threads": options.threads, "seconds": options.seconds, "repeats": options.repeats}
     content["calls"] = {name: [] for name in WAYS}
-    before = os.environ.get(SPINNING)
-    try:
-        for done in range(options.rounds):
-            for name, value in WAYS.items():
-                say(f"round {done + 1}: {name}")
-                os.environ[SPINNING] = value
-                content["calls"][name].append(run_isolated(f"{_MODULE}:time_round_trips", asked)["calls"])
-    finally:
-        os.environ.pop(SPINNING, None)
-        if before is not None:
-            os.environ[SPINNING] = before
+    for done in range(options.rounds):
+        for name, value in WAYS.items():
+            say(f"round {done + 1}: {name}")
+            content["calls"][name].append(run_isolated(f"{_MODULE}:time_round_trips", asked, {SPINNING: value})["calls"])
     write_results(options.out, content, render(content["calls"]))
 
 
@@ -58,9 +50,8 @@ def time_round_trips(bundle: str, threads: int | None, seconds: float, repeats: 
         for _ in range(repeats + 1):
             begun, busy = time.perf_counter(), time.process_time()
             codec.decode(codec.encode(audio))
-            taken, used = time.perf_counter() - begun, time.process_time()
-            time.sleep(_AFTER)
-            calls.append([taken, used - busy, time.process_time() - used])
+            taken, used = time.perf_counter() - begun, time.process_time() - busy
+            calls.append([taken, used, measure_idle(_AFTER)])
     return {"calls": calls[1:]}
 
 

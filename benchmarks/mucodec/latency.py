@@ -21,8 +21,9 @@ from benchmarks.contenders import open_contender
 from benchmarks.mucodec.window import render_window
 from benchmarks.mucodec.workload import GUIDANCE, KINDS, Contender, Part, Workload, list_parts
 from benchmarks.results import describe_run, launch, suite_parser, write_results
-from benchmarks.rounds import Outputs, Results, add_contest_options, compare_outputs, prepare_opening, run_contest, split_repeats
+from benchmarks.rounds import Outputs, Results, add_contest_options, compare_outputs, prepare_opening, run_contest
 from benchmarks.tables import render_contest
+from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import Measurement, measure, peak_memory_mb
 

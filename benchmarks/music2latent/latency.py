@@ -23,11 +23,11 @@ from benchmarks.rounds import (
     prepare_opening,
     run_contest,
     run_stages,
-    split_repeats,
     time_stages,
     time_task,
 )
 from benchmarks.tables import render_contest
+from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.models.music2latent.config import Config
 
 TASKS = ("encode", "decode, 1 step", "decode, 4 steps")

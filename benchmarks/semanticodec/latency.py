@@ -22,12 +22,12 @@ from benchmarks.rounds import (
     prepare_opening,
     run_contest,
     run_stages,
-    split_repeats,
     time_stages,
     time_task,
 )
 from benchmarks.semanticodec.workload import GUIDANCE, STAGES, Contender, Workload
 from benchmarks.tables import render_contest
+from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.loops.ddim import uniform_timesteps
 
 _LONG = "encode long"

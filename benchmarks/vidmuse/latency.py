@@ -18,9 +18,10 @@ import numpy as np
 
 from benchmarks.contenders import open_contender
 from benchmarks.results import describe_run, launch, suite_parser, write_results
-from benchmarks.rounds import Outputs, Results, add_contest_options, compare_outputs, prepare_opening, run_contest, split_repeats
+from benchmarks.rounds import Outputs, Results, add_contest_options, compare_outputs, prepare_opening, run_contest
 from benchmarks.tables import render_contest
 from benchmarks.vidmuse.workload import GUIDANCE, KINDS, VIDEO, Contender, Part, Workload, list_parts
+from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.measure import Measurement, markdown_table, measure, peak_memory_mb, since_start
 from musicrt.runtime.models.vidmuse.config import FRAME_RATE
 

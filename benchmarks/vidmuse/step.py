@@ -19,12 +19,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.bandwidth import MEGABYTES, Memory
 from benchmarks.contenders import open_contender, split_name
 from benchmarks.results import describe_run, launch, suite_parser, write_results
-from benchmarks.rounds import Outputs, add_contest_options, compare_outputs, prepare_opening, run_contest, split_repeats, time_in_turn
+from benchmarks.rounds import Outputs, add_contest_options, compare_outputs, prepare_opening, run_contest, time_in_turn
 from benchmarks.vidmuse.step_tables import COPY, READ, render, render_quality
 from benchmarks.vidmuse.workload import Contender, Part, Workload, list_parts
+from musicrt.runtime.bench.peaks import MEGABYTES, Memory
+from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, describe_environment, peak_memory_mb
 

@@ -24,10 +24,11 @@ from typing import Any, get_args
 import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
-from benchmarks.rounds import split_repeats, time_in_turn
+from benchmarks.rounds import time_in_turn
 from benchmarks.whole_loop import language, signals
 from benchmarks.whole_loop.problems import Arrays, Run, Size
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
+from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated, since_start
 from musicrt.runtime.model import Model, load

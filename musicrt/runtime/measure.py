@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
 from itertools import chain
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from musicrt.runtime import errors
 from musicrt.runtime.errors import BackendError, InputError, MusicRTError
 
-_PACKAGES = ("musicrt", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "torch")
+T = TypeVar("T")
+_PACKAGES = ("musicrt", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
 _CHILD = "from musicrt.runtime.measure import serve; serve()"
 _started = time.time()  # overwritten in a child of `run_isolated` by the moment at which it was started
 
@@ -32,8 +33,8 @@ _started = time.time()  # overwritten in a child of `run_isolated` by the moment
 class Measurement:
     """What was measured of one call, raw; the statistics are properties.
 
-    times: seconds of each repeat. audio_seconds: audio that one call makes or consumes. peaks_mb, cold_starts: one value for
-    each process that took part. error: relative L2 distance from the reference.
+    times: seconds of each repeat. audio_seconds: audio that one call makes or consumes. peaks_mb, cold_starts, idle: one value for
+    each process that took part; the last is `idle_cpu`. error: relative L2 distance from the reference.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Measurement:
     cold_starts: tuple[float, ...] = ()
     error: float | None = None
     note: str = ""
+    idle: tuple[float, ...] = ()
 
     @property
     def p50(self) -> float:
@@ -53,6 +55,11 @@ class Measurement:
     def p95(self) -> float:
         """95th percentile of the times in seconds, interpolated between the repeats."""
         return float(np.percentile(self.times, 95))
+
+    @property
+    def p99(self) -> float:
+        """99th percentile of the times in seconds, interpolated between the repeats."""
+        return float(np.percentile(self.times, 99))
 
     @property
     def real_time_factor(self) -> float | None:
@@ -69,15 +76,20 @@ class Measurement:
         """Median seconds from the start of a process to its first result."""
         return float(np.median(self.cold_starts)) if self.cold_starts else None
 
+    @property
+    def idle_cpu(self) -> float | None:
+        """Median CPU seconds of a process in a second in which it had nothing to do."""
+        return float(np.median(self.idle)) if self.idle else None
+
     def to_json(self) -> dict[str, Any]:
         """Raw values and statistics as JSON values."""
-        statistics = ("p50", "p95", "real_time_factor", "peak_mb", "cold_start")
+        statistics = ("p50", "p95", "p99", "real_time_factor", "peak_mb", "cold_start", "idle_cpu")
         return {**asdict(self), **{name: getattr(self, name) for name in statistics}}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         """The inverse of `to_json`."""
-        known = {field.name: values[field.name] for field in fields(cls)}
+        known = {field.name: values[field.name] for field in fields(cls) if field.name in values}
         arguments: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in known.items()}
         return cls(**arguments)
 
@@ -92,6 +104,7 @@ class Measurement:
             times=tuple(chain.from_iterable(part.times for part in parts)),
             peaks_mb=tuple(chain.from_iterable(part.peaks_mb for part in parts)),
             cold_starts=tuple(chain.from_iterable(part.cold_starts for part in parts)),
+            idle=tuple(chain.from_iterable(part.idle for part in parts)),
         )
 
 
@@ -107,6 +120,21 @@ def measure(call: Callable[[], object], warmup: int = 1, repeats: int = 5) -> tu
         call()
         times.append(time.perf_counter() - start)
     return tuple(times)
+
+
+def measure_task(name: str, call: Callable[[], T], repeats: int, audio_seconds: float | None = None) -> tuple[Measurement, T]:
+    """In a fresh process: a call with its cold start, the peak of the process, and what it does when idle; and what it gave."""
+    result = call()
+    cold = since_start()  # the first call is the warm-up of the others
+    times, peak = measure(call, 0, repeats), peak_memory_mb()
+    return Measurement(name, times, audio_seconds, (peak,), (cold,), idle=(measure_idle(),)), result
+
+
+def measure_idle(seconds: float = 1.0) -> float:
+    """CPU seconds that this process takes, in all its threads, while it waits so long."""
+    busy = time.process_time()
+    time.sleep(seconds)
+    return time.process_time() - busy
 
 
 def peak_memory_mb() -> float:
@@ -128,11 +156,11 @@ def since_start() -> float:
     return time.time() - _started
 
 
-def run_isolated(target: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
+def run_isolated(target: str, arguments: Mapping[str, Any], environment: Mapping[str, str] | None = None) -> dict[str, Any]:
     """Call `target`, "module:function", in a fresh Python process; arguments and result pass as JSON.
 
-    Raises the MusicRTError that `target` raises; for any other failure BackendError with the end of what the process wrote
-    to stderr.
+    environment: variables that it has beside those of this process.
+    Raises the MusicRTError that `target` raises; for any other failure BackendError with the end of what the process wrote to stderr.
     """
     with tempfile.TemporaryDirectory(prefix="musicrt-measure-") as folder:
         answer = Path(folder) / "answer.json"
@@ -145,7 +173,7 @@ def run_isolated(target: str, arguments: Mapping[str, Any]) -> dict[str, Any]:
             capture_output=True,
             text=True,
             check=False,
-            env={**os.environ, **paths},
+            env={**os.environ, **(environment or {}), **paths},
         )
         if process.returncode or not answer.is_file():
             said = " | ".join(line.strip() for line in process.stderr.strip().splitlines()[-3:]) or "it wrote nothing to stderr"

@@ -41,7 +41,8 @@ class Codec(ABC):
 
     The keyword-only parameters of the two are the system's options: the command line offers those of all systems, and one that
     the system has not is refused here by name. `musicrt bench` calls `encode`, `decode` (with `steps` and `seed` where
-    `decode_stream` has them), `axis_sizes` and `window_seconds`. A codec serves one thread at a time.
+    `decode_stream` has them), `axis_sizes` and `window_seconds`, for batches `encode_batch` and `decode_batch` where they are there.
+    A codec serves one thread at a time.
     """
 
     row_channels: ClassVar[int] = 1

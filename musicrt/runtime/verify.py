@@ -123,6 +123,12 @@ def probe_inputs(stage: StageSpec, sizes: Mapping[str, int], seed: int) -> dict[
     return feeds
 
 
+def typed_inputs(stage: StageSpec, sizes: Mapping[str, int], seed: int) -> dict[str, Array]:
+    """The same in the dtypes of a stage as a graph of one flavour has it, see `StageSpec.in_flavour`."""
+    feeds = probe_inputs(stage, sizes, seed)
+    return {tensor.name: feeds[tensor.name].astype(tensor.dtype, copy=False) for tensor in stage.feeds}
+
+
 def _draw_codes(seed: int, count: int, codes: int, channel: int) -> NDArray[np.int64]:
     """Whole numbers from 0 to `codes` - 1: [count]."""
     quads = np.arange(-(-count // 4), dtype=np.uint32)

@@ -14,19 +14,8 @@ from benchmarks import rounds
 from benchmarks.plain import PlainGraphs, export_once, export_part
 from benchmarks.results import describe_run, write_results
 from benchmarks.tables import render_contest
-from musicrt.runtime.errors import InputError, OutputError
+from musicrt.runtime.errors import OutputError
 from musicrt.runtime.measure import Measurement
-
-
-@pytest.mark.parametrize(("repeats", "count", "expected"), [(7, 3, [3, 2, 2]), (4, 1, [4]), (3, 3, [1, 1, 1])])
-def test_repeats_are_spread_over_the_rounds(repeats: int, count: int, expected: list[int]) -> None:
-    assert rounds.split_repeats(repeats, count) == expected
-
-
-@pytest.mark.parametrize(("repeats", "count"), [(2, 3), (3, 0)])
-def test_rounds_without_repeats_are_refused(repeats: int, count: int) -> None:
-    with pytest.raises(InputError, match=f"{count} rounds and {repeats} repeats"):
-        rounds.split_repeats(repeats, count)
 
 
 def test_the_latency_tables_compare_medians() -> None:

@@ -12,13 +12,13 @@ import numpy as np
 import pytest
 
 from benchmarks import rounds
-from benchmarks.bandwidth import Memory
 from benchmarks.contenders import open_contender, split_name
 from benchmarks.memory import weights_mb
 from benchmarks.vidmuse import latency, step
 from benchmarks.vidmuse.step_tables import COPY, READ, render_shares, window_seconds
 from benchmarks.vidmuse.traffic import Traffic
 from benchmarks.vidmuse.workload import KINDS, Part, Workload, list_parts
+from musicrt.runtime.bench.peaks import Memory
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import Measurement

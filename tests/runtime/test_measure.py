@@ -6,23 +6,21 @@ import json
 import os
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
-from types import SimpleNamespace as Namespace
 from typing import Any
 
 import numpy as np
 import pytest
 
-from musicrt.runtime import bench as bench_module
-from musicrt.runtime.bench import Report, Row, bench_bundle, measure_decode, measure_stages
-from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import AudioError, BackendError, InputError
 from musicrt.runtime.measure import (
     Measurement,
     describe_environment,
     markdown_table,
     measure,
+    measure_idle,
     peak_memory_mb,
     run_isolated,
     since_start,
@@ -79,11 +77,13 @@ def test_statistics_follow_from_the_raw_times() -> None:
     measured = Measurement("decode", (0.1, 0.2, 0.3, 0.4, 0.9), 1.5, (100.0, 120.0), (2.0, 1.0, 6.0))
     assert measured.p50 == pytest.approx(0.3)
     assert measured.p95 == pytest.approx(0.8)
+    assert measured.p99 == pytest.approx(0.88)
     assert measured.real_time_factor == pytest.approx(0.2)
     assert measured.peak_mb == 120.0
     assert measured.cold_start == 2.0
     bare = Measurement("step", (0.1,))
-    assert (bare.real_time_factor, bare.peak_mb, bare.cold_start) == (None, None, None)
+    assert (bare.real_time_factor, bare.peak_mb, bare.cold_start, bare.idle_cpu) == (None, None, None, None)
+    assert Measurement("step", (0.1,), idle=(0.0, 0.5, 0.1)).idle_cpu == 0.1
 
 
 def test_json_gives_the_measurement_back_and_the_statistics() -> None:
@@ -95,8 +95,8 @@ def test_json_gives_the_measurement_back_and_the_statistics() -> None:
 
 
 def test_merge_puts_the_raw_values_of_several_processes_together() -> None:
-    merged = Measurement.merge([Measurement("a", (1.0,), 2.0, (5.0,), (0.1,)), Measurement("a", (3.0, 4.0), 2.0, (7.0,), (0.2,))])
-    assert merged == Measurement("a", (1.0, 3.0, 4.0), 2.0, (5.0, 7.0), (0.1, 0.2))
+    parts = [Measurement("a", (1.0,), 2.0, (5.0,), (0.1,), idle=(0.0,)), Measurement("a", (3.0, 4.0), 2.0, (7.0,), (0.2,), idle=(0.5,))]
+    assert Measurement.merge(parts) == Measurement("a", (1.0, 3.0, 4.0), 2.0, (5.0, 7.0), (0.1, 0.2), idle=(0.0, 0.5))
     with pytest.raises(InputError, match="measurements of a, b"):
         Measurement.merge([Measurement("a", (1.0,)), Measurement("b", (1.0,))])
 
@@ -108,6 +108,35 @@ def test_peak_memory_is_that_of_the_fresh_process_alone() -> None:
     assert peak_memory_mb() > held.nbytes / 1e6
     assert small < held.nbytes / 1e6
     assert large - small == pytest.approx(_MEGABYTES, rel=0.1)
+
+
+def child_tells(name: str) -> dict[str, Any]:
+    return {"value": os.environ.get(name)}
+
+
+def test_a_child_has_the_variables_that_it_is_given() -> None:
+    assert run_isolated(f"{__name__}:child_tells", {"name": "MUSICRT_TEST"}, {"MUSICRT_TEST": "given"}) == {"value": "given"}
+    assert "MUSICRT_TEST" not in os.environ
+
+
+def test_results_from_before_a_measure_was_taken_are_read() -> None:
+    old = {"name": "encode", "times": [0.2], "audio_seconds": 2.0, "peaks_mb": [], "cold_starts": [], "error": None, "note": ""}
+    assert Measurement.from_json(old) == Measurement("encode", (0.2,), 2.0)
+
+
+def test_a_process_that_waits_is_idle_and_one_with_a_busy_thread_is_not() -> None:
+    assert measure_idle(0.2) < 0.1
+    stop = threading.Event()
+
+    def work() -> None:
+        while not stop.is_set():
+            pass
+
+    busy = threading.Thread(target=work)
+    busy.start()
+    assert measure_idle(0.3) > 0.03
+    stop.set()
+    busy.join()
 
 
 def test_since_start_counts_from_the_start_of_the_process() -> None:
@@ -134,7 +163,8 @@ def test_our_own_errors_pass_from_the_child_as_they_are() -> None:
 
 
 def test_importing_the_harness_loads_no_backend() -> None:
-    code = "import sys, musicrt.runtime.bench; print([name for name in ('torch', 'onnxruntime', 'matplotlib') if name in sys.modules])"
+    heavy = ("torch", "onnxruntime", "matplotlib")
+    code = f"import sys, musicrt.runtime.bench.suite, musicrt.runtime.bench.files; print([m for m in {heavy} if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
@@ -159,94 +189,3 @@ def test_the_signal_is_always_the_same_and_full_of_content() -> None:
 
 def test_markdown_table_aligns_text_left_and_numbers_right() -> None:
     assert markdown_table(("a", "b", "c"), [("x", "y", "1")], text_columns=2) == "| a | b | c |\n| --- | --- | ---: |\n| x | y | 1 |"
-
-
-def test_a_report_shows_every_row_and_every_reason() -> None:
-    row = Row("torch-cpu", "bfloat16", Measurement("encode", (0.1, 0.2, 0.3), 0.5, (250.0,), (1.25,), 2.5e-6))
-    environment = {"cpu": "a processor", "cores": 2}
-    report = Report(
-        {"system": "some", "variant": "full"}, {"seconds": 0.5, "threads": None}, environment, (row,), {"onnxruntime-cuda": "no GPU"}
-    )
-    text = report.to_markdown()
-    assert "| torch-cpu | bfloat16 | encode |  | 200.0 | 290.0 | 0.400 | 2.5e-06 | 250 | 1.25 |" in text.splitlines()
-    assert "Not measured: onnxruntime-cuda: no GPU" in text.splitlines()
-    assert "threads" not in text
-    assert json.loads(report.to_json())["rows"][0]["times"] == [0.1, 0.2, 0.3]
-
-
-def test_bench_bundle_measures_stages_and_the_whole_way(tiny_bundle: Path) -> None:
-    pytest.importorskip("torch")
-    report = bench_bundle(tiny_bundle, ["onnxruntime-cpu"], seconds=0.05, repeats=2, steps=2, threads=1)
-    found = {row.measurement.name: row.measurement for row in report.rows}
-    spec = Bundle.open(tiny_bundle).spec
-    assert list(found) == ["encode", "decode, 2 steps", *(stage.name for stage in spec.stages)]
-    assert {row.backend for row in report.rows} == {"onnxruntime-cpu"}
-    assert all(len(m.times) == 2 and min(m.times) > 0.0 for m in found.values())
-    for name in ("encode", "decode, 2 steps"):
-        error, cold, peak = found[name].error, found[name].cold_start, found[name].peak_mb
-        assert error is not None
-        assert 0.0 < error < 5e-5
-        assert cold is not None
-        assert cold > found[name].times[0]
-        assert peak is not None
-        assert peak > 20.0
-    for stage in spec.stages:
-        error = found[stage.name].error
-        assert error is not None
-        assert error <= stage.tolerance.rel_l2
-    assert str(tiny_bundle) not in report.to_json()
-
-
-class Windowed:
-    """Stands in for a codec of which each stage always sees two seconds, and which takes one step more than it is asked for."""
-
-    sample_rate = 8000
-
-    def __init__(self) -> None:
-        self.model = Namespace(spec=Namespace(stages=[Namespace(name="network", host=False)]), session=lambda _: Namespace(run=len))
-
-    def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
-        assert seconds == 0.5
-        return {"batch": 1, "steps": 1 + (steps or 9)}
-
-    def window_seconds(self, seconds: float) -> float:
-        return 4 * seconds
-
-    def check_options(self, _method: object, _options: object) -> None:
-        return
-
-    def decode_stream(self, values: Any, *, steps: int | None = None) -> Any:
-        raise NotImplementedError
-
-    def decode(self, values: Any, *, steps: int | None = None) -> Any:
-        del steps
-        return values
-
-
-@pytest.fixture
-def windowed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Any]:
-    """Arguments for measuring that codec."""
-    monkeypatch.setattr(bench_module, "load", lambda *_, **__: Windowed())
-    monkeypatch.setattr(bench_module, "probe_inputs", lambda *_: {})
-    monkeypatch.setattr(bench_module, "verify_bundle", lambda *_, **__: [Namespace(stage="network", error=0.0)])
-    np.save(tmp_path / "values.npy", np.zeros((1, 4000), np.float32))
-    common = {"bundle": "", "backend": "torch-cpu", "precision": "float32", "seconds": 0.5, "repeats": 1, "threads": 1}
-    return {**common, "values": str(tmp_path / "values.npy")}
-
-
-@pytest.mark.parametrize(("asked", "ran"), [(None, 10), (4, 5)])
-def test_decode_says_how_many_steps_ran(windowed: dict[str, Any], asked: int | None, ran: int) -> None:
-    (row,) = measure_decode(**windowed, steps=asked)["measurements"]
-    assert (row["name"], row["audio_seconds"]) == (f"decode, {ran} steps", 0.5)
-
-
-def test_stages_count_the_audio_of_a_whole_window(windowed: dict[str, Any]) -> None:
-    (row,) = measure_stages(**windowed, steps=None)["measurements"]
-    assert (row["name"], row["audio_seconds"]) == ("network", 2.0)
-
-
-def test_bench_bundle_refuses_what_it_can_not_run(tiny_bundle: Path) -> None:
-    with pytest.raises(BackendError, match="unknown backend 'abacus'; known: "):
-        bench_bundle(tiny_bundle, ["abacus"])
-    with pytest.raises(InputError, match="needs at least 704"):
-        bench_bundle(tiny_bundle, ["onnxruntime-cpu"], seconds=0.001)

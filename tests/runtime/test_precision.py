@@ -10,7 +10,8 @@ import pytest
 
 import musicrt
 from musicrt.runtime import processor, session
-from musicrt.runtime.bench import bench_bundle
+from musicrt.runtime.bench.settings import Settings
+from musicrt.runtime.bench.suite import bench_bundle
 from musicrt.runtime.bundle import Bundle, write_manifest
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.model import Model
@@ -114,7 +115,8 @@ def test_verify_says_what_was_computed_in(backend: str, int8_bundle: Path) -> No
 
 def test_bench_measures_precisions_side_by_side(int8_bundle: Path) -> None:
     pytest.importorskip("onnxruntime")
-    report = bench_bundle(int8_bundle, ["onnxruntime-cpu"], 0.1, 1, threads=1, precisions=["float32", "int8", "bfloat16"])
+    settings = Settings(0.1, 1, threads=1, backends=["onnxruntime-cpu"], precisions=["float32", "int8", "bfloat16"])
+    report = bench_bundle(int8_bundle, settings)
     assert [row.precision for row in report.rows] == ["float32"] * (len(report.rows) // 2) + ["int8"] * (len(report.rows) // 2)
     assert report.skipped == {"onnxruntime-cpu in bfloat16": "it computes in float32 or int8, not in bfloat16"}
     assert "| onnxruntime-cpu | int8 | decode, 1 step |" in report.to_markdown()
@@ -122,6 +124,6 @@ def test_bench_measures_precisions_side_by_side(int8_bundle: Path) -> None:
 
 def test_bench_refuses_what_no_backend_offers(tiny_bundle: Path) -> None:
     with refused(BackendError, "onnxruntime-cpu can't run here in bfloat16"):
-        bench_bundle(tiny_bundle, ["onnxruntime-cpu"], precisions=["bfloat16"])
+        bench_bundle(tiny_bundle, Settings(backends=["onnxruntime-cpu"], precisions=["bfloat16"]))
     with refused(BackendError, "torch-cpu can't run here in int8", "onnxruntime-cpu can't run here in int8", "musicrt calibrate"):
-        bench_bundle(tiny_bundle, precisions=["int8"])
+        bench_bundle(tiny_bundle, Settings(precisions=["int8"]))

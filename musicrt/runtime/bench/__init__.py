@@ -1,0 +1,1 @@
+"""`musicrt bench`: `suite.bench_bundle` measures, `report.Report` tells. Importing these loads no backend."""
