@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
+from typing import Any
+from weakref import WeakSet
 
 from musicrt.runtime.errors import BackendError
 
@@ -57,3 +60,20 @@ class Gate:
         with self._change:
             self._inside.remove(threading.get_ident())
             self._change.notify_all()
+
+
+def keep_in_forks(owner: Any) -> None:
+    """Never let go of what an object owns in a child that is forked while it lives: to free it, a backend would wait for threads that only
+    the parent has, and the child would hang when it ends.
+    """
+    _OWNERS.add(owner)
+
+
+def _keep_owners() -> None:
+    for owner in list(_OWNERS):
+        ctypes.pythonapi.Py_IncRef(ctypes.py_object(owner))  # of which nobody takes one away again
+
+
+_OWNERS: WeakSet[Any] = WeakSet()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_keep_owners)

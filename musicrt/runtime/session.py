@@ -16,7 +16,7 @@ from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
-from musicrt.runtime.gate import Gate
+from musicrt.runtime.gate import Gate, keep_in_forks
 from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.spec import INT8, ORT, Precision, StageSpec, TensorSpec
 
@@ -41,6 +41,7 @@ class Session(ABC):
         self._gate = Gate(f"the session of stage {stage.name!r}")
         self._dependent: dict[Callable[[], None], None] = {}
         self._lock = threading.Lock()
+        keep_in_forks(self)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:

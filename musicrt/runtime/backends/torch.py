@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -108,6 +109,11 @@ class TorchCpu(Backend):
         """Open one stage with the weights of the bundle. Raises BundleError if they do not fit."""
         import torch
 
+        if (user := _first_user()) != os.getpid():
+            raise BackendError(
+                f"{self.name} ran in process {user} before this one was forked from it, and torch's threads do not come along; "
+                "start children with multiprocessing's 'spawn'"
+            )
         if self.threads:
             torch.set_num_threads(self.threads)
         spec = bundle.spec.stage(stage)
@@ -133,6 +139,12 @@ class TorchCpu(Backend):
 
     def _is_lowered(self, spec: StageSpec) -> bool:
         return self.precision == "bfloat16" and spec.in_bfloat16
+
+
+@functools.cache
+def _first_user() -> int:
+    """The process in which torch was used first, among this one and its parents."""
+    return os.getpid()
 
 
 class TorchCuda(TorchCpu):

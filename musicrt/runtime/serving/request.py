@@ -85,10 +85,11 @@ class Request(Future[Any]):
 
     def cancel(self) -> bool:
         """Ask it to end with Cancelled: at once while it waits, between two steps while it runs. Whether it had not ended yet."""
+        had_ended = self.done()
         self.abandon()
         if self._started is None:
             self.settle()
-        return not self.done()
+        return not had_ended
 
     def abandon(self) -> None:
         """The same, when a worker next looks; takes no lock."""
