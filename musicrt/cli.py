@@ -24,6 +24,7 @@ from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError, InputError, MusicRTError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
 from musicrt.runtime.spec import Precision
+from musicrt.termination import tidy_termination
 
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -41,7 +42,8 @@ def main() -> None:
     """Entry point: an error of this package becomes one line and its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
     try:
-        app()
+        with tidy_termination():
+            app()
     except MusicRTError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:

@@ -1,4 +1,4 @@
-"""One pipeline of every system on every backend of this machine's CPU, in several threads: results are those of one call after the other."""
+"""One pipeline of every system on every CPU backend, in several threads: the results are those of one call after the other."""
 
 from __future__ import annotations
 

@@ -71,7 +71,7 @@ class SlowCodec(Codec):
     def encode_source(self) -> Callable[..., Encoded]:
         raise NotImplementedError
 
-    def decode_stream(self, values: Float, *, blocks: int = 4, on_progress: Progress = ignore_progress) -> Iterator[Float]:  # type: ignore[override]
+    def decode_stream(self, values: Float, *, blocks: int = 4, on_progress: Progress = ignore_progress) -> Iterator[Float]:
         """As many blocks, the values plus 0, 1 …; one of NaN fails."""
         try:
             self.begun.release()

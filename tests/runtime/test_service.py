@@ -237,10 +237,16 @@ def test_a_callback_may_close_it() -> None:
 
 def test_an_error_in_the_block_cancels() -> None:
     codec = SlowCodec(running=False)
-    with pytest.raises(ZeroDivisionError), Service(codec) as service:
-        request = service.submit("decode", number(0), steps=9)
-        codec.wait_for_begin()
-        codec.let()
-        raise ZeroDivisionError
+    requests = []
+
+    def fail() -> None:
+        with Service(codec) as service:
+            requests.append(service.submit("decode", number(0), steps=9))
+            codec.wait_for_begin()
+            codec.let()
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     with pytest.raises(Cancelled):
-        request.result(0)
+        requests[0].result(0)
