@@ -15,9 +15,11 @@ if TYPE_CHECKING:
         AudioError,
         BackendError,
         BundleError,
+        BusyError,
         Cancelled,
         CheckpointError,
         ConfigError,
+        DeadlineError,
         EncodedError,
         EngineError,
         InputError,
@@ -31,6 +33,8 @@ if TYPE_CHECKING:
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
     from musicrt.runtime.models.vidmuse.facade import Clip, VidMuse
+    from musicrt.runtime.serving.request import RequestEvent
+    from musicrt.runtime.serving.service import Service
     from musicrt.runtime.session import FakeSession
 
 __version__ = "0.1.0"
@@ -42,6 +46,8 @@ _HOMES = {
     "load_encoded": "encoded",
     "save_encoded": "encoded",
     "load": "model",
+    "RequestEvent": "serving.request",
+    "Service": "serving.service",
     "FakeSession": "session",
     "EncoderDecoder": "models.music2latent.facade",
     "MuCodec": "models.mucodec.facade",
@@ -53,9 +59,11 @@ _HOMES = {
             "AudioError",
             "BackendError",
             "BundleError",
+            "BusyError",
             "Cancelled",
             "CheckpointError",
             "ConfigError",
+            "DeadlineError",
             "EncodedError",
             "EngineError",
             "InputError",
@@ -74,10 +82,12 @@ __all__ = [
     "BackendError",
     "Bundle",
     "BundleError",
+    "BusyError",
     "Cancelled",
     "CheckpointError",
     "Clip",
     "ConfigError",
+    "DeadlineError",
     "Encoded",
     "EncodedError",
     "EncoderDecoder",
@@ -87,7 +97,9 @@ __all__ = [
     "MuCodec",
     "MusicRTError",
     "OutputError",
+    "RequestEvent",
     "SemantiCodec",
+    "Service",
     "VerificationError",
     "VidMuse",
     "VideoError",

@@ -17,6 +17,7 @@ from musicrt.cli import bundles, files, machine
 from musicrt.cli.options import OptionsCommand
 from musicrt.cli.output import console, errors
 from musicrt.runtime.errors import MusicRTError
+from musicrt.termination import tidy_termination
 
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
@@ -25,7 +26,8 @@ def run() -> None:
     """Read the command line and do what it says: an error of this package becomes one line and its exit code."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
     try:
-        app()
+        with tidy_termination():
+            app()
     except MusicRTError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:

@@ -71,3 +71,15 @@ class Cancelled(MusicRTError):  # noqa: N818 - names a request, not a fault
     """The caller asked a running call to stop."""
 
     exit_code = 9
+
+
+class BusyError(MusicRTError):
+    """A service takes no more requests now: its queue is full, or it is closed."""
+
+    exit_code = 10
+
+
+class DeadlineError(Cancelled):
+    """The deadline of a request has passed, in the queue or between two steps."""
+
+    exit_code = 11

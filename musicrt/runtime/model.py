@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
 from musicrt.runtime.bundle import EMBEDDED, Bundle
-from musicrt.runtime.errors import BackendError
+from musicrt.runtime.gate import Gate
 from musicrt.runtime.hub import Source
 from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
@@ -17,7 +18,9 @@ from musicrt.runtime.spec import ModelSpec, Precision
 
 
 class Model:
-    """What a pipeline works with. `identity`: hash of weights and configuration; None where they come from no bundle."""
+    """What a pipeline works with, in any number of threads. `identity`: hash of weights and configuration; None where they come from no
+    bundle.
+    """
 
     def __init__(
         self,
@@ -27,11 +30,13 @@ class Model:
         *,
         device: Literal["cpu", "cuda"] = "cpu",
         identity: str | None = None,
+        threads: int | None = None,
     ) -> None:
-        self.spec, self.backend, self.device, self.identity = spec, backend, device, identity
+        """threads: CPU threads inside an operator; None: all."""
+        self.spec, self.backend, self.device, self.identity, self.threads = spec, backend, device, identity, threads
         self._open_session = open_session
         self._sessions: dict[str, Session] = {}
-        self._closed = False
+        self._gate, self._opening = Gate("this model"), threading.Lock()
 
     @classmethod
     def open(
@@ -63,6 +68,7 @@ class Model:
             choice,
             device=runner.device,
             identity=bundle.identity,
+            threads=threads,
         )
 
     @classmethod
@@ -93,17 +99,19 @@ class Model:
 
     def session(self, stage: str) -> Session:
         """The session of a stage. Raises BackendError, BundleError when it can't be opened."""
-        if self._closed:
-            raise BackendError("this model is closed; load the bundle again")
-        if stage not in self._sessions:
-            self._sessions[stage] = self._open_session(stage)
-        return self._sessions[stage]
+        self._gate.check()
+        if (session := self._sessions.get(stage)) is not None:
+            return session
+        with self._gate, self._opening:  # one at a time, so that none is opened twice
+            if stage not in self._sessions:
+                self._sessions[stage] = self._open_session(stage)
+            return self._sessions[stage]
 
     def close(self) -> None:
-        """Close every session; closing twice is fine."""
-        self._closed = True
-        while self._sessions:
-            self._sessions.popitem()[1].close()
+        """Close every session, once what other threads run in it has ended; closing twice is fine."""
+        if self._gate.shut():
+            while self._sessions:
+                self._sessions.popitem()[1].close()
 
     def __enter__(self) -> Self:
         return self

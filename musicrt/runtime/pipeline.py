@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any, ClassVar, Self
@@ -42,11 +42,13 @@ class Codec(ABC):
     The keyword-only parameters of the two are the system's options: the command line offers those of all systems, and one that
     the system has not is refused here by name. `musicrt bench` calls `encode`, `decode` (with `steps` and `seed` where
     `decode_stream` has them), `axis_sizes` and `window_seconds`, for batches `encode_batch` and `decode_batch` where they are there.
-    A codec serves one thread at a time.
+    Any number of threads may call one codec: what it keeps between calls does not depend on them. `Service` bounds how many do.
     """
 
     row_channels: ClassVar[int] = 1
     """Channels that each row of encoded values decodes to."""
+    batched: ClassVar[frozenset[str]] = frozenset()
+    """Methods whose form for several signals computes them together, `max_batch_size` at once."""
 
     def __init__(self, model: Model) -> None:
         self.model = model
@@ -77,6 +79,14 @@ class Codec(ABC):
     def check_decoding(self, **_options: Any) -> None:
         """Raises InputError for a value that `decode_stream` would refuse; a system that can tell without encoded audio does."""
         return
+
+    def batch_key(self, method: str, source: Any, options: Mapping[str, Any]) -> Hashable:
+        """What calls of a method on one source have in common where `<method>_batch` computes them together; None: it does not.
+
+        By default sources of one shape are, of the methods in `batched`.
+        """
+        del options
+        return (source.shape, source.dtype) if method in self.batched and isinstance(source, np.ndarray) else None
 
     def window_seconds(self, seconds: float) -> float:
         """Audio behind one item of a stage whose axes are `axis_sizes(seconds)`: all of it, unless a system has fixed windows."""

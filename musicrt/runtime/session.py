@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
 
@@ -14,6 +16,7 @@ from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.gate import Gate, keep_in_forks
 from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.spec import INT8, ORT, Precision, StageSpec, TensorSpec
 
@@ -28,14 +31,17 @@ class Session(ABC):
 
     `run` checks its inputs against the spec and returns arrays that the caller owns. `bind` checks once and returns a call
     that reads and writes the same buffers every time: what a sampling loop uses. Both take the stage's states among the feeds,
-    C-contiguous and writable, and change them in place; inputs they leave alone. Sessions are not re-entrant: one thread at a time.
+    C-contiguous and writable, and change them in place; inputs they leave alone. Several threads may run one session, each with
+    buffers of its own: at once on a CPU, one after the other on a GPU. A bound call is of one thread at a time.
     Where the stage runs on a GPU, `gpu` is that one, and `bind_device` is `bind` for arrays in its memory.
     """
 
     def __init__(self, stage: StageSpec) -> None:
         self.stage = stage
-        self._closed = False
+        self._gate = Gate(f"the session of stage {stage.name!r}")
         self._dependent: dict[Callable[[], None], None] = {}
+        self._lock = threading.Lock()
+        keep_in_forks(self)
 
     @property
     def inputs(self) -> tuple[TensorSpec, ...]:
@@ -61,27 +67,24 @@ class Session(ABC):
 
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once. `outputs`: the wanted ones, all by default. Raises InputError, BackendError."""
-        self._check_open()
+        self._gate.check()
         self._check_inputs(feeds)
         self._check_buffers({state.name: feeds[state.name] for state in self.states}, changed={state.name for state in self.states})
-        return self._run(feeds, self._check_names(outputs))
+        names = self._check_names(outputs)
+        with self.in_use():
+            return self._run(feeds, names)
 
     def bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
         """A call that runs on these C-contiguous buffers and writes into `results`. Raises InputError, BackendError."""
-        self._check_open()
+        self._gate.check()
         sizes = self._check_inputs(feeds)
         names = self._check_names(tuple(results))
         for tensor in self.outputs:
             if tensor.name in names:
                 check_array(tensor, results[tensor.name], sizes, self.stage.name)
         self._check_buffers({**feeds, **results}, changed={*results, *(state.name for state in self.states)})
-        run = self._bind(dict(feeds), dict(results))
-
-        def call() -> None:
-            self._check_open()
-            run()
-
-        return call
+        with self.in_use():
+            return self._guarded(self._bind(dict(feeds), dict(results)))
 
     def bind_device(self, feeds: Mapping[str, Any], results: Mapping[str, Any]) -> Callable[[], None]:
         """A call that enqueues the stage on the stream of `gpu` for arrays there, and does not wait for it.
@@ -89,7 +92,7 @@ class Session(ABC):
         feeds, results: all inputs and states, and all outputs, of any package that `DeviceArray.of` takes; states are changed in place.
         Several calls may be bound, each to its own arrays. Raises InputError, BackendError.
         """
-        self._check_open()
+        self._gate.check()
         self._require_gpu()
         arrays = {name: DeviceArray.of(array) for name, array in {**feeds, **results}.items()}
         expected = [*self.stage.feeds, *self.outputs]
@@ -98,35 +101,40 @@ class Session(ABC):
         sizes: dict[str, int] = {}
         for tensor in expected:
             check_tensor(tensor, arrays[tensor.name], sizes, self.stage.name)
-        run = self._bind_device(arrays, sizes)
-
-        def call() -> None:
-            self._check_open()
-            run()
-
-        return call
+        with self.in_use():
+            return self._guarded(self._bind_device(arrays, sizes))
 
     def new_states(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
         """Zeroed states on the GPU for `bind_device`. Raises BackendError."""
-        self._check_open()
         device = self._require_gpu()
-        arrays = {state.name: device.empty(state.resolve(sizes), state.dtype) for state in self.states}
-        for array in arrays.values():
-            device.clear(array)
+        with self.in_use():
+            arrays = {state.name: device.empty(state.resolve(sizes), state.dtype) for state in self.states}
+            for array in arrays.values():
+                device.clear(array)
         return arrays
 
+    @contextlib.contextmanager
+    def in_use(self) -> Iterator[None]:
+        """While the calling thread is in here, `close` waits, and the GPU, if there is one, works for it alone. Raises BackendError."""
+        with self._gate, self.gpu.turn() if self.gpu else contextlib.nullcontext():
+            yield
+
     def close(self) -> None:
-        """Release what the backend holds. A closed session refuses to run; closing twice is fine."""
-        if not self._closed:
-            self._closed = True
-            for drop in self._dependent:
+        """Release what the backend holds, once the calls of other threads have ended. A closed session refuses to run; closing twice is
+        fine. In a forked child it does nothing: what is held belongs to the parent.
+        """
+        if self._gate.shut():
+            with self._lock:
+                dependent, self._dependent = self._dependent, {}
+            for drop in dependent:
                 drop()
-            self._dependent.clear()
             self._close()
 
     def at_close(self, drop: Callable[[], None]) -> None:
         """Have this called when it is closed, once: for what keeps memory on a GPU from call to call, and the calls bound to that."""
-        self._dependent[drop] = None
+        with self._lock:
+            self._gate.check()
+            self._dependent[drop] = None
 
     def __enter__(self) -> Self:
         return self
@@ -134,9 +142,14 @@ class Session(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
+    def _guarded(self, run: Callable[[], None]) -> Callable[[], None]:
+        """A bound call as others get it."""
+
+        def call() -> None:
+            with self.in_use():
+                run()
+
+        return call
 
     def _require_gpu(self) -> Device:
         if self.gpu is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import functools
+import threading
 import weakref
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -31,7 +32,7 @@ class FakeDevice(Device):
     architecture = "sm_89"
 
     def __init__(self, stream: int | None = None, *, graphs: bool = True) -> None:
-        self.graphs, self.generation = is_switched_on(graphs), 0
+        self.graphs, self.generation, self.lock = is_switched_on(graphs), 0, threading.RLock()
         self.calls: list[Call] = []
         self.held = 0  # bytes that are allocated
         self._stream = 77 if stream is None else stream

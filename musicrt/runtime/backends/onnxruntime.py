@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import os
+import threading
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal, Self
@@ -47,9 +48,8 @@ class OnnxSession(Session):
     @property
     def session(self) -> ort.InferenceSession:
         """The session of ONNX Runtime. Raises BackendError when closed."""
-        self._check_open()
         if self._session is None:
-            raise BackendError(f"the session of stage {self.stage.name!r} is closed")
+            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
         return self._session
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
@@ -231,8 +231,16 @@ class OnnxCuda(_OnnxBackend):
         return None if cls.provider in offered else f"the installed onnxruntime has no {cls.provider} (pip install 'musicrt[{cls.extra}]')"
 
 
-@functools.cache
+_REGISTERING = threading.Lock()
+
+
 def _share_arena() -> None:
+    with _REGISTERING:
+        _register_arena()
+
+
+@functools.cache
+def _register_arena() -> None:
     """One arena for the activations of all sessions of the process: each of its own would keep the most that its stage ever needed.
 
     It stays when the sessions are closed, for those that are opened next.

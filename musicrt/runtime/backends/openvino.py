@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import importlib.util
 import sys
+import threading
 from collections.abc import Callable, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -156,9 +157,17 @@ class _Writable:
         self.array = array  # which owns it
 
 
-@functools.cache
+_STARTING = threading.RLock()
+
+
 def _core() -> ov.Core:
     """The one of the process. Raises ImportError, OSError, RuntimeError."""
+    with _STARTING:
+        return _start()
+
+
+@functools.cache
+def _start() -> ov.Core:
     openvino = _import_openvino()
     core = openvino.Core()
     core.get_property("CPU", "FULL_DEVICE_NAME")
@@ -171,6 +180,12 @@ def _core() -> ov.Core:
 
 def _import_openvino() -> Any:
     """The package, without what reports to its makers: importing it says so to them where `openvino_telemetry` can be imported."""
+    with _STARTING:
+        return _import_without_telemetry()
+
+
+@functools.cache
+def _import_without_telemetry() -> Any:
     if "openvino" in sys.modules:
         import openvino
 

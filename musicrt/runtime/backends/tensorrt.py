@@ -43,7 +43,6 @@ class TensorrtSession(Session):
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         sizes = self._check_inputs(feeds)
-        self._device.make_current()
         arrays = self._place(sizes)
         for tensor in self.stage.feeds:
             self._device.upload(np.ascontiguousarray(feeds[tensor.name]), arrays[tensor.name])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import os
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -29,15 +30,13 @@ if TYPE_CHECKING:
 class TorchSession(Session):
     """A stage as a torch module, in inference mode. On CUDA it works on the stream of `gpu`, if that is given.
 
-    lowered: with convolutions and products of matrices in bfloat16, on images with their channels last.
+    lowered: with convolutions and products of matrices in bfloat16, on images with their channels last; see `prepare_lowering`.
     """
 
     def __init__(self, stage: StageSpec, module: nn.Module, device: str = "cpu", gpu: Device | None = None, lowered: bool = False) -> None:
         super().__init__(stage)
         self.device, self._gpu, self._lowered = device, gpu, lowered
         self._module: nn.Module | None = module.to(device)
-        if lowered and stage.half is not None:
-            prepare_lowering(module, stage.half)
 
     @property
     def gpu(self) -> Device | None:
@@ -110,11 +109,15 @@ class TorchCpu(Backend):
         """Open one stage with the weights of the bundle. Raises BundleError if they do not fit."""
         import torch
 
+        if (user := _first_user()) != os.getpid():
+            raise BackendError(
+                f"{self.name} ran in process {user} before this one was forked from it, and torch's threads do not come along; "
+                "start children with multiprocessing's 'spawn'"
+            )
         if self.threads:
             torch.set_num_threads(self.threads)
         spec = bundle.spec.stage(stage)
-        lowered = self.precision == "bfloat16" and spec.in_bfloat16
-        return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, lowered)
+        return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, self._is_lowered(spec))
 
     def describe(self) -> str:
         import torch
@@ -127,8 +130,21 @@ class TorchCpu(Backend):
 
     def _stages(self, bundle: Bundle) -> dict[str, nn.Module]:
         if bundle.path not in self._loaded:
-            self._loaded[bundle.path] = load_bundle_stages(bundle)
+            stages = load_bundle_stages(bundle)
+            for spec in bundle.spec.stages:  # all before any runs, because stages share layers
+                if spec.half is not None and self._is_lowered(spec):
+                    prepare_lowering(stages[spec.name], spec.half)
+            self._loaded[bundle.path] = stages
         return self._loaded[bundle.path]
+
+    def _is_lowered(self, spec: StageSpec) -> bool:
+        return self.precision == "bfloat16" and spec.in_bfloat16
+
+
+@functools.cache
+def _first_user() -> int:
+    """The process in which torch was used first, among this one and its parents."""
+    return os.getpid()
 
 
 class TorchCuda(TorchCpu):

@@ -31,16 +31,17 @@ class DeviceLoops:
 
     def run(self, loop: Loop, denoiser: Denoiser, draw: Draw, on_step: OnStep) -> Float:
         """See `LoopRunner.run`."""
-        self.device.make_current()
         noise = draw if isinstance(draw, PlacedNoise) else np.stack([draw(k) for k in range(loop.draws)]).astype(np.float32, copy=False)
-        result = self._bucket(loop, denoiser, noise).run(loop, denoiser, noise)
+        with denoiser.session.in_use():
+            result = self._bucket(loop, denoiser, noise).run(loop, denoiser, noise)
         for _ in range(loop.steps):
             on_step()
         return result
 
     def drop(self) -> None:
         """Free what is kept."""
-        self._buckets.clear()
+        with self.device.turn():
+            self._buckets.clear()
 
     def _bucket(self, loop: Loop, denoiser: Denoiser, noise: PlacedNoise | Float) -> _Bucket:
         told = {**denoiser.constants, **denoiser.tables}

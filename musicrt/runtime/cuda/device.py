@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -36,7 +38,7 @@ class Device:
         import cuda.core
         from cuda.bindings import driver
 
-        self.graphs, self.generation = is_switched_on(graphs), 0
+        self.graphs, self.generation, self.lock = is_switched_on(graphs), 0, threading.RLock()
         self._driver = driver
         self._device = cuda.core.Device(0)
         self._device.set_current()
@@ -66,6 +68,15 @@ class Device:
     def make_current(self) -> None:
         """For the calling thread."""
         self._device.set_current()
+
+    @contextlib.contextmanager
+    def turn(self) -> Iterator[None]:
+        """Of the calling thread; others wait. Sessions share a stream, scratch memory and contexts, and a recording takes in all that is
+        enqueued meanwhile.
+        """
+        with self.lock:
+            self.make_current()
+            yield
 
     def allocate(self, size: int) -> Any:
         """So many bytes, freed behind the work on the stream when nobody holds them any more. `handle` is the address."""

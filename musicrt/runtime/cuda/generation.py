@@ -91,24 +91,23 @@ class TokenLoop:
         return same and alike == held and sizes["capacity"] <= room <= 2 * sizes["capacity"]
 
     def begin(self, feeds: Mapping[str, Array], most: int) -> None:
-        """Begin a sequence with these constant inputs, of which `most` columns may be fed at once."""
-        self._gpu.make_current()
+        """Begin a sequence with these constant inputs, of which `most` columns may be fed at once; the session is in use."""
         for name, array in feeds.items():
             self._gpu.upload(np.ascontiguousarray(array), self._feeds[name])
         self._before, self._most = 0, most
 
     def feed(self, columns: Tokens) -> Float:
         """Feed columns, wait, and give the logits: see `musicrt.runtime.loops.autoregressive.Evaluate`. Raises BackendError."""
-        self._gpu.make_current()
         first = min(columns.shape[2], self._most) if self._before == 0 else 1
         logits = self._logits
-        for start in (0, *range(first, columns.shape[2])):
-            part = columns[:, :, start : first if start == 0 else start + 1]
-            logits = self._feed(part)
-            self._before += part.shape[2]
-        values = np.empty(logits.shape, logits.dtype)
-        self._gpu.download(logits, values)
-        self._gpu.wait()
+        with self._session.in_use():
+            for start in (0, *range(first, columns.shape[2])):
+                part = columns[:, :, start : first if start == 0 else start + 1]
+                logits = self._feed(part)
+                self._before += part.shape[2]
+            values = np.empty(logits.shape, logits.dtype)
+            self._gpu.download(logits, values)
+            self._gpu.wait()
         return values[:, :, :, -1].astype(np.float32)
 
     def write(self, sequence: TokenSequence, settings: Float, draws: Draws, call: int) -> Iterator[int]:
@@ -119,20 +118,22 @@ class TokenLoop:
         first, known, end = sequence.first, min(sequence.first, self._most), sequence.tokens.shape[2]
         given = draws.given is not None
         choice = replace(self._choice, uniforms=self._uniforms) if given else replace(self._choice, seed=self._seed)
-        self._load(sequence, settings, draws, call)
+        with self._session.in_use():
+            self._load(sequence, settings, draws, call)
         for start, stop in _spans(known, first, end, self._pattern.lag):
-            self._gpu.make_current()  # of a stream, blocks may be asked for by one thread or another
-            draw = max(start - first, 0) + (0 if given else call)
-            self._gpu.upload(choice_state(start, stop, end, draw), choice.state)
-            left = stop - start
-            if start == known:
-                logits = self._feed(sequence.tokens[:, :, :known], run=known > 1)
-                if known > 1:
-                    self._gpu.kernels.choose(replace(choice, logits=logits))
-                    left -= 1
-            self._advance(choice)(left)
+            with self._session.in_use():  # of a stream, blocks may be asked for by one thread or another
+                draw = max(start - first, 0) + (0 if given else call)
+                self._gpu.upload(choice_state(start, stop, end, draw), choice.state)
+                left = stop - start
+                if start == known:
+                    logits = self._feed(sequence.tokens[:, :, :known], run=known > 1)
+                    if known > 1:
+                        self._gpu.kernels.choose(replace(choice, logits=logits))
+                        left -= 1
+                self._advance(choice)(left)
+                if stop > first:
+                    self._collect(sequence)
             if stop > first:
-                self._collect(sequence)
                 yield from map(self._pattern.complete, range(max(start, first), stop))
 
     def _load(self, sequence: TokenSequence, settings: Float, draws: Draws, call: int) -> None:

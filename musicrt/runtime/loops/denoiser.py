@@ -6,6 +6,7 @@ the coefficients of its steps. They compute the same, number by number.
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,7 @@ class LoopRunner:
     """Runs loops for one model, whose sessions are all on the host or all on one GPU. What it keeps there serves the next runs."""
 
     _loops: DeviceLoops | None = field(default=None, init=False, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, init=False, repr=False)
 
     def run(self, loop: Loop, denoiser: Denoiser, draw: Draw, on_step: OnStep) -> Float:
         """The signal after the last step, float32 [batch, ...]. Raises InputError, BackendError, and what the callables raise.
@@ -95,9 +97,11 @@ class LoopRunner:
             return loop.run(denoiser.on_host(), draw, on_step)
         from musicrt.runtime.cuda.denoising import DeviceLoops
 
-        if self._loops is None or self._loops.device is not device:
-            self._loops = DeviceLoops(device)
-        return self._loops.run(loop, denoiser, draw, on_step)
+        with self._lock:
+            if self._loops is None or self._loops.device is not device:
+                self._loops = DeviceLoops(device)
+            loops = self._loops
+        return loops.run(loop, denoiser, draw, on_step)
 
 
 def table_of(*columns: Any) -> Float:

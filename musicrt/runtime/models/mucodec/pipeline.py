@@ -68,6 +68,7 @@ class Pipeline(Codec):
     """A MuCodec codec. Codes: int64 [1, codebooks, n], 25 per second; sound: stereo at 48 kHz."""
 
     row_channels = 2
+    batched = frozenset({"encode"})
 
     def __init__(self, model: Model) -> None:
         super().__init__(model)

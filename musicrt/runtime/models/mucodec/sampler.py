@@ -13,6 +13,7 @@ from musicrt.runtime.loops.denoiser import Denoiser, LoopRunner
 from musicrt.runtime.loops.diffusion import Draw, OnStep
 from musicrt.runtime.loops.flow import EulerSchedule
 from musicrt.runtime.model import Model
+from musicrt.runtime.recent import Recent
 
 Float = NDArray[np.float32]
 Codes = NDArray[np.int64]
@@ -36,7 +37,7 @@ class Sampler:
 
     def __init__(self, model: Model) -> None:
         self._model, self._runner = model, LoopRunner()
-        self._schedules: dict[int, tuple[EulerSchedule, dict[str, Float]]] = {}  # by steps
+        self._schedules: Recent[tuple[EulerSchedule, dict[str, Float]]] = Recent(_SCHEDULES)  # by steps
 
     def prepare(self, steps: int, guidance: float) -> Sample:
         """Choose steps and guidance; up to 1.0 only the conditional row is evaluated, above both rows as one batch.
@@ -83,8 +84,4 @@ class Sampler:
     def _schedule(self, steps: int) -> tuple[EulerSchedule, dict[str, Float]]:
         """The schedule, and what each of its times makes of the estimator: `modulation` [steps, 6 w], `embedding` [steps, w]."""
         schedule = EulerSchedule.build(steps)
-        if schedule.steps not in self._schedules:
-            if len(self._schedules) == _SCHEDULES:
-                del self._schedules[next(iter(self._schedules))]  # the oldest
-            self._schedules[schedule.steps] = schedule, self._model.session("timesteps").run({"timestep": schedule.times})
-        return self._schedules[schedule.steps]
+        return self._schedules.get(schedule.steps, lambda: (schedule, self._model.session("timesteps").run({"timestep": schedule.times})))

@@ -39,6 +39,8 @@ _GUARD = 2  # latents at a window's edge that saw its zero padding
 class Pipeline(Codec):
     """A Music2Latent codec. Latents: float32 [channels, 64, L], 64 values for each 4096 samples of a channel."""
 
+    batched = frozenset({"encode", "decode"})
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.config = Config.from_mapping(model.spec.config)

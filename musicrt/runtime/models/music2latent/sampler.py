@@ -13,10 +13,12 @@ from musicrt.runtime.loops.denoiser import Denoiser, LoopRunner
 from musicrt.runtime.loops.diffusion import Draw, OnStep
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
+from musicrt.runtime.recent import Recent
 
 Float = NDArray[np.float32]
 Sample = Callable[[Float, Draw, OnStep], Float]
 _TABLES = ("scale_inp", "scale_out", "shift")
+_SCHEDULES = 4  # whose tables are kept
 
 
 class Sampler:
@@ -25,7 +27,7 @@ class Sampler:
     def __init__(self, model: Model, config: Config) -> None:
         self.model, self.config = model, config
         self._runner = LoopRunner()
-        self._tables: dict[int, dict[str, Float]] = {}
+        self._tables: Recent[dict[str, Float]] = Recent(_SCHEDULES)  # by steps
 
     def schedule(self, steps: int) -> ConsistencySchedule:
         """The official noise levels. Raises InputError for fewer than one step."""
@@ -55,7 +57,5 @@ class Sampler:
         return run
 
     def _conditioning(self, schedule: ConsistencySchedule) -> dict[str, Float]:
-        if schedule.steps not in self._tables:
-            sigmas = np.array(schedule.sigmas[:-1], np.float32)
-            self._tables[schedule.steps] = self.model.session("conditioning").run({"sigma": sigmas}, _TABLES)
-        return self._tables[schedule.steps]
+        sigmas = np.array(schedule.sigmas[:-1], np.float32)
+        return self._tables.get(schedule.steps, lambda: self.model.session("conditioning").run({"sigma": sigmas}, _TABLES))

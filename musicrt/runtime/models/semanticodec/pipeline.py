@@ -45,6 +45,8 @@ _VOCODER_MARGIN = 32  # frames; a sample depends on 23 frames after its own
 class Pipeline(Codec):
     """A SemantiCodec codec. Tokens: int64 [batch, frames, 2], a semantic and an acoustic code each, 12.5, 25 or 50 frames per second."""
 
+    batched = frozenset({"encode", "decode"})
+
     def __init__(self, model: Model) -> None:
         super().__init__(model)
         self.config = Config.from_mapping(model.spec.config)

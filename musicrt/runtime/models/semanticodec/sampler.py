@@ -18,6 +18,7 @@ from musicrt.runtime.loops.dpmsolver import DpmSolverSchedule
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import Config
 from musicrt.runtime.models.semanticodec.options import SamplerName
+from musicrt.runtime.recent import Recent
 
 Float = NDArray[np.float32]
 _SCHEDULES = 4  # whose shifts are kept; one of 1000 steps has 16 MB
@@ -41,7 +42,7 @@ class Sampler:
     def __init__(self, model: Model, config: Config) -> None:
         self.model, self.config = model, config
         self._runner = LoopRunner()
-        self._shifts: dict[bytes, Float] = {}  # by timesteps
+        self._shifts: Recent[Float] = Recent(_SCHEDULES)  # by timesteps
 
     @cached_property
     def alphas(self) -> Float:
@@ -79,12 +80,7 @@ class Sampler:
                 raise InputError(f"got sampler {name!r}, expected 'ddim' or 'dpm-solver++'")
 
     def _shifts_of(self, timesteps: NDArray[np.int64]) -> Float:
-        key = timesteps.tobytes()
-        if key not in self._shifts:
-            if len(self._shifts) == _SCHEDULES:
-                del self._shifts[next(iter(self._shifts))]  # the oldest
-            self._shifts[key] = self.model.session("timesteps").run({"timestep": timesteps})["shift"]
-        return self._shifts[key]
+        return self._shifts.get(timesteps.tobytes(), lambda: self.model.session("timesteps").run({"timestep": timesteps})["shift"])
 
     def contexts(self, feature: Float, rows: int) -> dict[str, Float]:
         """Keys and values [rows, B, ...] of every context attention; row 1 knows of no tokens (SPEC section 3.2)."""

@@ -25,7 +25,7 @@ BLOCK = 50
 
 
 class Composer:
-    """Writes codes. One batch at a time."""
+    """Writes codes."""
 
     def __init__(self, model: Model, config: Config) -> None:
         self.conditioner, self.language = Conditioner(model), Language(model, config)

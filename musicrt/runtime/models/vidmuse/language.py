@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Mapping
 from functools import partial
 from types import TracebackType
@@ -57,11 +58,12 @@ class Language:
         self._model, self._config = model, config
         self._caches: dict[str, Array] = {}  # those that no window has
         self._loop: TokenLoop | None = None  # the same on a GPU
+        self._lock = threading.Lock()  # no two windows take the same
 
     def open(self, keys: Keys, null_keys: Keys, columns: int) -> Window:
         """A window of so many columns. keys: of every row; null_keys: of one row without condition, of any length. Raises BackendError.
 
-        It may be used in turn with others that are open.
+        Others may be open, in this and other threads.
         """
         session, feeds = self._model.session("lm"), {**keys, **null_keys}
         session.at_close(self._drop)
@@ -69,8 +71,9 @@ class Language:
         sizes = {"batch": batch, "capacity": max(columns, session.limits["capacity"][0])}
         most = min(max(_SCORES // (batch * heads * (tokens + columns)), 1), session.limits["columns"][1])
         if session.gpu is not None:
-            loop = self._take_loop(feeds, sizes)
-            loop.begin(feeds, most)
+            with session.in_use():
+                loop = self._take_loop(feeds, sizes)
+                loop.begin(feeds, most)
             return Window(loop.feed, loop, partial(self._give_loop, loop))
         caches = self._take_caches(sizes)
         return Window(Steps(self._model, self._config, {**feeds, **caches}, batch, most).feed, None, partial(self._give_caches, caches))
@@ -80,7 +83,8 @@ class Language:
 
     def _take_caches(self, sizes: Mapping[str, int]) -> dict[str, Array]:
         """Caches with at least that room; those of before, if they fit. What they hold is never looked at before it is written."""
-        held, self._caches = self._caches, {}
+        with self._lock:
+            held, self._caches = self._caches, {}
         names = set(cache_names(self._config.layers))  # in 8-bit integers, keys of the condition are states too
         states = [state for state in self._model.session("lm").states if state.name in names]
         needed = states[0].resolve(sizes)
@@ -95,7 +99,8 @@ class Language:
 
     def _take_loop(self, feeds: Mapping[str, Array], sizes: Mapping[str, int]) -> TokenLoop:
         """What writes windows of such sizes; that of before, if it fits."""
-        loop, self._loop = self._loop, None
+        with self._lock:
+            loop, self._loop = self._loop, None
         if loop is None or not loop.fits(feeds, sizes):
             loop = None  # first, as above
             pattern = DelayPattern(self._config.delays, self._config.special)

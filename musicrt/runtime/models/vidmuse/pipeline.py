@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, Unpack
@@ -176,6 +176,10 @@ class Pipeline(Generator):
         on_progress: called after each block. Raises InputError, BackendError.
         """
         return self._decode(self.audio.check(values), on_progress)
+
+    def batch_key(self, method: str, source: Any, options: Mapping[str, Any]) -> Hashable:
+        """See `Codec`. Videos of which music of one length is asked for."""
+        return options.get("duration") if method == "generate" else super().batch_key(method, source, options)
 
     def check_settings(self, options: GenerateOptions) -> None:
         """Raises InputError for a value of an option that no video makes right."""

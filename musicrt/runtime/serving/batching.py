@@ -1,0 +1,53 @@
+"""Requests that run as one call of a codec, each with its own result."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+
+from musicrt.runtime.errors import Cancelled, MusicRTError
+from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.serving.request import Call, Request
+
+_OWN = ("noise", "max_batch_size", "on_progress")
+"""Options that are about one request."""
+
+
+def batch_key(codec: Codec, call: Call) -> Hashable:
+    """What a call has in common with those that it may run together with; None: it runs alone."""
+    if len(call.args) != 1 or any(call.options.get(name) is not None for name in _OWN):
+        return None
+    fit = codec.batch_key(call.method, call.args[0], call.options)
+    options = tuple(sorted(call.options.items()))
+    try:
+        hash(options)
+    except TypeError:  # an array among the options
+        return None
+    return None if fit is None else (call.method, fit, options)
+
+
+def run_together(codec: Codec, requests: Sequence[Request], size: int) -> None:
+    """Run requests of one key as one call, and end them; `size` items run at once.
+
+    Who is cancelled, or late, ends between two steps; the others go on. Where the call fails, each runs alone, so that what is wrong with
+    one is the error of that one.
+    """
+
+    def report(_done: int, _total: int) -> None:
+        for request in requests:
+            request.settle()
+        if all(request.done() for request in requests):
+            raise Cancelled("nobody waits for this batch any more")
+
+    calls = [request.call for request in requests]
+    options = {**calls[0].options, "max_batch_size": size, "on_progress": report}
+    try:
+        results = getattr(codec, f"{calls[0].method}_batch")([call.args[0] for call in calls], **options)
+    except (MusicRTError, MemoryError):
+        for request in requests:
+            request.run(codec)
+    except BaseException as error:  # nothing is lost: `result` raises it
+        for request in requests:
+            request.end(error=error)
+    else:
+        for request, result in zip(requests, results, strict=True):
+            request.end(result)
