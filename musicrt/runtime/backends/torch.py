@@ -117,7 +117,8 @@ class TorchCpu(Backend):
         if self.threads:
             torch.set_num_threads(self.threads)
         spec = bundle.spec.stage(stage)
-        return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, self._is_lowered(spec))
+        with self.turn():
+            return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, self._is_lowered(spec))
 
     def describe(self) -> str:
         import torch
