@@ -232,6 +232,10 @@ class Backend(ABC):
         """That of all its sessions; None: they work on host memory."""
         return None
 
+    def turn(self) -> contextlib.AbstractContextManager[None]:
+        """That of the calling thread on `gpu`, where there is one: sessions are opened in it."""
+        return self.gpu.turn() if self.gpu else contextlib.nullcontext()
+
     @classmethod
     @abstractmethod
     def obstacle(cls) -> str | None:

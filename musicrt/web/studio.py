@@ -38,7 +38,7 @@ class Result:
 
 
 class Studio:
-    """An opened bundle. Jobs of several threads wait for each other, because a codec serves one at a time."""
+    """An opened bundle. Jobs of several threads wait for each other, so that each has the whole machine."""
 
     def __init__(self, codec: Codec, title: str) -> None:
         self.codec, self.title, self.settings = codec, title, settings_of(codec)

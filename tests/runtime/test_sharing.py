@@ -150,7 +150,7 @@ def test_closing_under_real_calls_ends_them_by_a_result_or_a_clear_error(threads
 
     with ThreadPoolExecutor(together) as pool:
         running = pool.map(work, range(together))
-        for _ in range(20):
+        for _ in range(12):
             assert begun.acquire(timeout=SOON)
         codec.close()
         for *results, error in running:

@@ -169,7 +169,7 @@ class _OnnxBackend(Backend):
                 settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if self.threads:
             settings.intra_op_num_threads = self.threads
-        with _backend_errors(stage.name):
+        with _backend_errors(stage.name), self.turn():
             session = ort.InferenceSession(graph, settings, providers=[(self.provider, self.options)], enable_fallback=0)
         running = session.get_providers()[0]
         if running != self.provider:

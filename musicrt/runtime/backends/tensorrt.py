@@ -132,10 +132,10 @@ class _TensorrtBackend(Backend):
         plan = self._choose(bundle, stage)
         graph = bundle.graph(stage, plan.flavour)[0] if plan.stripped else None
         spec = bundle.spec.stage(stage).in_flavour(plan.flavour)
-        self.gpu.make_current()
         messages = messages_of(self._trt)
-        runtime, engine = open_plan(self._trt, stage, bundle.path / plan.file.path, messages, weights=graph)
-        return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), self.gpu, self._arena)
+        with self.turn():
+            runtime, engine = open_plan(self._trt, stage, bundle.path / plan.file.path, messages, weights=graph)
+            return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), self.gpu, self._arena)
 
     def describe(self) -> str:
         return f"{self.name} {self._trt.__version__}, {self.gpu.name}, {gpu_architecture()}"

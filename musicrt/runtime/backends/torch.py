@@ -95,6 +95,15 @@ class TorchCpu(Backend):
     extra = "torch"
     precisions: ClassVar[tuple[Precision, ...]] = ("float32", "bfloat16")
 
+    def __init__(self, **options: Any) -> None:
+        """As for every backend. Raises BackendError in a child forked after torch was used: it would wait for threads of the parent."""
+        super().__init__(**options)
+        if (user := _first_user()) != os.getpid():
+            raise BackendError(
+                f"{self.name} was opened in process {user} before this one was forked from it, and torch's threads do not come along; "
+                "start children with multiprocessing's 'spawn'"
+            )
+
     @classmethod
     def obstacle(cls) -> str | None:
         if not importlib.util.find_spec("torch"):
@@ -109,15 +118,11 @@ class TorchCpu(Backend):
         """Open one stage with the weights of the bundle. Raises BundleError if they do not fit."""
         import torch
 
-        if (user := _first_user()) != os.getpid():
-            raise BackendError(
-                f"{self.name} ran in process {user} before this one was forked from it, and torch's threads do not come along; "
-                "start children with multiprocessing's 'spawn'"
-            )
         if self.threads:
             torch.set_num_threads(self.threads)
         spec = bundle.spec.stage(stage)
-        return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, self._is_lowered(spec))
+        with self.turn():
+            return TorchSession(spec, self._stages(bundle)[stage], self.device, self.gpu, self._is_lowered(spec))
 
     def describe(self) -> str:
         import torch
