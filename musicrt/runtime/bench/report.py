@@ -161,10 +161,7 @@ class Report:
         if not rows:
             return []
         header = ("contender", "precision", "what", "by", "count", "audio s/s", "times the first")
-        note = (
-            "Batch: signals of one call. Concurrency: threads that call at once, each with a pipeline of its own, whose operators have the "
-            "threads named above."
-        )
+        note = "Batch: signals of one call. Concurrency: threads that call one pipeline at once; operators have the threads named above."
         return [markdown_table(header, rows, text_columns=4), note]
 
 

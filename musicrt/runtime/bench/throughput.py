@@ -49,11 +49,6 @@ class Load:
         return cls(values["part"], values["by"], values["count"], values["audio_seconds"], tuple(values["times"]))
 
 
-def make_worker(contender: Contender, bundle: str, threads: int | None) -> Any:
-    """What serves one more thread. A pipeline serves one at a time, so it is one of its own."""
-    return contender.open(bundle, threads)
-
-
 def time_batches(
     bundle: str,
     contender: Mapping[str, Any],
@@ -87,16 +82,13 @@ def time_concurrency(
     steps: int | None,
     threads: int | None,
 ) -> dict[str, Any]:
-    """In a fresh process: so many threads that call at once, each again as soon as it has its result."""
-    loads, one = [], Contender(**contender)
-    workers = [make_worker(one, bundle, threads) for _ in range(max(counts))]
-    for part in parts:
-        calls = [_single(worker, part, folder, seconds, steps) for worker in workers]
-        for call in calls:
+    """In a fresh process: so many threads that call one pipeline at once, each again as soon as it has its result."""
+    loads = []
+    with Contender(**contender).open(bundle, threads) as codec:
+        for part in parts:
+            call = _single(codec, part, folder, seconds, steps)
             call()
-        loads += [Load(part, "concurrency", n, n * seconds, call_at_once(calls[:n], repeats)) for n in counts]
-    for worker in workers:
-        worker.close()
+            loads += [Load(part, "concurrency", n, n * seconds, call_at_once([call] * n, repeats)) for n in counts]
     return {"loads": [load.to_json() for load in loads]}
 
 
