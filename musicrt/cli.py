@@ -20,6 +20,7 @@ import musicrt
 from musicrt.cli_engines import print_built, print_engines
 from musicrt.cli_options import DECODING, ENCODING, FEATURES, GENERATION, OptionsCommand, check_flags, generators, given_of, with_options
 from musicrt.cli_output import console, errors, print_bundle, print_calibration, print_encoded, print_facts, print_json, say
+from musicrt.cli_sign import TrustedKeyOption, sign
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError, InputError, MusicRTError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
@@ -35,6 +36,8 @@ PrecisionOption = Annotated[
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads inside an operator; all by default.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
+
+app.command()(sign)
 
 
 def main() -> None:
@@ -297,12 +300,13 @@ def verify(
     flavour: Annotated[str | None, typer.Option(help="The graphs to run; by default those of the backend. trt runs on a CPU too.")] = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    trusted_key: TrustedKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file's hash and every stage's numbers (error: relative L2; of integers, the share that differs)."""
     from musicrt.runtime.verify import verify_bundle
 
-    checks = verify_bundle(_path(bundle), backend=backend, flavour=flavour, threads=threads, precision=precision)
+    checks = verify_bundle(_path(bundle), backend=backend, flavour=flavour, threads=threads, precision=precision, trusted_key=trusted_key)
     if as_json:
         print_json([{**vars(check), "ok": check.ok} for check in checks])
     else:

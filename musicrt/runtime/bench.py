@@ -162,7 +162,7 @@ def measure_decode(
     **_: Any,
 ) -> dict[str, Any]:
     """In a fresh process: `decode` of the file `values` as a whole."""
-    encoded = np.load(values)
+    encoded = np.load(values, allow_pickle=False)
     codec = load(bundle, backend=backend, threads=threads, precision=precision)
     options = {} if steps is None else {"steps": steps}
     codec.check_options(codec.decode_stream, options)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import math
+from collections import Counter
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -178,3 +181,26 @@ class Manifest(_Entry):
     """By target: cpu-int8, gpu-fp16."""
     engines: dict[str, dict[str, PlanEntry]] = {}
     """Plans by the name of their folder, and by stage."""
+
+
+def parse_json(text: bytes) -> Any:
+    """JSON in which every name comes once and every number is finite. Raises ValueError, RecursionError."""
+    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two values they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {twice[:80]!a} comes twice")
+    return found
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:80]} is no finite number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)

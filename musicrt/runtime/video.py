@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("musicrt")
 _FORMATS = "mov,matroska,avi,mpeg,mpegts,asf,flv,ogg,gif,mxf,ivf,nut,dv,yuv4mpegpipe,h264,hevc,m4v,mpegvideo,obu,mp3,wav,flac,aac"
-"""FFmpeg's names of containers that hold all that they show: playlists and session descriptions make it open what they name, here or elsewhere."""
+"""FFmpeg's names of containers that hold all that they show; playlists and the like make it open what they name, here or elsewhere."""
 _MISSING = 0.1  # seconds, or 1 %: what may be missing of the promised length
 
 VIDEO_SUFFIXES = frozenset(
