@@ -101,7 +101,9 @@ class Video:
         with container:
             stream = self._choose(container)
             self._check_pixels(stream)
-            stream.codec_context.options = {"max_pixels": options["max_pixels"]}  # the size may change on the way
+            stream.codec_context.options = {
+                "max_pixels": options["max_pixels"]
+            }  # those above are for looking what it is; the size may change on the way
             stream.thread_type = "AUTO"
             yield container, stream
 

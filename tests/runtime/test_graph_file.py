@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -100,10 +101,7 @@ WRONG: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "in branches": (lambda: inside("graphs"), "'Evil' of 'custom'"),
     "functions": (with_functions, "functions of its own"),
     "training": (with_training, "training"),
-    **{
-        f"in a {wrap}": ((lambda wrap=wrap: weight_inside(wrap)), "'/etc/passwd'")
-        for wrap in ("tensor", "tensors", "sparse", "initializer")
-    },
+    **{f"in a {wrap}": (partial(weight_inside, wrap), "'/etc/passwd'") for wrap in ("tensor", "tensors", "sparse", "initializer")},
 }
 
 

@@ -57,7 +57,7 @@ def flip(path: Path, place: int = -1) -> None:
 
 CHANGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "not signed": (lambda bundle: (bundle / SIGNATURE).unlink(), "is not signed"),
-    "folder": (lambda bundle: ((bundle / SIGNATURE).unlink(), (bundle / SIGNATURE).mkdir()), "is not signed"),
+    "folder": (lambda bundle: (bundle / SIGNATURE).rename(bundle / "a").with_name(SIGNATURE).mkdir(), "is not signed"),
     "other signature": (lambda bundle: flip(bundle / SIGNATURE), "is not what was signed"),
     "empty signature": (lambda bundle: (bundle / SIGNATURE).write_bytes(b""), "is not what was signed"),
     "longer signature": (

@@ -113,10 +113,8 @@ def _read_header(data: bytes, folder: Path) -> None:
 
 
 def _headers() -> list[bytes]:
-    return [
-        content[8 : 8 + int.from_bytes(content[:8], "little")] + b"\0" + content[8 + int.from_bytes(content[:8], "little") :]
-        for content in _encoded()
-    ]
+    lengths = [(content, 8 + int.from_bytes(content[:8], "little")) for content in _encoded()]
+    return [content[8:end] + b"\0" + content[end:] for content, end in lengths]
 
 
 def _read_audio(data: bytes, folder: Path) -> None:
@@ -175,7 +173,7 @@ WEIGHTS = "weights.safetensors"
 def _read_graph(data: bytes, folder: Path) -> None:
     """What passes is read by onnx as well, and may hold nothing then that had to be refused."""
     import onnx
-    from google.protobuf.message import DecodeError
+    from google.protobuf.message import DecodeError  # type: ignore[import-untyped]
 
     (folder / WEIGHTS).write_bytes(bytes(16))
     (folder / "a.onnx").write_bytes(data)
@@ -246,14 +244,14 @@ def _options() -> list[bytes]:
     return [line.replace(" ", "\0").encode() for line in lines]
 
 
+_WAVES = (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("RF64", "PCM_16"), ("W64", "ULAW"))
+_PACKED = (("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))
 TARGETS = {
     "manifest": Target(_read_manifest, _manifests),
     "encoded": Target(_read_encoded, _encoded),
     "header": Target(_read_header, _headers),
-    "wave": Target(
-        _read_audio, lambda: _audio(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("RF64", "PCM_16"), ("W64", "ULAW"))
-    ),
-    "packed": Target(_read_audio, lambda: _audio(("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))),
+    "wave": Target(_read_audio, lambda: _audio(*_WAVES)),
+    "packed": Target(_read_audio, lambda: _audio(*_PACKED)),
     "video": Target(_read_video, _videos),
     "graph": Target(_read_graph, _graphs),
     "options": Target(_read_options, _options),
