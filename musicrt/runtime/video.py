@@ -101,9 +101,8 @@ class Video:
         with container:
             stream = self._choose(container)
             self._check_pixels(stream)
-            stream.codec_context.options = {
-                "max_pixels": options["max_pixels"]
-            }  # those above are for looking what it is; the size may change on the way
+            # The options of opening hold while FFmpeg finds out what the file is; these hold for a size that changes later on.
+            stream.codec_context.options = {"max_pixels": options["max_pixels"]}
             stream.thread_type = "AUTO"
             yield container, stream
 

@@ -13,7 +13,9 @@ from musicrt.runtime.errors import BundleError
 from musicrt.runtime.graph_file import OPERATORS, check_graph
 from tests.conftest import refused
 
-onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnx")
+import onnx
+
 WEIGHTS = "weights.safetensors"
 
 
