@@ -219,14 +219,14 @@ def _graphs() -> list[bytes]:
 
 def _read_options(data: bytes, folder: Path) -> None:
     """Options of a command, separated by zero bytes; nothing is run."""
-    import click
     import typer
 
     from musicrt.cli import app
 
     del folder
     words = data.decode("utf-8", "replace").split("\0")
-    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(click.exceptions.ClickException, click.exceptions.Exit, typer.Exit):
+    usage_error = typer.BadParameter.__bases__[0]  # which typer gives no name of its own; main() ends with 2 for it
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(usage_error, typer.Exit):
         group: Any = typer.main.get_command(app)
         command = group.commands.get(words[0])
         if command is not None:
