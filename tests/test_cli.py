@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 import musicrt
-from musicrt import cli_output
+from musicrt.cli import output
 from musicrt.runtime.audio import read_audio
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.model import load
@@ -107,8 +107,8 @@ RATES = {"large": 1400.0, "small": 312.5}
 @pytest.fixture
 def tokens(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Two seconds in tokens of a made-up system with two variants."""
-    monkeypatch.setattr(cli_output, "system_names", lambda: ["chatter"])
-    monkeypatch.setattr(cli_output, "bit_rates", lambda system: {"chatter": RATES}[system])
+    monkeypatch.setattr(output, "system_names", lambda: ["chatter"])
+    monkeypatch.setattr(output, "bit_rates", lambda system: {"chatter": RATES}[system])
     values = np.zeros((1, 27, 2), np.int64)
     save_encoded(tmp_path / "a.tok", Encoded(values, "chatter", "small", "tokens", "0" * 64, 16_000, 44_100, 32_000, bits=(13, 12)))
     return tmp_path / "a.tok"
@@ -127,7 +127,7 @@ def test_inspect_of_tokens(tokens: Path) -> None:
 
 
 def test_inspect_of_a_system_that_is_not_known(tokens: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(cli_output, "system_names", lambda: ["another"])
+    monkeypatch.setattr(output, "system_names", lambda: ["another"])
     assert json.loads(call("inspect", tokens, "--json").out)["nominal_bit_rates"] == {}
     assert "this one" not in call("inspect", tokens).out
 
@@ -144,8 +144,8 @@ def test_inspect_of_a_bundle_with_a_bit_rate() -> None:
     bundle.manifest = bundle.manifest.model_copy(update={"system": "chatter", "variant": "large"})
     bundle.spec = replace(bundle.spec, bit_rate=1400.0)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
-        cli_output.print_bundle(bundle)
-        cli_output.print_bundle(bundle, as_json=True)
+        output.print_bundle(bundle)
+        output.print_bundle(bundle, as_json=True)
     text, _, content = printed.getvalue().partition("\n{")
     assert "nominal bit rate: 1.4 kbps\n" in text
     assert [line for line in text.splitlines() if "this one" in line] == ["│ large   │ 1.4 kbps             │ this one │"]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 import musicrt
-from musicrt import cli
+from musicrt.cli import bundles
+from musicrt.cli.app import app
 from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import load_encoded, save_encoded
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
@@ -134,7 +135,7 @@ def test_lack_of_memory_is_said_in_words_that_fit_every_system(monkeypatch: pyte
     def take_too_much() -> list[str]:
         raise MemoryError
 
-    monkeypatch.setattr(cli, "system_names", take_too_much)
+    monkeypatch.setattr(bundles, "system_names", take_too_much)
     fails(1, "systems", says=("shorter audio", "where the system has them", "--chunking seamless", "--max-batch-size"))
 
 
@@ -197,9 +198,9 @@ def test_fault_of_ours_is_not_dressed_up(monkeypatch: pytest.MonkeyPatch) -> Non
     def fail(_: str) -> System:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(cli, "find_system", fail)
+    monkeypatch.setattr(bundles, "find_system", fail)
     with pytest.raises(RuntimeError, match="a bug"):
-        cli.app(["systems"])
+        app(["systems"])
 
 
 def test_error_in_a_process_of_its_own(tmp_path: Path) -> None:

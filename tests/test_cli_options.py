@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import pytest
 
-from musicrt.cli_options import DECODING, ENCODING, FEATURES, GENERATION, OPTIONS, generators, owners_of_options
+from musicrt.cli.options import DECODING, ENCODING, FEATURES, GENERATION, OPTIONS, generators, owners_of_options
 from musicrt.runtime.pipeline import options_of
 from musicrt.runtime.registry import system_module, system_names
 from tests.command import call

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from musicrt.cli_options import DECODING, ENCODING, GENERATION, Flag
+from musicrt.cli.options import DECODING, ENCODING, GENERATION, Flag
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.generator import Generator
 from musicrt.runtime.pipeline import Codec, options_of

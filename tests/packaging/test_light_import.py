@@ -57,7 +57,7 @@ result = [seconds, [name for name in {HEAVY} if name in sys.modules], [name for 
         ("musicrt.runtime.audio", ["pydantic", "scipy", "torch", "onnxruntime"]),
         ("musicrt.runtime.audio_writer", ["pydantic", "scipy", "torch", "onnxruntime"]),
         ("musicrt.runtime.model", ["typer", "torch", "onnxruntime", "openvino", "tensorrt"]),
-        ("musicrt.cli", ["soundfile", "scipy", "torch", "onnxruntime", "openvino", "tensorrt"]),
+        ("musicrt.cli.app", ["soundfile", "scipy", "torch", "onnxruntime", "openvino", "tensorrt"]),
     ],
 )
 def test_modules_load_only_what_they_need(module: str, absent: list[str]) -> None:

@@ -72,7 +72,7 @@ def test_wheel_holds_the_package_and_nothing_else(wheel: Path) -> None:
     tracked = git_files("musicrt")
     for name in (
         "py.typed",
-        "cli.py",
+        "cli/app.py",
         "bundles/music2latent-nano/manifest.json",
         "runtime/cuda/sources/choose.cu",
         "runtime/models/music2latent/README.md",

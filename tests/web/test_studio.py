@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from musicrt.cli_options import Flag
+from musicrt.cli.options import Flag
 from musicrt.runtime.audio import read_audio
 from musicrt.runtime.audio_writer import write_audio
 from musicrt.runtime.bundle import EMBEDDED

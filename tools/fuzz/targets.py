@@ -221,7 +221,7 @@ def _read_options(data: bytes, folder: Path) -> None:
     """Options of a command, separated by zero bytes; nothing is run."""
     import typer
 
-    from musicrt.cli import app
+    from musicrt.cli.app import app
 
     del folder
     words = data.decode("utf-8", "replace").split("\0")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
-from musicrt.cli_output import console, print_facts, print_json, say
+from musicrt.cli.output import console, print_facts, print_json, say
 from musicrt.runtime.errors import BundleError
 
 if TYPE_CHECKING:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.markup import escape
+from rich.progress import Progress
 from rich.table import Table
 
 from musicrt.runtime.bundle import Bundle
@@ -106,6 +108,18 @@ def print_json(value: Any) -> None:
 def say(line: str) -> None:
     """Print one line as it is, however narrow the terminal."""
     console.print(escape(line), highlight=False, soft_wrap=True)
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Callable[..., None]]:
+    """A bar on a terminal; nothing elsewhere."""
+    with Progress(console=errors, transient=True, disable=not errors.is_terminal) as bar:
+        task = bar.add_task(title, total=None)
+
+        def report(done: int, total: int, text: str = title) -> None:
+            bar.update(task, completed=done, total=total, description=text)
+
+        yield report
 
 
 def _print_bit_rates(rates: Mapping[str, float], this: str) -> None:

@@ -1,0 +1,5 @@
+"""`python -m musicrt.cli`."""
+
+from musicrt.cli import main
+
+main()

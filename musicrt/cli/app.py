@@ -1,0 +1,66 @@
+"""The commands of `musicrt`, and how they end. Exit codes are those of `musicrt.runtime.errors` (2: wrong usage, 130: interrupted)."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Annotated, NoReturn
+
+import typer
+from rich.logging import RichHandler
+from rich.markup import escape
+from typer.core import TyperCommand
+
+import musicrt
+from musicrt.cli import bundles, files, machine
+from musicrt.cli.options import OptionsCommand
+from musicrt.cli.output import console, errors
+from musicrt.runtime.errors import MusicRTError
+
+app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
+
+
+def run() -> None:
+    """Read the command line and do what it says: an error of this package becomes one line and its exit code."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
+    try:
+        app()
+    except MusicRTError as error:
+        _fail(str(error), error.exit_code)
+    except MemoryError:
+        _fail("not enough memory; use shorter audio, or, where the system has them, --chunking seamless or a smaller --max-batch-size", 1)
+
+
+@app.callback(invoke_without_command=True)
+def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    """Neural music codecs in production: official checkpoints to ONNX, and a lean runtime."""
+    if version:
+        console.print(musicrt.__version__, highlight=False)
+        raise typer.Exit
+
+
+_COMMANDS: Mapping[type[TyperCommand], Sequence[Callable[..., None]]] = {
+    TyperCommand: [
+        bundles.systems,
+        bundles.export,
+        bundles.add_flavour,
+        bundles.calibrate,
+        bundles.build,
+        bundles.sign,
+        bundles.verify,
+        bundles.inspect,
+        machine.doctor,
+        machine.bench,
+        machine.web,
+    ],
+    OptionsCommand: [files.encode, files.decode, files.roundtrip, files.generate],
+}
+for _kind, _commands in _COMMANDS.items():
+    for _command in _commands:
+        app.command(cls=_kind)(_command)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    errors.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
+    sys.exit(code)
