@@ -195,10 +195,12 @@ def manifest_text(manifest: Manifest) -> str:
     """What is written of a manifest. Raises VerificationError if it could not be read again, as with numbers that are not finite."""
     text = manifest.model_dump_json(indent=1) + "\n"
     try:
-        Manifest.model_validate_json(text)
+        Manifest.model_validate(parse_json(text.encode()))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise VerificationError(f"{where} is no finite number: something in the network overflows; nothing was written") from None
+    except ValueError as error:
+        raise VerificationError(f"the manifest could not be read again ({error}); nothing was written") from None
     return text
 
 

@@ -108,7 +108,7 @@ def load_encoded(path: str | Path) -> Encoded:
     path = Path(path)
     try:
         if not path.is_file():
-            what = "a folder" if path.is_dir() else "missing"
+            what = "a folder" if path.is_dir() else "no file" if path.exists() else "missing"
             raise EncodedError(f"{path} is {what}, expected a file of encoded audio (make one with: musicrt encode)")
         _check_header(path)
         with safe_open(path, "np") as file:

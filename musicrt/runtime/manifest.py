@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -14,6 +15,7 @@ from musicrt.runtime.spec import Gate
 FORMAT = "musicrt-bundle"
 VERSION = 1
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -184,8 +186,10 @@ class Manifest(_Entry):
 
 
 def parse_json(text: bytes) -> Any:
-    """JSON in which every name comes once and every number is finite. Raises ValueError, RecursionError."""
-    return json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
+    """JSON in which every name comes once, every number is finite, and no text steers a terminal. Raises ValueError, RecursionError."""
+    content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
+    _check_texts(content)
+    return content
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -195,6 +199,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
         raise ValueError(f"the name {twice[:80]!a} comes twice")
     return found
+
+
+def _check_texts(content: Any) -> None:
+    """Some are shown by `musicrt inspect`, and all may be part of an error."""
+    if isinstance(content, str) and _CONTROL.search(content):
+        raise ValueError(f"the text {content[:80]!a} has control characters")
+    for part in (*content.keys(), *content.values()) if isinstance(content, dict) else content if isinstance(content, list) else ():
+        _check_texts(part)
 
 
 def _refuse_number(text: str) -> NoReturn:

@@ -182,6 +182,8 @@ def test_foreign_version_is_refused(copy_bundle: Path, version: object) -> None:
         ('"system":', '"system": "another", "system":', "'system' comes twice"),
         ('"stride":', '"stride": 1, "stride":', "'stride' comes twice"),
         ('"error":', '"error": NaN, "surplus":', "NaN"),
+        ('"description": "', '"description": "\\u001b]0;title\\u0007', r"\x1b]0;title\x07"),
+        ('"inputs": [', '"inputs": ["\\u009b2J", ', r"\x9b2J"),
         ('"error":', '"error": -Infinity, "surplus":', "-Infinity"),
         ('"error":', '"error": 1e999, "surplus":', "1e999"),
     ],

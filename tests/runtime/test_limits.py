@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -98,6 +99,23 @@ def test_encoded_audio_has_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.setenv(VARIABLE, "encoded_header_bytes=100")
     with refused(EncodedError, tmp_path / "a.m2l", "has a header of", "at most 100"):
         load_encoded(tmp_path / "a.m2l")
+
+
+@pytest.mark.parametrize("place", ["pipe", "/dev/zero"])
+def test_what_never_ends_is_not_read(tmp_path: Path, place: str) -> None:
+    """Whoever opens a pipe waits until somebody writes into it."""
+    path = Path(place) if place.startswith("/") else tmp_path / place
+    if place == "pipe":
+        os.mkfifo(path)
+    with refused(AudioError, path, "not a file"):
+        probe_audio(path)
+    with refused(EncodedError, path, "no file"):
+        load_encoded(path)
+    pytest.importorskip("av")
+    from musicrt.runtime.video import Video
+
+    with refused(VideoError, path, "not a file"):
+        Video(path)
 
 
 def test_videos_have_limits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
