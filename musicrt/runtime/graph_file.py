@@ -26,10 +26,10 @@ _INSIDE: Mapping[str, Mapping[int, str]] = {
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
     "sparse": {1: "tensor", 2: "tensor"},
-    "tensor": {13: "external"},
 }
 _REFUSED: Mapping[str, Mapping[int, str]] = {"model": {20: "training", 25: "functions of its own"}}
 _KIND, _DOMAIN = 4, 7  # of a node
+_EXTERNAL = 13  # of a tensor
 _KEY, _VALUE = 1, 2  # of an entry of external data
 
 
@@ -63,24 +63,24 @@ def _check(content: bytes, message: str, place: _Field, sizes: Mapping[str, int]
     if depth > _DEEPEST:
         raise InputError(f"its graph is more than {_DEEPEST} levels deep")
     inside, refused = _INSIDE.get(message, {}), _REFUSED.get(message, {})
-    texts: dict[int, list[str]] = {}
+    texts: dict[int, list[str]] = {_KIND: [], _DOMAIN: []}
+    entries: list[tuple[list[str], list[str]]] = []
     for field in _fields(content, place.start, place.stop):
         if field.number in refused:
             raise InputError(f"it has {refused[field.number]}, which no graph of ours has")
-        if field.number in inside:
-            if field.wire != _BYTES:
-                raise InputError("it is no intact ONNX file")
+        is_entry = message == "tensor" and field.number == _EXTERNAL
+        if (is_entry or field.number in inside) and field.wire != _BYTES:
+            raise InputError("it is no intact ONNX file")
+        if is_entry:
+            entries.append(_read_entry(content, field))
+        elif field.number in inside:
             _check(content, inside[field.number], field, sizes, depth + 1)
-        elif field.wire == _BYTES and (message, field.number) in _TEXTS:
-            texts.setdefault(field.number, []).append(_text(content[field.start : field.stop]))
+        elif message == "node" and field.wire == _BYTES and field.number in texts:
+            texts[field.number].append(_text(content, field))
     if message == "node":
-        _check_operator(texts.get(_KIND, [""]), texts.get(_DOMAIN, [""]))
-    elif message == "external":
-        for key in texts.get(_KEY, [""]):
-            _check_external(key, texts.get(_VALUE, [""]), sizes)
-
-
-_TEXTS = {("node", _KIND), ("node", _DOMAIN), ("external", _KEY), ("external", _VALUE)}
+        _check_operator(texts[_KIND] or [""], texts[_DOMAIN] or [""])
+    if entries:
+        _check_external(entries, sizes)
 
 
 def _check_operator(kinds: list[str], domains: list[str]) -> None:
@@ -90,16 +90,30 @@ def _check_operator(kinds: list[str], domains: list[str]) -> None:
                 raise InputError(f"it has the operator {_shown(kind)} of {_shown(domain)}, which no export of this version makes")
 
 
-def _check_external(key: str, values: list[str], sizes: Mapping[str, int]) -> None:
-    """One entry of what says where a tensor's data lie."""
-    most = max(sizes.values(), default=0)
-    for value in values:
-        if key == "location" and value not in sizes:
-            raise InputError(f"its weights lie in {_shown(value)}, expected {' or '.join(sorted(sizes)) or 'none'} beside it")
-        if key in ("offset", "length") and not (value.isascii() and value.isdigit() and len(value) < 19 and int(value) <= most):
-            raise InputError(f"a weight has the {key} {_shown(value)}, which lies beyond its file of {most} bytes")
-        if key not in ("location", "offset", "length"):
-            raise InputError(f"a weight has the entry {_shown(key)}, expected location, offset and length")
+def _read_entry(content: bytes, place: _Field) -> tuple[list[str], list[str]]:
+    """Names and values of an entry that says where a tensor's data lie: one of each, if all is well."""
+    fields = [field for field in _fields(content, place.start, place.stop) if field.wire == _BYTES]
+    return [_text(content, one) for one in fields if one.number == _KEY], [_text(content, one) for one in fields if one.number == _VALUE]
+
+
+def _check_external(entries: list[tuple[list[str], list[str]]], sizes: Mapping[str, int]) -> None:
+    """All entries of a tensor."""
+    found: dict[str, str] = {}
+    for names, values in entries:
+        if len(names) != 1 or len(values) > 1 or names[0] in found or names[0] not in ("location", "offset", "length"):
+            raise InputError(f"a weight has the entry {_shown(' '.join(names))}, expected location, offset and length, each once")
+        found[names[0]] = values[0] if values else ""
+    location = found.get("location", "")
+    if location not in sizes:
+        raise InputError(f"its weights lie in {_shown(location)}, expected {' or '.join(sorted(sizes)) or 'none'} beside it")
+    end = 0
+    for name in ("offset", "length"):
+        number = found.get(name, "0")
+        if not (number.isascii() and number.isdigit() and len(number) < 19):
+            raise InputError(f"a weight has the {name} {_shown(number)}, expected a whole number")
+        end += int(number)
+    if end > sizes[location]:
+        raise InputError(f"a weight ends at byte {end} of {location}, which has {sizes[location]}")
 
 
 def _fields(content: bytes, start: int, stop: int) -> Iterator[_Field]:
@@ -136,8 +150,8 @@ def _varint(content: bytes, at: int, stop: int) -> tuple[int, int]:
     raise InputError("it is no intact ONNX file")
 
 
-def _text(content: bytes) -> str:
-    return content.decode("utf-8", "backslashreplace")
+def _text(content: bytes, place: _Field) -> str:
+    return content[place.start : place.stop].decode("utf-8", "backslashreplace")
 
 
 def _shown(text: str) -> str:

@@ -70,6 +70,12 @@ def with_functions() -> onnx.ModelProto:
     return model
 
 
+def location_twice() -> onnx.ModelProto:
+    model = make_model("/etc/passwd")
+    model.graph.initializer[0].external_data.add(key="location", value=WEIGHTS)
+    return model
+
+
 def with_training() -> onnx.ModelProto:
     model = make_model()
     model.training_info.add()
@@ -92,11 +98,12 @@ WRONG: dict[str, tuple[Callable[[], onnx.ModelProto], str]] = {
     "other spelling": (lambda: make_model("./weights.safetensors"), "'./weights.safetensors'"),
     "zero byte": (lambda: make_model("weights.safetensors\0"), r"\x00"),
     "empty": (lambda: make_model(""), "lie in ''"),
-    "far offset": (lambda: make_model(offset="17"), "offset '17'"),
+    "far offset": (lambda: make_model(offset="9"), "ends at byte 17 of weights.safetensors, which has 16"),
     "huge offset": (lambda: make_model(offset=str(2**63)), str(2**63)),
     "long offset": (lambda: make_model(offset="1" * 5000), "offset '111"),
     "negative length": (lambda: make_model(length="-1"), "length '-1'"),
     "other entry": (lambda: make_model(basepath="/"), "'basepath'"),
+    "location twice": (location_twice, "each once"),
     "foreign domain": (lambda: make_model(domain="custom"), "'Add' of 'custom'"),
     "foreign operator": (lambda: make_model(domain="com.microsoft", kind="EPContext"), "'EPContext' of 'com.microsoft'"),
     "in a branch": (lambda: inside("graph"), "'Evil' of 'custom'"),
