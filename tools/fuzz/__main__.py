@@ -25,7 +25,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=int, default=60)
     parser.add_argument("--folder", type=Path, default=Path("fuzz"), help="where inputs are kept from run to run, and findings")
     arguments = parser.parse_args()
-    with atheris.instrument_imports(include=["musicrt"]):
+    with atheris.instrument_imports(include=["musicrt", "typer"]):  # targets import some of these when they run, which is too late
+        import musicrt.cli.app
+        import musicrt.runtime.muxing
+        import musicrt.runtime.video  # noqa: F401
         from tools.fuzz.targets import TARGETS, run_target
     if arguments.target not in TARGETS:
         parser.error(f"got {arguments.target!r}, expected one of {', '.join(TARGETS)}")
