@@ -49,6 +49,7 @@ _COMMANDS: Mapping[type[TyperCommand], Sequence[Callable[..., None]]] = {
         bundles.add_flavour,
         bundles.calibrate,
         bundles.build,
+        bundles.sign,
         bundles.verify,
         bundles.inspect,
         machine.doctor,

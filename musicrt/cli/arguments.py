@@ -23,6 +23,9 @@ PrecisionOption = Annotated[
     typer.Option(help="What networks are computed in, see `musicrt doctor`; by default what the backend takes: float32 on a CPU."),
 ]
 ThreadsOption = Annotated[int | None, typer.Option(help="CPU threads inside an operator; all by default.")]
+TrustedKeyOption = Annotated[
+    Path | None, typer.Option(help="The public key (PEM, Ed25519) that the bundle has to be signed with; needs the extra `sign`.")
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON for programs.")]
 
 

@@ -15,15 +15,17 @@ from musicrt.cli.arguments import (
     JsonOption,
     PrecisionOption,
     ThreadsOption,
+    TrustedKeyOption,
     bundle_path,
     needing,
     split_names,
 )
 from musicrt.cli.engines import print_built, print_engines
-from musicrt.cli.output import console, errors, print_bundle, print_calibration, print_encoded, print_facts, print_json, progress
-from musicrt.runtime.bundle import Bundle
+from musicrt.cli.output import console, errors, print_bundle, print_calibration, print_encoded, print_facts, print_json, progress, say
+from musicrt.runtime.bundle import MANIFEST, Bundle
 from musicrt.runtime.errors import BundleError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
+from musicrt.runtime.signature import sign_manifest
 
 
 def systems(as_json: JsonOption = False) -> None:
@@ -164,18 +166,30 @@ def build(
     print_built(built, as_json)
 
 
+def sign(
+    bundle: Annotated[Path, typer.Argument(help="A bundle folder.")],
+    key: Annotated[Path, typer.Option(help="The private key: Ed25519 as PEM, without a password (openssl genpkey -algorithm ed25519).")],
+) -> None:
+    """Sign a bundle: its manifest, and with that the hash of every file (needs the extra `sign`)."""
+    Bundle.open(bundle, check="hashes")  # what is damaged is not to be signed
+    say(f"{sign_manifest(bundle / MANIFEST, key)} written; ask for it with: musicrt verify {bundle} --trusted-key PUBLIC_KEY")
+
+
 def verify(
     bundle: BundleArgument,
     backend: BackendOption = "auto",
     flavour: Annotated[str | None, typer.Option(help="The graphs to run; by default those of the backend. trt runs on a CPU too.")] = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
+    trusted_key: TrustedKeyOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Check every file's hash and every stage's numbers (error: relative L2; of integers, the share that differs)."""
     from musicrt.runtime.verify import verify_bundle
 
-    checks = verify_bundle(bundle_path(bundle), backend=backend, flavour=flavour, threads=threads, precision=precision)
+    checks = verify_bundle(
+        bundle_path(bundle), backend=backend, flavour=flavour, threads=threads, precision=precision, trusted_key=trusted_key
+    )
     if as_json:
         print_json([{**vars(check), "ok": check.ok} for check in checks])
     else:

@@ -14,6 +14,7 @@ from musicrt.engines.layers import Layer, Report, count_precisions, undeclared
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.cuda.engine import open_plan
 from musicrt.runtime.errors import BundleError, EngineError
+from musicrt.runtime.limits import check_limit
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.tensorrt_family import find_family
 from musicrt.runtime.tensorrt_messages import messages_of
@@ -58,6 +59,7 @@ def inspect_engines(bundle: Bundle) -> list[Inspected]:
 def read_report(path: Path) -> Report:
     """The report beside a plan. Raises BundleError."""
     try:
+        check_limit("manifest_bytes", path.stat().st_size, f"{path} has {path.stat().st_size} bytes", BundleError)
         return Report.model_validate_json(path.read_bytes())
     except (OSError, ValidationError) as error:
         reason = str(error).splitlines()[0]

@@ -15,6 +15,7 @@ import numpy as np
 import soundfile
 
 from musicrt.runtime.errors import AudioError, InputError
+from musicrt.runtime.limits import check_limit
 from musicrt.runtime.resampling import Resampler, check_kernel, join_blocks, resample_blocks
 from musicrt.runtime.soundfiles import Disk, OneWayFile, reason_of
 from musicrt.runtime.waveform import HIGHEST_RATE, Audio, check_rate, find_bad
@@ -57,7 +58,7 @@ def read_audio(path: str | Path, sample_rate: int | None = None, kernel: Resampl
     Integer PCM is scaled to [-1, 1). Returns the audio and its rate. Raises AudioError, InputError.
     """
     channels, rate, blocks = _open_stream(path, sample_rate, _BLOCK, kernel)
-    return join_blocks(blocks, channels), rate
+    return join_blocks(_held(Path(path), blocks), channels), rate
 
 
 def stream_audio(path: str | Path, sample_rate: int | None = None, block: int = _BLOCK, kernel: Resampler = "soxr") -> Iterator[Audio]:
@@ -86,8 +87,17 @@ def _open_source(path: Path) -> tuple[OneWayFile, Disk]:
             raise AudioError(f"can't read {path}: {reason_of(disk.error or error)}; expected an intact .wav, .flac or such") from error
         if file.samplerate > HIGHEST_RATE:
             raise AudioError(f"can't read {path}: its header says {file.samplerate} Hz, expected at most {HIGHEST_RATE} Hz")
+        check_limit("audio_channels", file.channels, f"{path} has {file.channels} channels", AudioError)
+        if file.frames < _UNKNOWN_LENGTH:
+            _check_length(path, file, file.frames)
         stack.pop_all()
     return file, disk
+
+
+def _check_length(path: Path, file: OneWayFile, samples: int) -> None:
+    """Raises AudioError for a file that is too long; a few bytes of FLAC or Opus may stand for a minute of silence."""
+    seconds = samples / file.samplerate
+    check_limit("audio_seconds", seconds, f"{path} lasts {seconds:.0f} s or more", AudioError)
 
 
 def _open_stream(path: str | Path, sample_rate: int | None, block: int, kernel: Resampler) -> tuple[int, int, Iterator[Audio]]:
@@ -121,8 +131,18 @@ def _decode(path: Path, file: OneWayFile, disk: Disk, block: int) -> Iterator[Au
             if not len(samples):
                 break
             got += len(samples)
+            _check_length(path, file, got)
             yield np.ascontiguousarray(samples.T)
         _warn_of_missing(path, file, disk, got)
+
+
+def _held(path: Path, blocks: Iterator[Audio]) -> Iterator[Audio]:
+    """Blocks that are all kept. Raises AudioError where they are too many; a stream of the same file may well be read."""
+    values = 0
+    for block in blocks:
+        values += block.size
+        check_limit("audio_values", values, f"{path} has {values} samples or more in all channels, too many to be held at once", AudioError)
+        yield block
 
 
 def _warn_of_missing(path: Path, file: OneWayFile, disk: Disk, got: int) -> None:

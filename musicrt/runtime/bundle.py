@@ -1,6 +1,7 @@
 """A bundle: a model on disk that can be copied to a machine without torch.
 
 BUNDLE/manifest.json            what it is, hashes of everything else
+BUNDLE/manifest.sig             a signature of that, where somebody has signed it
 BUNDLE/stages/<stage>.onnx      one graph per stage
 BUNDLE/stages/weights.safetensors   the weights, once; the graphs refer into it, torch reads it directly
 BUNDLE/stages/<stage>.trt.onnx  the same in half precision, where the bundle has that flavour
@@ -22,8 +23,11 @@ from pydantic import ValidationError
 
 from musicrt.runtime.errors import BackendError, BundleError, ConfigError, VerificationError
 from musicrt.runtime.files import new_file, sha256_of
-from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry
+from musicrt.runtime.graph_file import check_graph
+from musicrt.runtime.limits import check_limit
+from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry, parse_json
 from musicrt.runtime.registry import build_spec, system_names
+from musicrt.runtime.signature import check_signature
 from musicrt.runtime.spec import INT8, ORT, TRT, ModelSpec
 
 MANIFEST = "manifest.json"
@@ -35,7 +39,6 @@ GPU_FP16 = "gpu-fp16"
 """The calibration whose pins hold for the flavour `trt`."""
 _PRECISIONS = {ORT: ("float32",), TRT: ("float16", "float32"), INT8: ("int8", "float32")}
 """What a graph of each flavour may be in."""
-_MANIFEST_LIMIT = 64 << 20  # bytes; a manifest is a few hundred kilobytes
 
 EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-nano"
 """The small bundle that is part of the package: the nano codec, trained on music that the project synthesises itself."""
@@ -46,12 +49,16 @@ class Bundle:
 
     def __init__(self, path: Path, manifest: Manifest, spec: ModelSpec) -> None:
         self.path, self.manifest, self.spec = path, manifest, spec
+        self._checked: set[Path] = set()
 
     @classmethod
-    def open(cls, path: Path | str, *, check: Literal["sizes", "hashes"] = "sizes") -> Bundle:
-        """Read and validate a bundle. Raises BundleError for anything missing, damaged, foreign or outside the folder."""
+    def open(cls, path: Path | str, *, check: Literal["sizes", "hashes"] = "sizes", trusted_key: Path | str | None = None) -> Bundle:
+        """Read and validate a bundle. Raises BundleError for anything missing, damaged, foreign or outside the folder.
+
+        trusted_key: a public key (`signature`); whatever was not signed with it is refused, and hashes are checked.
+        """
         path = Path(path)
-        manifest = read_manifest(path)
+        manifest = read_manifest(path, None if trusted_key is None else Path(trusted_key))
         if manifest.system not in system_names():
             raise BundleError(
                 f"{path} holds the system {manifest.system!r}, this version knows {', '.join(system_names())}; update musicrt"
@@ -69,7 +76,7 @@ class Bundle:
         plans = {entry.path for entry in bundle._plan_files}
         for entry in bundle.files:
             remedy = f"make the engines again with: musicrt build {path}" if entry.path in plans else "copy the whole folder again"
-            bundle._check_file(entry, remedy, hashes=check == "hashes")
+            bundle._check_file(entry, remedy, hashes=check == "hashes" or trusted_key is not None)
         return bundle
 
     @property
@@ -104,12 +111,17 @@ class Bundle:
         return self.path / self.manifest.weights.path
 
     def graph(self, stage: str, flavour: str) -> tuple[Path, GraphEntry]:
-        """A stage's graph of one flavour. Raises BundleError if the bundle has none."""
+        """A stage's graph of one flavour. Raises BundleError if the bundle has none, or one that must not be opened (`graph_file`)."""
         graphs = self.manifest.stages[stage].graphs
         if flavour not in graphs:
             have = ", ".join(graphs) or "none"
             raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {have}; {_remedy(flavour, self.path)}")
-        return self.path / graphs[flavour].file.path, graphs[flavour]
+        path = self.path / graphs[flavour].file.path
+        if path not in self._checked:
+            weights = [self.path / entry.path for entry in (self.manifest.weights, *self.manifest.more_weights.values())]
+            check_graph(path, {one.name for one in weights if one.parent == path.parent})
+            self._checked.add(path)
+        return path, graphs[flavour]
 
     def plans(self, engine: str, stage: str) -> dict[str, PlanEntry]:
         """A stage's plans for one member of the TensorRT family, by the name of their folder."""
@@ -183,15 +195,17 @@ def manifest_text(manifest: Manifest) -> str:
     """What is written of a manifest. Raises VerificationError if it could not be read again, as with numbers that are not finite."""
     text = manifest.model_dump_json(indent=1) + "\n"
     try:
-        Manifest.model_validate_json(text)
+        Manifest.model_validate(parse_json(text.encode()))
     except ValidationError as error:
         where = ".".join(str(part) for part in error.errors()[0]["loc"])
         raise VerificationError(f"{where} is no finite number: something in the network overflows; nothing was written") from None
+    except ValueError as error:
+        raise VerificationError(f"the manifest could not be read again ({error}); nothing was written") from None
     return text
 
 
-def read_manifest(path: Path) -> Manifest:
-    """The validated manifest of the bundle at `path`. Raises BundleError."""
+def read_manifest(path: Path, trusted_key: Path | None = None) -> Manifest:
+    """The validated manifest of the bundle at `path`, signed with a key if one is given. Raises BundleError; InputError for a bad key."""
     file = path / MANIFEST
     try:
         if not path.exists():
@@ -200,11 +214,16 @@ def read_manifest(path: Path) -> Manifest:
             raise BundleError(f"{path} is a file, expected a bundle folder (make one with: musicrt export)")
         if not file.is_file():
             raise BundleError(f"{path} has no {MANIFEST}, so it is not a bundle (make one with: musicrt export)")
-        if file.stat().st_size > _MANIFEST_LIMIT:
-            raise BundleError(f"{file} has {file.stat().st_size} bytes, more than any manifest needs; export the bundle again")
-        content = json.loads(file.read_bytes())
+        if not file.resolve().is_relative_to(path.resolve()):
+            raise BundleError(f"{file} leads out of the bundle; do not use it, or copy the files themselves")
+        check_limit("manifest_bytes", file.stat().st_size, f"{file} has {file.stat().st_size} bytes", BundleError)
+        text = file.read_bytes()
     except OSError as error:
         raise BundleError(f"{path} can't be read ({error.strerror or error}); expected a bundle folder") from None
+    if trusted_key is not None:
+        check_signature(path, text, trusted_key)
+    try:
+        content = parse_json(text)
     except (ValueError, RecursionError) as error:
         raise BundleError(f"{file} is not JSON ({error}); copy or export the bundle again") from None
     if not isinstance(content, dict) or content.get("format") != FORMAT:

@@ -18,7 +18,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -30,6 +31,7 @@ from safetensors.numpy import save_file
 
 from musicrt.runtime.errors import EncodedError, InputError
 from musicrt.runtime.files import new_file
+from musicrt.runtime.limits import check_limit
 from musicrt.runtime.packing import pack_codes, unpack_codes
 from musicrt.runtime.waveform import HIGHEST_RATE
 
@@ -106,11 +108,14 @@ def load_encoded(path: str | Path) -> Encoded:
     path = Path(path)
     try:
         if not path.is_file():
-            what = "a folder" if path.is_dir() else "missing"
+            what = "a folder" if path.is_dir() else "no file" if path.exists() else "missing"
             raise EncodedError(f"{path} is {what}, expected a file of encoded audio (make one with: musicrt encode)")
+        _check_header(path)
         with safe_open(path, "np") as file:
             header = file.metadata() or {}
             names = list(file.keys())
+            if names == ["values"]:
+                _check_size(file.get_slice("values").get_shape())
             stored = file.get_tensor("values") if names == ["values"] else None
     except EncodedError:
         raise
@@ -124,7 +129,7 @@ def load_encoded(path: str | Path) -> Encoded:
         raise EncodedError(f"{path} has kind {header.get('kind')!r} in format {header['format']!r}; encode the audio again")
     try:
         values, bits = _read_tokens(header, stored) if kind == "tokens" else (_read_floats(stored), ())
-        return Encoded(
+        encoded = Encoded(
             values=values,
             system=_text(header["system"]),
             variant=_text(header["variant"]),
@@ -136,10 +141,26 @@ def load_encoded(path: str | Path) -> Encoded:
             name=path.name,
             bits=bits,
         )
+        check_limit("audio_seconds", encoded.seconds, f"{path} stands for {encoded.seconds:.0f} s of audio", EncodedError)
+    except EncodedError:
+        raise
     except InputError as error:
         raise EncodedError(f"{path} holds no {kind}: {error}; encode the audio again") from None
     except (KeyError, ValueError) as error:
         raise EncodedError(f"{path} has a damaged header ({error}); encode the audio again") from None
+    return encoded
+
+
+def _check_header(path: Path) -> None:
+    """The length of the header is what a safetensors file begins with. Raises EncodedError."""
+    with path.open("rb") as file:
+        length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)  # one beyond the file's end is damage
+    check_limit("encoded_header_bytes", length, f"{path} has a header of {length} bytes", EncodedError)
+
+
+def _check_size(shape: Sequence[int]) -> None:
+    count = math.prod(shape)
+    check_limit("encoded_values", count, f"got {count} values")
 
 
 def _read_floats(stored: NDArray[Any]) -> NDArray[np.float32]:
@@ -155,6 +176,7 @@ def _read_tokens(header: Mapping[str, str], stored: NDArray[Any]) -> tuple[NDArr
     most = _count(header["samples"], 0) + _PADDING
     if shape[1] > most:
         raise InputError(f"got {shape[1]} frames of codes for {header['samples']} samples, expected at most {most}")
+    _check_size(shape)  # in memory up to 64 times as large as packed
     return unpack_codes(stored, shape, bits), bits
 
 

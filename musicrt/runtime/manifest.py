@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import json
+import math
+import re
+from collections import Counter
+from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,6 +15,7 @@ from musicrt.runtime.spec import Gate
 FORMAT = "musicrt-bundle"
 VERSION = 1
 
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -178,3 +183,36 @@ class Manifest(_Entry):
     """By target: cpu-int8, gpu-fp16."""
     engines: dict[str, dict[str, PlanEntry]] = {}
     """Plans by the name of their folder, and by stage."""
+
+
+def parse_json(text: bytes) -> Any:
+    """JSON in which every name comes once, every number is finite, and no text steers a terminal. Raises ValueError, RecursionError."""
+    content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
+    _check_texts(content)
+    return content
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Readers differ in which of two values they take."""
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        twice = Counter(name for name, _ in pairs).most_common(1)[0][0]
+        raise ValueError(f"the name {twice[:80]!a} comes twice")
+    return found
+
+
+def _check_texts(content: Any) -> None:
+    """Some are shown by `musicrt inspect`, and all may be part of an error."""
+    if isinstance(content, str) and _CONTROL.search(content):
+        raise ValueError(f"the text {content[:80]!a} has control characters")
+    for part in (*content.keys(), *content.values()) if isinstance(content, dict) else content if isinstance(content, list) else ():
+        _check_texts(part)
+
+
+def _refuse_number(text: str) -> NoReturn:
+    raise ValueError(f"{text[:80]} is no finite number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse_number(text)

@@ -49,9 +49,10 @@ class Model:
         stream: int | None = None,
         graphs: bool = True,
         precision: Precision | None = None,
+        trusted_key: Path | str | None = None,
     ) -> Model:
         """Open the bundle at `path`. `device` narrows "auto" down; for the rest see `load`. Raises BundleError, BackendError."""
-        bundle = Bundle.open(path)
+        bundle = Bundle.open(path, trusted_key=trusted_key)
 
         def probe(candidate: Backend) -> None:
             candidate.check_bundle(bundle)
@@ -128,6 +129,7 @@ def load(
     stream: int | None = None,
     graphs: bool = True,
     precision: Precision | None = None,
+    trusted_key: Path | str | None = None,
 ) -> Any:
     """Open a bundle and give the pipeline of its system, ready to encode, decode or generate.
 
@@ -140,7 +142,9 @@ def load(
     precision: what networks are computed in, "float32", "bfloat16", "float16" or "int8"; None: what the backend takes by itself, float32
         on a CPU. "auto" chooses among the backends that offer it here, and `pipeline.backend.precision` says what runs; nothing else is
         run instead. "int8" needs a bundle that `musicrt calibrate` has given such graphs.
-    Raises BundleError, BackendError.
+    trusted_key: a file with the Ed25519 public key (PEM) that the bundle has to be signed with (`musicrt sign`; needs the extra `sign`);
+        a bundle that is not, or was changed since, is refused, and every file's hash is checked.
+    Raises BundleError, BackendError; InputError for a key that can't be read.
     """
-    model = Model.open(path, backend=backend, threads=threads, stream=stream, graphs=graphs, precision=precision)
+    model = Model.open(path, backend=backend, threads=threads, stream=stream, graphs=graphs, precision=precision, trusted_key=trusted_key)
     return system_module(model.spec.system, "pipeline").Pipeline(model)

@@ -52,13 +52,14 @@ def verify_bundle(
     flavour: str | None = None,
     threads: int | None = None,
     precision: Precision | None = None,
+    trusted_key: Path | str | None = None,
 ) -> list[StageCheck]:
     """Check the hash of every file, then run every stage. Raises BundleError, BackendError; judge by `StageCheck.ok`.
 
     flavour: the graphs to run, where a backend can run others than its own: ONNX Runtime runs those in half precision (`trt`) as well. On a
-    CPU it rounds weights only, not what comes in between; export has measured both. precision: see `load`.
+    CPU it rounds weights only, not what comes in between; export has measured both. precision, trusted_key: see `load`.
     """
-    bundle = Bundle.open(path, check="hashes")
+    bundle = Bundle.open(path, check="hashes", trusted_key=trusted_key)
     runner, choice = select_backend(backend, threads=threads, precision=precision)
     runner = runner if flavour is None else runner.with_flavour(flavour)
     runner.check_bundle(bundle)

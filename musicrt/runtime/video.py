@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from musicrt.runtime.errors import VideoError
+from musicrt.runtime.limits import check_limit, limit_of
 from musicrt.runtime.video_decoder import Decoder, Index, Picture, as_video_error, import_av
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from av.video.stream import VideoStream
 
 _LOG = logging.getLogger("musicrt")
+_FORMATS = "mov,matroska,avi,mpeg,mpegts,asf,flv,ogg,gif,mxf,ivf,nut,dv,yuv4mpegpipe,h264,hevc,m4v,mpegvideo,obu,mp3,wav,flac,aac"
+"""FFmpeg's names of containers that hold all that they show; playlists and the like make it open what they name, here or elsewhere."""
 _MISSING = 0.1  # seconds, or 1 %: what may be missing of the promised length
 
 VIDEO_SUFFIXES = frozenset(
@@ -56,6 +59,8 @@ class Video:
         self.rate = rate or (self.frames / self.duration if self.duration else 0.0)
         if not (self.rate > 0 and self.duration > 0):
             raise VideoError(f"can't read {self.path}: it tells neither duration nor frame rate; convert it to .mp4 first")
+        seconds = max(self.duration, self.length)
+        check_limit("video_seconds", seconds, f"{self.path} says that it lasts {seconds:.0f} s", VideoError)
 
     def read(self, indices: Sequence[int]) -> Iterator[Picture]:
         """The frames of rising indices (one may come again), decoding once from front to back: uint8 [3, height, width].
@@ -90,10 +95,14 @@ class Video:
         av = import_av()
         if not self.path.is_file():
             raise VideoError(f"can't read {self.path}: {'not a file' if self.path.exists() else 'no such file'}; expected a video")
+        options = {"protocol_whitelist": "file", "format_whitelist": _FORMATS, "max_pixels": str(limit_of("video_pixels"))}
         with as_video_error(self.path):
-            container = av.open(str(self.path), "r", metadata_errors="replace")
+            container = av.open(f"file:{self.path}", "r", metadata_errors="replace", options=options)  # a name with a colon is no address
         with container:
             stream = self._choose(container)
+            self._check_pixels(stream)
+            # The options of opening hold while FFmpeg finds out what the file is; these hold for a size that changes later on.
+            stream.codec_context.options = {"max_pixels": options["max_pixels"]}
             stream.thread_type = "AUTO"
             yield container, stream
 
@@ -111,6 +120,10 @@ class Video:
             raise VideoError(f"can't read {self.path}: the codec of its video is unknown here; convert it to .mp4 with H.264 first")
         return stream
 
+    def _check_pixels(self, stream: VideoStream) -> None:
+        width, height = stream.codec_context.width, stream.codec_context.height
+        check_limit("video_pixels", width * height, f"{self.path} has frames of {width} x {height} pixels", VideoError)
+
     def _look_through(self, container: InputContainer, stream: VideoStream) -> Index:
         """Counts the packets of frames that are displayed, and notes their times. Raises VideoError."""
         times, keys, known, packets, end = array("q"), array("q"), True, 0, 0
@@ -123,6 +136,7 @@ class Video:
             known &= packet.pts is not None
             time = packet.pts or 0
             times.append(time)
+            check_limit("video_frames", len(times), f"{self.path} has {len(times)} frames or more", VideoError)
             if packet.is_keyframe:
                 keys.append(time)
             end = max(end, time + (packet.duration or 0))

@@ -161,6 +161,9 @@ def import_av() -> Any:
     return av
 
 
+_REASONS = {"InvalidDataError": "no video, or not a whole one", "ArgumentError": "no kind of video that is read here, or too large"}
+
+
 @contextlib.contextmanager
 def as_video_error(path: Path) -> Iterator[None]:
     """Make a VideoError of what FFmpeg raises."""
@@ -168,5 +171,5 @@ def as_video_error(path: Path) -> Iterator[None]:
     try:
         yield
     except kinds.FFmpegError as error:
-        reason = "no video, or not a whole one" if isinstance(error, kinds.InvalidDataError) else error.strerror
+        reason = _REASONS.get(type(error).__name__) or error.strerror
         raise VideoError(f"can't read {path}: {reason}; expected an intact .mp4, .mov, .mkv or such") from error

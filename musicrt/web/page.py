@@ -20,6 +20,8 @@ from musicrt.web.studio import Studio
 
 _KEEP = 24 * 3600
 """Seconds for which files of users are kept, if the server runs so long."""
+_WAITING = 64
+"""Jobs of a bundle that may wait; more are refused."""
 STOPPED = "Stopped before it was done; nothing was kept."
 
 
@@ -31,7 +33,7 @@ def build_page(studios: Sequence[Studio]) -> gr.Blocks:
         for number, studio in enumerate(studios):
             with gr.Tab(studio.title):
                 _add_studio(studio, number)
-    page.queue(default_concurrency_limit=1)
+    page.queue(default_concurrency_limit=1, max_size=_WAITING)
     return page
 
 

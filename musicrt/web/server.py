@@ -15,6 +15,7 @@ from unittest import mock
 from starlette.middleware import Middleware
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.limits import limit_of
 from musicrt.web.page import build_page
 from musicrt.web.studio import Studio
 
@@ -57,6 +58,7 @@ def serving(studios: Sequence[Studio], host: str = "127.0.0.1", port: int = 7860
                 prevent_thread_lock=True,
                 quiet=True,
                 share=False,
+                max_file_size=limit_of("upload_bytes"),
                 ssr_mode=False,
                 mcp_server=False,
                 pwa=False,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -119,7 +120,7 @@ def test_damaged_weights_and_graphs_are_refused_when_opened_unchecked(copy_bundl
     (copy_bundle / WEIGHTS).write_bytes(b"\xff" * (copy_bundle / WEIGHTS).stat().st_size)
     (copy_bundle / "stages/encoder.onnx").write_bytes(b"\xff" * (copy_bundle / "stages/encoder.onnx").stat().st_size)
     pytest.importorskip("onnxruntime")
-    with Model.open(copy_bundle, backend="onnxruntime-cpu") as model, refused(BackendError, "encoder"):
+    with Model.open(copy_bundle, backend="onnxruntime-cpu") as model, refused(BundleError, "encoder.onnx", "no intact ONNX file"):
         model.session("encoder")
     pytest.importorskip("torch")
     with Model.open(copy_bundle, backend="torch-cpu") as model, refused(BundleError, copy_bundle / WEIGHTS):
@@ -173,6 +174,52 @@ def test_foreign_version_is_refused(copy_bundle: Path, version: object) -> None:
     change_manifest(copy_bundle, lambda manifest: manifest.update(version=version))
     with refused(BundleError, copy_bundle, repr(version), "reads format 1"):
         Bundle.open(copy_bundle)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "word"),
+    [
+        ('"system":', '"system": "another", "system":', "'system' comes twice"),
+        ('"stride":', '"stride": 1, "stride":', "'stride' comes twice"),
+        ('"error":', '"error": NaN, "surplus":', "NaN"),
+        ('"description": "', '"description": "\\u001b]0;title\\u0007', r"\x1b]0;title\x07"),
+        ('"inputs": [', '"inputs": ["\\u009b2J", ', r"\x9b2J"),
+        ('"error":', '"error": -Infinity, "surplus":', "-Infinity"),
+        ('"error":', '"error": 1e999, "surplus":', "1e999"),
+    ],
+)
+def test_manifest_that_can_be_read_in_two_ways_is_refused(copy_bundle: Path, old: str, new: str, word: str) -> None:
+    text = (copy_bundle / MANIFEST).read_text()
+    (copy_bundle / MANIFEST).write_text(text.replace(old, new, 1))
+    with refused(BundleError, copy_bundle / MANIFEST, "JSON", word):
+        Bundle.open(copy_bundle)
+
+
+@pytest.mark.parametrize("field", ["bytes", "sample_rate", "opset", "seed", "stride", "shape"])
+@pytest.mark.parametrize("number", [2**63, 2**64, -(2**63) - 1, 10**400])
+def test_numbers_of_any_size_are_no_surprise(copy_bundle: Path, field: str, number: int) -> None:
+    def change(manifest: Manifest) -> None:
+        encoder = manifest["stages"]["encoder"]
+        match field:
+            case "bytes":
+                manifest["weights"].update(bytes=number)
+            case "sample_rate":
+                manifest.update(sample_rate=number)
+            case "opset":
+                encoder["graphs"]["ort"].update(opset=number)
+            case "shape":
+                encoder["probe"]["outputs"]["latents"].update(shape=[number])
+            case "stride":
+                encoder["probe"]["outputs"]["latents"].update(stride=number)
+            case _:
+                encoder["probe"].update(seed=number)
+
+    change_manifest(copy_bundle, change)
+    if field == "opset" or (field == "seed" and number == 2**63):
+        Bundle.open(copy_bundle)  # that is said only, and this is a seed like others
+        return
+    with refused(BundleError, copy_bundle):
+        verify_bundle(copy_bundle, backend="onnxruntime-cpu")
 
 
 def test_huge_manifest_is_refused_unread(copy_bundle: Path) -> None:
@@ -236,6 +283,21 @@ def test_path_that_leaves_the_bundle_is_refused(copy_bundle: Path, place: str, t
 def test_path_that_is_no_file_is_refused(copy_bundle: Path, place: str) -> None:
     (copy_bundle / "loop").symlink_to(copy_bundle / "loop")
     change_manifest(copy_bundle, lambda manifest: manifest["weights"].update(path=place))
+    with refused(BundleError, copy_bundle):
+        Bundle.open(copy_bundle)
+
+
+@pytest.mark.parametrize("file", [MANIFEST, WEIGHTS, "stages/encoder.onnx"])
+@pytest.mark.parametrize("kind", ["pipe", "device", "link"])
+def test_what_is_no_file_of_the_bundle_is_refused_unread(copy_bundle: Path, file: str, kind: str) -> None:
+    """Reading a pipe would wait for ever, and /dev/zero has no end."""
+    path = copy_bundle / file
+    outside = Path(shutil.copy(path, copy_bundle.parent / "outside"))
+    path.unlink()
+    if kind == "pipe":
+        os.mkfifo(path)
+    else:
+        path.symlink_to("/dev/zero" if kind == "device" else outside)
     with refused(BundleError, copy_bundle):
         Bundle.open(copy_bundle)
 

@@ -141,12 +141,21 @@ def test_damaged_header_is_refused(tmp_path: Path, key: str, change: str) -> Non
         load_encoded(tmp_path / "a.m2l")
 
 
-@pytest.mark.parametrize(("key", "most"), [("sample_rate", 768_000), ("source_rate", 768_000), ("samples", 1 << 48)])
+@pytest.mark.parametrize(("key", "most"), [("sample_rate", 768_000), ("source_rate", 768_000)])
 def test_numbers_of_the_header_have_bounds(tmp_path: Path, key: str, most: int) -> None:
     save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, key: str(most)})
     assert getattr(load_encoded(tmp_path / "a.m2l"), key) == most
     save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, key: str(most + 1)})
     with refused(EncodedError, tmp_path / "a.m2l", f"'{most + 1}' is no whole number", f"to {most}"):
+        load_encoded(tmp_path / "a.m2l")
+
+
+def test_length_of_the_audio_has_a_bound(tmp_path: Path) -> None:
+    day = 44_100 * 24 * 3600
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, "samples": str(day)})
+    assert load_encoded(tmp_path / "a.m2l").samples == day
+    save_file({"values": VALUES}, tmp_path / "a.m2l", metadata={**HEADER, "samples": str(day + 44_100)})
+    with refused(EncodedError, tmp_path / "a.m2l", "stands for 86401 s", "at most 86400", "MUSICRT_LIMITS=audio_seconds=86401"):
         load_encoded(tmp_path / "a.m2l")
 
 
