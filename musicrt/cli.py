@@ -132,7 +132,9 @@ def add_flavour(
 @app.command()
 def calibrate(
     bundle: BundleArgument,
-    target: Annotated[str, typer.Option(help="cpu-int8: 8-bit integers for CPUs. gpu-fp16: what half precision can't hold (needs torch).")],
+    target: Annotated[
+        str, typer.Option(help="cpu-int8, gpu-int8: 8-bit integers. gpu-fp16: what half precision can't hold (needs torch).")
+    ],
     inputs: Annotated[str, typer.Option(help="A folder of audio files that are like yours, or `synthetic`.")] = "synthetic",
     seconds: Annotated[float, typer.Option(help="Of each file, from its beginning.")] = 6.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
@@ -172,10 +174,11 @@ def build(
     profile: Annotated[
         str, typer.Option(help="How far sizes may go: latency, throughput, edge; or several in one engine, separated by commas.")
     ] = "latency",
+    precision: Annotated[Precision, typer.Option(help="float16; int8 of what `musicrt calibrate --target gpu-int8` made.")] = "float16",
     stripped: Annotated[bool, typer.Option("--stripped", help="Leave the weights out of the plans; needs a GPU to build.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make TensorRT engines of a bundle's graphs in half precision; what is there and current is left alone."""
+    """Make TensorRT engines of a bundle's graphs, in half precision or 8-bit integers; what is there and current is left alone."""
     with _room(engine):
         from musicrt.engines.build import build_engines
     stage = ""
@@ -192,6 +195,7 @@ def build(
             targets=_names(target),
             stages=_names(stages),
             profiles=_names(profile),
+            precision=precision,
             stripped=stripped,
             on_stage=begin,
             on_phase=lambda phase, done, total: report(done, total, f"{stage}: {phase}"),
