@@ -150,8 +150,8 @@ def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], c
 
 
 def _int8(in_bytes: Sequence[bool]) -> Literal["none", "weights", "all"]:
-    """Of a product of two operands."""
-    first, second = in_bytes[:2]
+    """Of a product of two operands; where the second is a constant, a convolution may hold it itself."""
+    first, second = (*in_bytes, False)[:2]
     return "all" if first and second else "weights" if second else "none"
 
 
