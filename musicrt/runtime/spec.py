@@ -157,9 +157,9 @@ class Int8:
     tolerance: largest accepted distance from the float32 network, on music that calibration heard.
 
     Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own; for TensorRT it is 8 bits, and
-    all of a row. For CPUs only: tensors: keys and values of attention, [rows, heads, n, head width], that are 8-bit integers too, among outputs,
-    states, and inputs, which are states of the lowered graph; each with the name of the range that it has, in all stages. single: an axis
-    of which the lowered graph takes one entry in a call.
+    all of a row. For CPUs only: tensors: keys and values of attention, [rows, heads, n, head width], that are 8-bit integers too, among
+    outputs, states, and inputs, which are states of the lowered graph; each with the name of the range that it has, in all stages.
+    single: an axis of which the lowered graph takes one entry in a call.
     """
 
     method: Literal["static", "weights"] = "static"

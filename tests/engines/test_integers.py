@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,13 @@ def test_who_asks_for_integers_gets_them_or_the_command(made: Path, half_bundles
         backend.check_bundle(bundle)
     with refused(InputError, "'bfloat16'", "float16 or int8"):
         build_engines(made, precision="bfloat16")
+
+
+def test_what_the_builder_says_of_scales_is_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    messages = messages_of(FAMILIES["tensorrt-rtx"].load())
+    for line in ("(foreignNode) Converting conv weight scales to fp32.", "something else"):
+        messages._take("WARNING", line)
+    assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == ["something else"]
 
 
 def test_bundle_without_graphs_in_half_precision_says_how_to_get_them(tiny_bundles: ForSystem) -> None:
