@@ -153,7 +153,7 @@ class Int8:
 
     method: "static": convolutions and linears compute in integers, activations in ranges that calibration finds; "weights": the weights of
     linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
-    keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
+    keep: layers that stay as they are, by the names of their modules (with all inside them) or nodes.
     tolerance: largest accepted distance from the float32 network, on music that calibration heard.
 
     Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own; for TensorRT it is 8 bits, and

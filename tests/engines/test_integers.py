@@ -37,17 +37,18 @@ from tests.command import call
 from tests.conftest import ForSystem, refused
 
 PLAIN, INTEGERS = "tensorrt-rtx-sm_89", "tensorrt-rtx-sm_89-int8"
-LOWERED = ["encoder", "pyramid", "denoiser", "decoder"]
+LOWERED = ["visual", "local", "global", "fuse", "lm", "codec-encoder", "synthesis"]
+BUILT = {INTEGERS: ["fuse", "lm", "synthesis"], PLAIN: ["cross", "quantizer"]}
 
 
 @pytest.fixture(scope="module")
 def made(half_bundles: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A calibrated bundle of random weights, which keep no gate, and its engines."""
-    path = Path(shutil.copytree(half_bundles("music2latent"), tmp_path_factory.mktemp("integers") / "bundle"))
+    """A calibrated bundle of random weights, which need not keep the gates, and engines of some stages."""
+    path = Path(shutil.copytree(half_bundles("vidmuse"), tmp_path_factory.mktemp("integers") / "bundle"))
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(search, "_LEAST", 1.0)  # all layers stay lowered
         calibrate_int8(path, flavour=TRT_INT8, seconds=0.3, force=True, threads=1)
-    build_engines(path, targets=["sm_89"], precision="int8")
+    build_engines(path, targets=["sm_89"], stages=[stage for stages in BUILT.values() for stage in stages], precision="int8")
     return path
 
 
@@ -92,17 +93,13 @@ def test_stages_that_are_not_lowered_share_graphs_and_engines(made: Path) -> Non
             continue
         entry = graphs[TRT_INT8]
         assert (entry.precision, entry.file.path) == ("int8", f"stages/{stage.name}.trt-int8.onnx")
-        assert stage.half is not None
-        assert stage.half.tolerance < entry.error < 0.3
+        assert 1e-3 < entry.error < 0.3
     assert bundle.manifest.more_weights[TRT_INT8].path == "stages/weights.trt-int8.safetensors"
     whole = {path.stem: path.stat().st_size for path in (made / "stages").glob("weights*")}
-    assert 0.3 * whole["weights.half"] < whole["weights.trt-int8"] < 0.8 * whole["weights.half"]  # of half precision, it has all
+    assert 0.2 * whole["weights.half"] < whole["weights.trt-int8"] < 0.6 * whole["weights.half"]
     engines = bundle.manifest.engines
-    assert {folder: sorted(plans) for folder, plans in engines.items()} == {
-        PLAIN: sorted(stage.name for stage in bundle.spec.stages if stage.name not in LOWERED),
-        INTEGERS: sorted(LOWERED),
-    }
-    again = build_engines(made, targets=["sm_89"], stages=["frontend", "conditioning"])
+    assert {folder: sorted(plans) for folder, plans in engines.items()} == BUILT
+    again = build_engines(made, targets=["sm_89"], stages=BUILT[PLAIN])
     assert [one.seconds for one in again] == [None, None]
 
 
@@ -110,16 +107,17 @@ def test_engines_say_what_computes_in_integers(made: Path) -> None:
     bundle = Bundle.open(made)
     calibration = bundle.manifest.calibrations["gpu-int8"]
     found = {one.stage: one for one in inspect_engines(bundle)}
+    assert list(calibration.stages) == LOWERED
     assert {name: one.integers for name, one in found.items() if one.integers} == {
-        name: entry.layers for name, entry in calibration.stages.items()
+        name: calibration.stages[name].layers for name in BUILT[INTEGERS]
     }
-    for name in LOWERED:
+    for name in BUILT[INTEGERS]:
         one = found[name]
         assert (one.entry.precision, one.entry.flavour, one.undeclared) == ("int8", TRT_INT8, [])
-        assert one.totals["int8"] == one.integers > 10
-        assert "float16" not in one.precisions["Conv"]
+        assert one.totals["int8 weights" if name == "lm" else "int8"] == one.integers > 4
+    assert found["lm"].totals["int8"] == 0
     shown = json.loads(call("inspect", made, "--engines", "--json").out)
-    assert {one["stage"] for one in shown if one["precision"] == "int8"} == set(LOWERED)
+    assert {one["stage"] for one in shown if one["precision"] == "int8"} == set(BUILT[INTEGERS])
     assert "calibrated for gpu-int8" in call("inspect", made).out
 
 
@@ -132,16 +130,14 @@ def test_graphs_run_on_a_cpu_as_well(made: Path) -> None:
 def test_who_asks_for_integers_gets_them_or_the_command(made: Path, half_bundles: ForSystem, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(backend_module, "gpu_architecture", lambda: "sm_89")
     backend, bundle = TensorrtRtx(precision="int8"), Bundle.open(made)
-    backend.check_bundle(bundle)
-    flavours = {stage.name: backend._choose(bundle, stage.name).flavour for stage in bundle.spec.stages}
-    assert flavours == {name: TRT_INT8 if name in LOWERED else TRT for name in flavours}
-    with refused(EngineError, "'encoder'", "none at all", "--engine tensorrt-rtx"):
-        TensorrtRtx().check_bundle(bundle)
-    with refused(BackendError, "'trt-int8'", "--target gpu-int8"):
-        backend.check_bundle(Bundle.open(half_bundles("music2latent")))
-    monkeypatch.setattr(bundle, "manifest", bundle.manifest.model_copy(update={"engines": {}}))
-    with refused(EngineError, "'frontend'", "--precision int8"):
+    flavours = {name: backend._choose(bundle, name).flavour for names in BUILT.values() for name in names}
+    assert flavours == {"fuse": TRT_INT8, "lm": TRT_INT8, "synthesis": TRT_INT8, "cross": TRT, "quantizer": TRT}
+    with refused(EngineError, "'fuse'", "none at all", "--engine tensorrt-rtx"):
+        TensorrtRtx()._choose(bundle, "fuse")
+    with refused(EngineError, "'visual'", "none at all", "--engine tensorrt-rtx --precision int8"):
         backend.check_bundle(bundle)
+    with refused(BackendError, "'trt-int8'", "--target gpu-int8"):
+        backend.check_bundle(Bundle.open(half_bundles("vidmuse")))
     with refused(InputError, "'bfloat16'", "float16 or int8"):
         build_engines(made, precision="bfloat16")
 
@@ -155,7 +151,7 @@ def test_what_the_builder_says_of_scales_is_left_out(caplog: pytest.LogCaptureFi
 
 def test_bundle_without_graphs_in_half_precision_says_how_to_get_them(tiny_bundles: ForSystem) -> None:
     with refused(BackendError, "'trt'", "musicrt add-flavour"):
-        calibrate_int8(tiny_bundles("music2latent"), flavour=TRT_INT8)
+        calibrate_int8(tiny_bundles("vidmuse"), flavour=TRT_INT8)
 
 
 def test_what_is_calibrated_again_has_other_engines(made: Path) -> None:
@@ -163,12 +159,12 @@ def test_what_is_calibrated_again_has_other_engines(made: Path) -> None:
     bundle = Bundle.open(made)
     plans = bundle.manifest.engines[INTEGERS]
     entry = bundle.manifest.calibrations["gpu-int8"]
-    graph = EngineGraph.open(bundle, "encoder")
+    graph = EngineGraph.open(bundle, "fuse")
     ranges: Any = dict.fromkeys(graph.values_of(graph.layers), (-4.0, 4.0))
-    models = {"encoder": graph.lower(graph.layers, ranges)}
-    changed = store_lowered(bundle, TRT_INT8, models, entry.model_copy(update={"stages": {"encoder": entry.stages["encoder"]}}), 1)
+    models = {"fuse": graph.lower(graph.layers, ranges)}
+    changed = store_lowered(bundle, TRT_INT8, models, entry.model_copy(update={"stages": {"fuse": entry.stages["fuse"]}}), 1)
     assert list(changed.manifest.engines) == [PLAIN]
     assert not any((made / file.path).exists() for plan in plans.values() for file in (plan.file, plan.report))
-    assert changed.flavour_of("encoder", TRT_INT8) == TRT_INT8
-    assert changed.flavour_of("decoder", TRT_INT8) == TRT
-    assert not (made / "stages/decoder.trt-int8.onnx").exists()
+    assert changed.flavour_of("fuse", TRT_INT8) == TRT_INT8
+    assert changed.flavour_of("lm", TRT_INT8) == TRT
+    assert not (made / "stages/lm.trt-int8.onnx").exists()
