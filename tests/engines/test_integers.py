@@ -26,7 +26,7 @@ from musicrt.engines.inspect import inspect_engines
 from musicrt.engines.layers import PRODUCTS, Layer, read_layers, read_nodes, undeclared
 from musicrt.runtime.backends import tensorrt as backend_module
 from musicrt.runtime.backends.tensorrt import TensorrtRtx
-from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.registry import system_names
 from musicrt.runtime.spec import TRT, TRT_INT8, StageSpec
@@ -149,9 +149,9 @@ def test_what_the_builder_says_of_scales_is_left_out(caplog: pytest.LogCaptureFi
     assert [record.message for record in caplog.records if record.levelno >= logging.WARNING] == ["something else"]
 
 
-def test_bundle_without_graphs_in_half_precision_says_how_to_get_them(tiny_bundles: ForSystem) -> None:
+def test_bundle_without_graphs_in_half_precision_says_how_to_get_them() -> None:
     with refused(BackendError, "'trt'", "musicrt add-flavour"):
-        calibrate_int8(tiny_bundles("vidmuse"), flavour=TRT_INT8)
+        calibrate_int8(EMBEDDED, flavour=TRT_INT8)
 
 
 def test_what_is_calibrated_again_has_other_engines(made: Path) -> None:
