@@ -10,17 +10,20 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
-from musicrt.engines.build import build_engines
+from musicrt.engines.build import FLAVOURS, build_engines
 from musicrt.engines.inspect import inspect_engines
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import MusicRTError
 from musicrt.runtime.measure import markdown_table, peak_memory_mb, run_isolated
+from musicrt.runtime.spec import Precision
 
 _HEADER = (
     "stage",
     "targets",
     "precision",
+    "distance",
     "layers",
+    "int8",
     "float32",
     "undeclared",
     "seconds",
@@ -37,16 +40,18 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--engine", default="tensorrt-rtx", help="default: %(default)s")
     parser.add_argument("--target", nargs="*", default=["sm_86,sm_89,sm_120"], help="one plan for each; default: %(default)s")
     parser.add_argument("--stages", nargs="*", default=(), help="default: all")
+    parser.add_argument("--precision", choices=list(FLAVOURS), default="float16", help="default: %(default)s")
     parser.add_argument("--profile", nargs="+", default=["latency"], help="buckets (default: %(default)s)")
     options = parser.parse_args(arguments)
-    settings = {"engine": options.engine, "profile": ", ".join(options.profile)}
+    settings = {"engine": options.engine, "precision": options.precision, "profile": ", ".join(options.profile)}
     content = describe_run("engines", options.bundle, settings, options.threads)
     names = [stage.name for stage in Bundle.open(options.bundle).spec.stages]
     rows: list[dict[str, Any]] = []
     for stage in [name for name in names if not options.stages or name in options.stages]:
         for target in options.target:
             say(f"{stage}, {target} …")
-            case = {"engine": options.engine, "targets": target.split(","), "stage": stage, "profiles": options.profile}
+            case = {"engine": options.engine, "targets": target.split(","), "stage": stage}
+            case |= {"profiles": options.profile, "precision": options.precision}
             rows.append(run_isolated(f"{__spec__.name}:build_once", {"bundle": str(options.bundle), **case}))
             say(f"  {rows[-1]}")
     content["stages"] = rows
@@ -55,7 +60,7 @@ def main(arguments: Sequence[str]) -> None:
         raise SystemExit(1)
 
 
-def build_once(bundle: str, engine: str, targets: list[str], stage: str, profiles: list[str]) -> dict[str, Any]:
+def build_once(bundle: str, engine: str, targets: list[str], stage: str, profiles: list[str], precision: Precision) -> dict[str, Any]:
     """In a fresh process: build one stage in a copy of the bundle whose large files are hard links. Peak memory is that of the process."""
     with tempfile.TemporaryDirectory(prefix="musicrt-engines-", dir=Path(bundle).resolve().parent) as folder:
         copy = Path(folder) / "bundle"
@@ -66,7 +71,7 @@ def build_once(bundle: str, engine: str, targets: list[str], stage: str, profile
         row: dict[str, Any] = {"stage": stage, "targets": targets}
         loaded = peak_memory_mb()
         try:
-            (built,) = build_engines(copy, engine, targets=targets, stages=[stage], profiles=profiles)
+            (built,) = build_engines(copy, engine, targets=targets, stages=[stage], profiles=profiles, precision=precision)
         except MusicRTError as error:
             return {**row, "error": str(error)}
         (found,) = inspect_engines(Bundle.open(copy))
@@ -74,6 +79,8 @@ def build_once(bundle: str, engine: str, targets: list[str], stage: str, profile
             **row,
             "version": built.entry.version,
             "precision": built.entry.precision,
+            "distance": Bundle.open(copy).graph(stage, built.entry.flavour)[1].error,
+            "int8": found.integers,
             "layers": found.totals.total(),
             "float32": found.islands(),
             "undeclared": [layer.name for layer in found.undeclared],
@@ -92,7 +99,8 @@ def render(rows: Sequence[dict[str, Any]]) -> str:
     return "\n\n".join(
         [
             markdown_table(_HEADER, [_cells(row) for row in rows], text_columns=3),
-            "Layers: those that compute, of the network definition before TensorRT fuses them; float32: how many of them are on islands "
+            "Distance: of the graph from float32 as the manifest has it, on a CPU. Layers: those that compute, of the network definition "
+            "before TensorRT fuses them; int8: how many of them have weights of 8 bits; float32: how many are on islands "
             "of a stage in half precision, or the whole stage; undeclared: float32 layers that the spec names by module or not at all. "
             "Seconds: parsing and building. Peak: resident memory of the process. Activations: scratch memory for the largest sizes of the "
             "profiles, as the builder's log says. Nothing here ran on a GPU.",
@@ -106,7 +114,7 @@ def _cells(row: dict[str, Any]) -> tuple[str, ...]:
         return (row["stage"], targets, f"not built: {row['error']}", *[""] * (len(_HEADER) - 3))
     wide = sum(row["float32"].values())
     sizes = (f"{row[name] / 1e6:.1f}" if row[name] is not None else "?" for name in ("plan_bytes", "activation_bytes", "weight_bytes"))
-    counts = (str(row["layers"]), str(wide), str(len(row["undeclared"])))
+    counts = (f"{row['distance']:.1e}", str(row["layers"]), str(row["int8"]), str(wide), str(len(row["undeclared"])))
     return (row["stage"], targets, row["precision"], *counts, f"{row['seconds']:.1f}", f"{row['peak_mb']:.0f}", *sizes)
 
 

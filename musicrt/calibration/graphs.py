@@ -1,11 +1,11 @@
-"""A stage's float32 graph as calibration needs it: its layers, values inside of it, and its weights only where they are changed."""
+"""A stage's graph as calibration needs it: its layers, values inside of it, and its weights only where they are changed."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import onnx
@@ -40,7 +40,9 @@ class Layer:
 
 
 class StageGraph:
-    """The graph of a stage, read without its weights."""
+    """The graph of a stage, read without its weights. `stage`: as the graph has it (`StageSpec.in_flavour`)."""
+
+    flavour: ClassVar[str] = ORT
 
     def __init__(self, stage: StageSpec, path: Path) -> None:
         self.stage, self.path = stage, path
@@ -56,8 +58,8 @@ class StageGraph:
     @classmethod
     def open(cls, bundle: Bundle, stage: str) -> Self:
         """Raises BundleError."""
-        path, _ = bundle.graph(stage, ORT)
-        return cls(bundle.spec.stage(stage), path)
+        path, _ = bundle.graph(stage, cls.flavour)
+        return cls(bundle.spec.stage(stage).in_flavour(cls.flavour), path)
 
     def _find_layers(self) -> Iterator[Layer]:
         """Those whose second operand, and no other, follows from a constant: attention's products of two activations are none."""
@@ -113,6 +115,10 @@ class StageGraph:
                 node.input[index] = name
         return prune(model)
 
+    def take(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        """A copy of feeds of the float32 graph as this one takes them."""
+        return {tensor.name: np.array(feeds[tensor.name], tensor.dtype) for tensor in self.stage.feeds}
+
     def run(self, feeds: Mapping[str, Array], values: Sequence[str], threads: int | None = None) -> dict[str, Array]:
         """Values inside of the graph, or inputs and outputs, by name."""
         return self.probe(values, threads)(feeds)
@@ -133,10 +139,12 @@ class Probe:
         self._fed = [name for name in values if name in given]
         self._made = [name for name in values if name not in given]
         model.graph.output.extend(onnx.ValueInfoProto(name=name) for name in self._made if name not in known)
+        self._types = {tensor.name: tensor.dtype for tensor in graph.stage.feeds}
         self._session = open_model(graph.stage, model, graph.folder, threads).session
 
     def __call__(self, feeds: Mapping[str, Array]) -> dict[str, Array]:
-        found = dict(zip(self._made, self._session.run(self._made, dict(feeds)), strict=True)) if self._made else {}
+        given = {name: feeds[name].astype(dtype, copy=False) for name, dtype in self._types.items()}
+        found = dict(zip(self._made, self._session.run(self._made, given), strict=True)) if self._made else {}
         return {**found, **{name: feeds[name] for name in self._fed}}
 
 

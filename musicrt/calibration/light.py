@@ -23,11 +23,9 @@ from musicrt.runtime.spec import INT8, StageSpec
 class LightStage(LoweredStage):
     """What `LoweredStage` is for integers throughout. `peaks`: ranges of keys and values by name, as `weights.lower` takes them."""
 
-    method = "weights"
-
     def __init__(self, graph: StageGraph, feeds: list[Feeds], peaks: Mapping[str, NDArray[np.float32]], threads: int | None) -> None:
         stage = graph.stage
-        self.graph, self._threads, self._peaks = graph, threads, peaks
+        self.graph, self.reference, self.method, self._threads, self._peaks = graph, graph, "weights", threads, peaks
         self.feeds = [_first(stage, one) for one in feeds]
         int8 = stage.int8
         lowered = {linear.name for linear in find_linears(self._read())} if int8 is not None and int8.bits else set()

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from musicrt.calibration.calibrate import Calibration
 from musicrt.calibration.pictures import draw_bars, draw_spectrograms, pictures_obstacle
+from musicrt.runtime.bundle import KEPT_IN
 from musicrt.runtime.errors import OutputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.manifest import GateEntry
@@ -50,6 +51,7 @@ def to_json(found: Calibration) -> dict[str, Any]:
     spec = found.bundle.spec
     return {
         "bundle": {"system": spec.system, "variant": spec.variant, "identity": found.bundle.identity},
+        "target": found.target,
         "passed": found.passed,
         **found.entry.model_dump(mode="json"),
         "rounds": rounds,
@@ -63,7 +65,7 @@ def to_markdown(found: Calibration, pictures: Mapping[str, str], obstacle: str |
     verdict = "passed" if found.passed else f"missed{', kept by force' if entry.forced else ''}: {found.complaint}"
     gates = {gate.measure: gate for gate in entry.gates}
     parts = [
-        f"# {spec.system}, variant {spec.variant}: 8-bit integers",
+        f"# {spec.system}, variant {spec.variant}: {found.target}",
         f"Gates: {verdict}.",
         f"Inputs: {entry.inputs} (SHA-256 {entry.inputs_sha256[:12]}). Made with "
         + ", ".join(f"{name} {version}" for name, version in entry.tools.items())
@@ -91,8 +93,8 @@ def to_markdown(found: Calibration, pictures: Mapping[str, str], obstacle: str |
             ],
             text_columns=3,
         ),
-        *(f"Kept in float32 of `{name}`: {', '.join(stage.kept)}." for name, stage in entry.stages.items() if stage.kept),
-        "## Search\n\nLayers of the highest noise went back to float32 until the gates held.",
+        *(f"Kept in {KEPT_IN[found.target]} of `{name}`: {', '.join(stage.kept)}." for name, stage in entry.stages.items() if stage.kept),
+        "## Search\n\nLayers of the highest noise went back until the gates held.",
         markdown_table(
             ("round", "layers lowered", *found.rounds[0].quality),
             [[str(index), str(one.lowered), *(f"{value:.3g}" for value in one.quality.values())] for index, one in enumerate(found.rounds)],
@@ -108,7 +110,7 @@ def _sensitivities(found: Calibration) -> list[str]:
     for stage, noise in found.noise.items():
         worst = sorted(noise.items(), key=lambda pair: -pair[1])[:_SHOWN]
         kept = found.entry.stages[stage].kept
-        rows = [[name, "float32" if name in kept else "int8", f"{_decibels(value):.1f}"] for name, value in worst]
+        rows = [[name, KEPT_IN[found.target] if name in kept else "int8", f"{_decibels(value):.1f}"] for name, value in worst]
         parts.append(f"## Layers of `{stage}`\n\nOutput noise in dB of the signal where the layer alone is lowered; the {len(rows)} worst.")
         parts.append(markdown_table(("layer", "is", "noise"), rows, text_columns=2))
     return parts
@@ -127,7 +129,7 @@ def _draw(folder: Path, found: Calibration) -> dict[str, str]:
         name = f"layers-{stage}.png"
         levels = {layer: -_decibels(value) for layer, value in noise.items()}
         draw_bars(folder / name, levels, found.entry.stages[stage].kept, "signal to noise, dB", f"{stage}: each layer lowered by itself")
-        drawn[name] = f"{stage}: signal to noise with each layer lowered by itself; orange ones stayed float32"
+        drawn[name] = f"{stage}: signal to noise with each layer lowered by itself; orange ones stayed {KEPT_IN[found.target]}"
     return drawn
 
 

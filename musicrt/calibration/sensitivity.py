@@ -8,9 +8,9 @@ from collections.abc import Callable, Mapping
 import numpy as np
 
 from musicrt.calibration.capture import Feeds
-from musicrt.calibration.graphs import StageGraph, open_model
+from musicrt.calibration.graphs import open_model
 from musicrt.calibration.ranges import Ranges
-from musicrt.calibration.static import lower
+from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.session import Array
 
 OnLayer = Callable[[str, int, int], None]
@@ -19,11 +19,16 @@ _MOST = 40
 
 
 def noise_by_layer(
-    graph: StageGraph, feeds: Feeds, ranges: Ranges, keep: tuple[str, ...] = (), threads: int | None = None, on_layer: OnLayer | None = None
+    graph: IntegerGraph,
+    feeds: Feeds,
+    ranges: Ranges,
+    keep: tuple[str, ...] = (),
+    threads: int | None = None,
+    on_layer: OnLayer | None = None,
 ) -> dict[str, float]:
     """Of each layer that may be lowered: power of the noise over that of the signal, of the output that suffers most.
 
-    One session and one run for each, on float32 otherwise, but of no more than `_MOST` groups; layers of a group share its noise. Errors
+    One session and one run for each, the rest as it was, but of no more than `_MOST` groups; layers of a group share its noise. Errors
     add up nearly as independent ones do, so that those of several layers can be judged by the sum; the search measures what does not.
     """
     names = [tensor.name for tensor in graph.stage.outputs]
@@ -35,8 +40,8 @@ def noise_by_layer(
         group = layers[start : start + size]
         if on_layer:
             on_layer(group[0].name, start, len(layers))
-        with open_model(graph.stage, lower(graph, group, ranges), graph.folder, threads) as session:
-            produced = session.run({name: np.array(array) for name, array in feeds.items()})
+        with open_model(graph.stage, graph.lower(group, ranges), graph.folder, threads) as session:
+            produced = session.run(graph.take(feeds))
         found |= dict.fromkeys((layer.name for layer in group), noise_of(produced, expected) / len(group))
     return found
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
+from typing import ClassVar
 
 import numpy as np
 import onnx
@@ -22,44 +23,44 @@ _INFERRED = ("onnx.infer", "onnxruntime.quant")
 
 
 class IntegerGraph(StageGraph):
-    """The graph of a stage in the form that has kernels in integers, with the same results."""
+    """The float32 graph of a stage in the form that has kernels in integers on a CPU, with the same results. `method`: as of `Int8`."""
+
+    method: ClassVar[str] = "static"
 
     def _load(self) -> onnx.ModelProto:
         return turn_projections(sum_planes(super()._load()))
 
+    def values_of(self, layers: Sequence[Layer]) -> list[str]:
+        """The values whose ranges it takes to lower these layers."""
+        return list(dict.fromkeys(value for layer in layers for value in (layer.given, layer.made)))
 
-def values_of(layers: Sequence[Layer]) -> list[str]:
-    """The values whose ranges it takes to lower these layers."""
-    return list(dict.fromkeys(value for layer in layers for value in (layer.given, layer.made)))
+    def lower(self, layers: Sequence[Layer], ranges: Ranges) -> onnx.ModelProto:
+        """The graph with these layers between QuantizeLinear and DequantizeLinear: weights S8 for each channel, activations U8, biases S32.
 
-
-def lower(graph: StageGraph, layers: Sequence[Layer], ranges: Ranges) -> onnx.ModelProto:
-    """The graph with these layers between QuantizeLinear and DequantizeLinear: weights S8 for each channel, activations U8, biases S32.
-
-    All weights that are changed are in the model, the others stay where they are.
-    """
-    model = graph.with_weights(layers)
-    note = model.metadata_props.add()
-    note.key, note.value = _INFERRED
-    limits = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
-    with _quiet():
-        quantizer = QDQQuantizer(
-            model,
-            per_channel=True,
-            reduce_range=False,
-            weight_qType=QuantType.QInt8,
-            activation_qType=QuantType.QUInt8,
-            tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
-            nodes_to_quantize=[layer.node for layer in layers],
-            nodes_to_exclude=[],
-            op_types_to_quantize=list(LAYERS),
-            extra_options={"MatMulConstBOnly": True},
-        )
-        quantizer.quantize_model()
-        quantizer.model.topological_sort()
-    lowered: onnx.ModelProto = quantizer.model.model
-    del lowered.metadata_props[:]
-    return prune(lowered)
+        All weights that are changed are in the model, the others stay where they are.
+        """
+        model = self.with_weights(layers)
+        note = model.metadata_props.add()
+        note.key, note.value = _INFERRED
+        limits = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
+        with _quiet():
+            quantizer = QDQQuantizer(
+                model,
+                per_channel=True,
+                reduce_range=False,
+                weight_qType=QuantType.QInt8,
+                activation_qType=QuantType.QUInt8,
+                tensors_range=TensorsData(CalibrationMethod.MinMax, limits),
+                nodes_to_quantize=[layer.node for layer in layers],
+                nodes_to_exclude=[],
+                op_types_to_quantize=list(LAYERS),
+                extra_options={"MatMulConstBOnly": True},
+            )
+            quantizer.quantize_model()
+            quantizer.model.topological_sort()
+        lowered: onnx.ModelProto = quantizer.model.model
+        del lowered.metadata_props[:]
+        return prune(lowered)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ import contextlib
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -14,32 +15,33 @@ from onnx.external_data_helper import set_external_data
 from safetensors.numpy import save_file
 
 from musicrt.calibration.graphs import open_model
-from musicrt.runtime.bundle import INLINE, MANIFEST, STAGES, Bundle, manifest_text, write_manifest
+from musicrt.runtime.bundle import INLINE, MANIFEST, STAGES, TARGET_OF, Bundle, manifest_text, write_manifest
 from musicrt.runtime.files import new_file, sha256_of, tensor_places
 from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Manifest, Probe
-from musicrt.runtime.spec import INT8, ORT, StageSpec
+from musicrt.runtime.spec import LOWERED, StageSpec
 from musicrt.runtime.verify import probe_inputs, record_probe
 
-CPU_INT8 = "cpu-int8"
-"""The target, as the manifest names it; the other is `GPU_FP16`."""
-WEIGHTS = "weights.int8.safetensors"
+Entry = TypeVar("Entry")
 
 
-def store_int8(bundle: Bundle, models: Mapping[str, onnx.ModelProto], calibration: CalibrationEntry, threads: int | None = None) -> Bundle:
-    """Give a bundle these graphs as its flavour `int8`, in the place of those that it may have; stages without one share that of `ort`.
+def store_lowered(
+    bundle: Bundle, flavour: str, models: Mapping[str, onnx.ModelProto], calibration: CalibrationEntry, threads: int | None = None
+) -> Bundle:
+    """Give a bundle these graphs as a flavour of `LOWERED`, in the place of those that it may have, and of engines that were made of them.
 
-    The models' own constants are moved out of them. To be called while nobody else changes the bundle. On an error the bundle is as it was,
-    or, if that comes while files change places, without the flavour. Raises OutputError, BackendError, VerificationError for
-    numbers that are not finite.
+    Stages without one share that of the flavour beneath. The models' own constants are moved out of them. To be called while nobody else
+    changes the bundle. On an error the bundle is as it was, or, if that comes while files change places, without the flavour. Raises
+    OutputError, BackendError, VerificationError for numbers that are not finite.
     """
     folder = bundle.path / STAGES
-    probes = {name: _probe(bundle, bundle.spec.stage(name), model, threads) for name, model in models.items()}
-    graphs = {stage.name: bundle.manifest.stages[stage.name].graphs[ORT] for stage in bundle.spec.stages}
+    probes = {name: _probe(bundle, bundle.spec.stage(name), flavour, model, threads) for name, model in models.items()}
+    graphs = {stage.name: bundle.manifest.stages[stage.name].graphs[LOWERED[flavour]] for stage in bundle.spec.stages}
+    place = folder / f"weights.{flavour}.safetensors"
     with contextlib.ExitStack() as files:
-        weights = files.enter_context(new_file(folder / WEIGHTS))
-        _move_constants(models, weights)
+        weights = files.enter_context(new_file(place))
+        _move_constants(models, weights, place.name)
         for name, model in models.items():
-            path = folder / f"{name}.int8.onnx"
+            path = folder / f"{name}.{flavour}.onnx"
             temporary = files.enter_context(new_file(path))
             temporary.write_bytes(model.SerializeToString())
             graphs[name] = GraphEntry(
@@ -47,25 +49,25 @@ def store_int8(bundle: Bundle, models: Mapping[str, onnx.ModelProto], calibratio
                 opset=next(one.version for one in model.opset_import if one.domain in ("", "ai.onnx")),
                 precision="int8",
                 error=calibration.stages[name].error,
-                tolerance=bundle.spec.stage(name).tolerance_of(INT8),
+                tolerance=bundle.spec.stage(name).tolerance_of(flavour),
                 probe=probes[name],
             )
-        manifest = _with_int8(bundle.manifest, _entry(folder / WEIGHTS, weights), graphs, calibration)
+        manifest = _with(bundle.manifest, flavour, _entry(place, weights), graphs, calibration)
         manifest_text(manifest)  # fails now, and not when files have changed places
-        if INT8 in bundle.flavours:  # a reader may come while files change places
-            write_manifest(bundle.path, _without_int8(bundle.manifest))
+        if flavour in bundle.flavours:  # a reader may come while files change places
+            write_manifest(bundle.path, _without(bundle.manifest, flavour))
     write_manifest(bundle.path, manifest)
     changed = Bundle.open(bundle.path)
     needed = {(bundle.path / name).resolve() for name in (MANIFEST, *(entry.path for entry in changed.files))}
-    for file in _own_files(bundle.manifest):
+    for file in _own_files(bundle.manifest, flavour):
         if (bundle.path / file).resolve() not in needed:
             (bundle.path / file).unlink(missing_ok=True)
     return changed
 
 
-def _probe(bundle: Bundle, stage: StageSpec, model: onnx.ModelProto, threads: int | None) -> Probe:
+def _probe(bundle: Bundle, stage: StageSpec, flavour: str, model: onnx.ModelProto, threads: int | None) -> Probe:
     """What a graph makes of the inputs of the run that was recorded at export."""
-    probe, typed = bundle.manifest.stages[stage.name].probe, stage.in_flavour(INT8)
+    probe, typed = bundle.manifest.stages[stage.name].probe, stage.in_flavour(flavour)
     sizes = {axis.name: min(probe.sizes[axis.name], axis.maximum) for axis in typed.axes}
     feeds = probe_inputs(stage, sizes, probe.seed)
     own = {tensor.name: feeds[tensor.name].astype(tensor.dtype) for tensor in typed.feeds}
@@ -73,8 +75,8 @@ def _probe(bundle: Bundle, stage: StageSpec, model: onnx.ModelProto, threads: in
         return record_probe(sizes, probe.seed, session.run(own))
 
 
-def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path) -> None:
-    """Write the larger constants that are inside of the graphs into one file, equal ones once, and make the graphs refer to it."""
+def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path, called: str) -> None:
+    """Write the larger constants that are inside of the graphs into one file, equal ones once; the graphs then refer to it by a name."""
     stored: dict[str, np.ndarray] = {}
     names: dict[bytes, str] = {}
     found: list[tuple[TensorProto, str]] = []
@@ -96,31 +98,48 @@ def _move_constants(models: Mapping[str, onnx.ModelProto], path: Path) -> None:
         for field in ("float_data", "int32_data", "int64_data"):
             tensor.ClearField(field)
         tensor.raw_data = b""  # which the next call wants to be there
-        set_external_data(tensor, WEIGHTS, start, stop - start)
+        set_external_data(tensor, called, start, stop - start)
         tensor.ClearField("raw_data")
 
 
-def _with_int8(manifest: Manifest, weights: FileEntry, graphs: Mapping[str, GraphEntry], calibration: CalibrationEntry) -> Manifest:
-    stages = {name: stage.model_copy(update={"graphs": {**stage.graphs, INT8: graphs[name]}}) for name, stage in manifest.stages.items()}
-    more, calibrations = {**manifest.more_weights, INT8: weights}, {**manifest.calibrations, CPU_INT8: calibration}
-    return manifest.model_copy(update={"stages": stages, "more_weights": more, "calibrations": calibrations})
+def _with(
+    manifest: Manifest, flavour: str, weights: FileEntry, graphs: Mapping[str, GraphEntry], calibration: CalibrationEntry
+) -> Manifest:
+    clean = _without(manifest, flavour)
+    stages = {name: stage.model_copy(update={"graphs": {**stage.graphs, flavour: graphs[name]}}) for name, stage in clean.stages.items()}
+    more, calibrations = {**clean.more_weights, flavour: weights}, {**clean.calibrations, TARGET_OF[flavour]: calibration}
+    return clean.model_copy(update={"stages": stages, "more_weights": more, "calibrations": calibrations})
 
 
-def _without_int8(manifest: Manifest) -> Manifest:
-    stages = {
-        name: stage.model_copy(update={"graphs": {flavour: graph for flavour, graph in stage.graphs.items() if flavour != INT8}})
-        for name, stage in manifest.stages.items()
+def _without(manifest: Manifest, flavour: str) -> Manifest:
+    stages = {name: stage.model_copy(update={"graphs": _but(stage.graphs, flavour)}) for name, stage in manifest.stages.items()}
+    plans = {
+        folder: {stage: plan for stage, plan in plans.items() if plan.flavour != flavour} for folder, plans in manifest.engines.items()
     }
-    more = {name: value for name, value in manifest.more_weights.items() if name != INT8}
-    calibrations = {name: value for name, value in manifest.calibrations.items() if name != CPU_INT8}
-    return manifest.model_copy(update={"stages": stages, "more_weights": more, "calibrations": calibrations})
+    return manifest.model_copy(
+        update={
+            "stages": stages,
+            "more_weights": _but(manifest.more_weights, flavour),
+            "calibrations": _but(manifest.calibrations, TARGET_OF[flavour]),
+            "engines": {folder: left for folder, left in plans.items() if left},
+        }
+    )
 
 
-def _own_files(manifest: Manifest) -> set[str]:
+def _but(entries: Mapping[str, Entry], name: str) -> dict[str, Entry]:
+    return {key: entry for key, entry in entries.items() if key != name}
+
+
+def _own_files(manifest: Manifest, flavour: str) -> set[str]:
     """Files that belong to the flavour alone."""
-    own = {stage.graphs[INT8].file.path for stage in manifest.stages.values() if INT8 in stage.graphs}
-    weights = manifest.more_weights.get(INT8)
-    return own - {stage.graphs[ORT].file.path for stage in manifest.stages.values()} | ({weights.path} if weights else set())
+    own = {stage.graphs[flavour].file.path for stage in manifest.stages.values() if flavour in stage.graphs}
+    plans = [plan for plans in manifest.engines.values() for plan in plans.values() if plan.flavour == flavour]
+    more = {
+        entry.path
+        for entry in (manifest.more_weights.get(flavour), *(file for plan in plans for file in (plan.file, plan.report)))
+        if entry
+    }
+    return own - {stage.graphs[LOWERED[flavour]].file.path for stage in manifest.stages.values()} | more
 
 
 def _entry(path: Path, content: Path) -> FileEntry:

@@ -7,12 +7,12 @@ from pathlib import Path
 from musicrt.calibration.calibrate import Calibration, OnWork, calibrate_int8
 from musicrt.calibration.ranges import Method
 from musicrt.calibration.report import make_folder, write_report
-from musicrt.calibration.store import CPU_INT8
-from musicrt.runtime.bundle import GPU_FP16
+from musicrt.runtime.bundle import GPU_FP16, TARGET_OF
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.manifest import CalibrationEntry
 
-TARGETS = (CPU_INT8, GPU_FP16)
+FLAVOUR_OF = {target: flavour for flavour, target in TARGET_OF.items()}
+TARGETS = (*FLAVOUR_OF, GPU_FP16)
 
 
 def calibrate_bundle(
@@ -33,7 +33,7 @@ def calibrate_bundle(
     gpu-fp16 needs torch, and has neither ranges, gates nor a report. Options, and errors besides InputError for an unknown target, as of
     `calibrate_int8` and `calibrate_half`.
     """
-    if target == CPU_INT8:
+    if target in FLAVOUR_OF:
         if report is not None:
             make_folder(report)  # before the work, not after it
 
@@ -43,7 +43,16 @@ def calibrate_bundle(
                 write_report(report, found)
 
         return calibrate_int8(
-            path, source, ranges=ranges, force=force, on_work=on_work, on_result=on_result, seconds=seconds, steps=steps, threads=threads
+            path,
+            source,
+            flavour=FLAVOUR_OF[target],
+            seconds=seconds,
+            steps=steps,
+            ranges=ranges,
+            force=force,
+            threads=threads,
+            on_work=on_work,
+            on_result=on_result,
         ).entry
     if target == GPU_FP16:
         if report is not None or force or ranges != "minmax":
@@ -51,4 +60,4 @@ def calibrate_bundle(
         from musicrt.calibration.half_range import calibrate_half
 
         return calibrate_half(path, source, seconds=seconds, steps=steps, threads=threads, on_work=on_work)
-    raise InputError(f"got target {target!r}, expected {' or '.join(TARGETS)}")
+    raise InputError(f"got target {target!r}, expected {', '.join(TARGETS[:-1])} or {TARGETS[-1]}")

@@ -26,6 +26,7 @@ from musicrt.runtime.bundle import MANIFEST, Bundle
 from musicrt.runtime.errors import BundleError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
 from musicrt.runtime.signature import sign_manifest
+from musicrt.runtime.spec import Precision
 
 
 def systems(as_json: JsonOption = False) -> None:
@@ -100,7 +101,9 @@ def add_flavour(
 
 def calibrate(
     bundle: BundleArgument,
-    target: Annotated[str, typer.Option(help="cpu-int8: 8-bit integers for CPUs. gpu-fp16: what half precision can't hold (needs torch).")],
+    target: Annotated[
+        str, typer.Option(help="cpu-int8, gpu-int8: 8-bit integers. gpu-fp16: what half precision can't hold (needs torch).")
+    ],
     inputs: Annotated[str, typer.Option(help="A folder of audio files that are like yours, or `synthetic`.")] = "synthetic",
     seconds: Annotated[float, typer.Option(help="Of each file, from its beginning.")] = 6.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
@@ -139,10 +142,11 @@ def build(
     profile: Annotated[
         str, typer.Option(help="How far sizes may go: latency, throughput, edge; or several in one engine, separated by commas.")
     ] = "latency",
+    precision: Annotated[Precision, typer.Option(help="float16; int8 of what `musicrt calibrate --target gpu-int8` made.")] = "float16",
     stripped: Annotated[bool, typer.Option("--stripped", help="Leave the weights out of the plans; needs a GPU to build.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Make TensorRT engines of a bundle's graphs in half precision; what is there and current is left alone."""
+    """Make TensorRT engines of a bundle's graphs, in half precision or 8-bit integers; what is there and current is left alone."""
     with needing(engine):
         from musicrt.engines.build import build_engines
     stage = ""
@@ -159,6 +163,7 @@ def build(
             targets=split_names(target),
             stages=split_names(stages),
             profiles=split_names(profile),
+            precision=precision,
             stripped=stripped,
             on_stage=begin,
             on_phase=lambda phase, done, total: report(done, total, f"{stage}: {phase}"),
@@ -178,7 +183,9 @@ def sign(
 def verify(
     bundle: BundleArgument,
     backend: BackendOption = "auto",
-    flavour: Annotated[str | None, typer.Option(help="The graphs to run; by default those of the backend. trt runs on a CPU too.")] = None,
+    flavour: Annotated[
+        str | None, typer.Option(help="The graphs to run; by default those of the backend. trt and trt-int8 run on a CPU too.")
+    ] = None,
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
     trusted_key: TrustedKeyOption = None,

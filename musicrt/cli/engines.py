@@ -28,11 +28,15 @@ def print_built(built: Sequence[Built], as_json: bool = False) -> None:
         seconds = "was there" if one.seconds is None else f"{one.seconds:.1f}"
         table.add_row(one.stage, one.entry.precision, _mb(one.entry.file.bytes), _mb(one.entry.activation_bytes), seconds)
     console.print(table)
-    say(f"in engines/{built[0].folder}")
+    for folder in dict.fromkeys(one.folder for one in built):
+        say(f"in engines/{folder}")
 
 
 def print_engines(bundle: Bundle, as_json: bool = False) -> None:
-    """What is known of every plan of a bundle; which layers compute in float32, by ONNX operator. Raises BundleError if there is none."""
+    """What is known of every plan of a bundle; which layers compute in float32, by ONNX operator, and how many have weights of 8 bits.
+
+    Raises BundleError if there is none.
+    """
     from musicrt.engines.inspect import inspect_engines
 
     found = inspect_engines(bundle)
@@ -50,17 +54,17 @@ def print_engines(bundle: Bundle, as_json: bool = False) -> None:
                 "layers": f"from the {own[0].report.source}",
             }
         )
-        table = Table("stage", "MB", "activations, MB", "layers", "float32", "which", "profiles")
+        table = Table("stage", "MB", "activations, MB", "layers", "int8", "float32", "which", "profiles")
         for one in own:
             profiles = "\n".join(
                 f"{profile.bucket}: " + ", ".join(f"{name} {least}-{best}-{most}" for name, (least, best, most) in profile.axes.items())
                 for profile in one.entry.profiles
             )
             islands = ", ".join(f"{operator} {count}" for operator, count in sorted(one.islands().items()))
-            layers, wide = str(one.totals.total()), str(one.totals["float32"])
+            counts = [str(count) for count in (one.totals.total(), one.integers, one.totals["float32"])]
             if one.entry.precision == "float32":
                 islands = "the whole stage"
-            table.add_row(one.stage, _mb(one.entry.file.bytes), _mb(one.entry.activation_bytes), layers, wide, islands, profiles)
+            table.add_row(one.stage, _mb(one.entry.file.bytes), _mb(one.entry.activation_bytes), *counts, islands, profiles)
         console.print(table)
 
 

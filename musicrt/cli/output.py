@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.progress import Progress
 from rich.table import Table
 
-from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.bundle import KEPT_IN, Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.manifest import CalibrationEntry
 from musicrt.runtime.registry import bit_rates, system_names
@@ -60,7 +60,7 @@ def print_calibration(target: str, entry: CalibrationEntry, as_json: bool = Fals
         return
     say(f"calibrated for {target} with {entry.inputs}" + ("; KEPT BY FORCE although a gate was missed" if entry.forced else ""))
     for name, stage in entry.stages.items():
-        kept = f", {len(stage.kept)} kept in float32" if stage.kept else ""
+        kept = f", {len(stage.kept)} kept in {KEPT_IN.get(target, 'float32')}" if stage.kept else ""
         say(f"  {name}: {stage.layers} layers in 8 bits ({stage.method}){kept}, {stage.error:.3f} from float32")
     gates = {gate.measure: gate for gate in entry.gates}
     for name, value in entry.quality.items():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -17,9 +17,11 @@ from musicrt.runtime.driver import cuda_obstacle, gpu_architecture
 from musicrt.runtime.errors import BackendError, EngineError, InputError, OutputError
 from musicrt.runtime.files import added_files, changing, new_file, sha256_of
 from musicrt.runtime.manifest import FileEntry, PlanEntry
-from musicrt.runtime.spec import TRT
+from musicrt.runtime.spec import TRT, TRT_INT8, Precision
 from musicrt.runtime.tensorrt_family import TARGETS, Family, find_family
 
+FLAVOURS: Mapping[Precision, str] = {"float16": TRT, "int8": TRT_INT8}
+"""What engines of a precision are made from."""
 _KEY_SHOWN = 12  # characters of the key in a file's name
 
 
@@ -40,6 +42,7 @@ def build_engines(
     targets: Sequence[str] = (),
     stages: Sequence[str] = (),
     profiles: Sequence[str] = ("latency",),
+    precision: Precision = "float16",
     stripped: bool = False,
     on_stage: Callable[[str, int, int], None] | None = None,
     on_phase: OnPhase | None = None,
@@ -48,11 +51,14 @@ def build_engines(
 
     engine: a member of the family. targets: architectures ("sm_89"), all in one plan; by default those of `Family.targets`, or the
     machine's own. stages: all by default. profiles: names of `profiles.BUCKETS`, each a profile of the same engine.
+    precision: "float16", or "int8" of the graphs that a calibration made; stages that it left alone have the engines of "float16".
     stripped: without weights, which come from the bundle when the engine is opened.
     on_stage(stage, done, total): called before each stage; on_phase(phase, done, total): within it.
     Raises BackendError, BundleError, EngineError, InputError, OutputError; plans that were built before the error stay.
     """
     family, buckets = find_family(engine), find_buckets(profiles)
+    if precision not in FLAVOURS:
+        raise InputError(f"got precision {precision!r}, expected {' or '.join(FLAVOURS)}: that of an engine is that of its graph")
     bundle = _open(Path(path))
     if reason := family.build_obstacle():
         raise BackendError(f"{engine} can't build here: {reason}")
@@ -60,16 +66,17 @@ def build_engines(
         raise BackendError(f"{engine} can't build stripped engines here: {reason}; leave --stripped out, or build on a machine with a GPU")
     archs = _choose_targets(family, targets)
     chosen = _choose_stages(bundle, stages)
-    folder = "-".join((engine, "+".join(archs), *(("stripped",) if stripped else ())))
     version, options = str(family.load().__version__), builder_options(family, stripped=stripped)
     built: list[Built] = []
     for done, name in enumerate(chosen):
         if on_stage:
             on_stage(name, done, len(chosen))
-        stage = bundle.spec.stage(name).in_flavour(TRT)
-        graph, graph_entry = bundle.graph(name, TRT)
+        flavour = bundle.flavour_of(name, FLAVOURS[precision])
+        stage = bundle.spec.stage(name).in_flavour(flavour)
+        graph, graph_entry = bundle.graph(name, flavour)
+        folder = "-".join((engine, "+".join(archs), *(["int8"] if flavour == TRT_INT8 else []), *(["stripped"] if stripped else [])))
         ranges = stage_profiles(stage, buckets)
-        key = fingerprint(bundle, name, TRT, engine=engine, version=version, targets=archs, profiles=ranges, options=options)
+        key = fingerprint(bundle, name, flavour, engine=engine, version=version, targets=archs, profiles=ranges, options=options)
         if known := _find_current(bundle, folder, name, key):
             built.append(Built(name, folder, known, None))
             continue
@@ -88,8 +95,8 @@ def build_engines(
             engine=family.name,
             version=version,
             targets=archs,
-            precision="float16" if graph_entry.precision == "float16" else "float32",
-            flavour=TRT,
+            precision=graph_entry.precision,
+            flavour=flavour,
             stripped=stripped,
             profiles=ranges,
             activation_bytes=plan.activation_bytes,

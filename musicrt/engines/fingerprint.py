@@ -30,11 +30,10 @@ def fingerprint(
     the bundle has no such graph.
     """
     _, graph = bundle.graph(stage, flavour)
-    more = bundle.manifest.more_weights
     parts = {
         "format": FORMAT,
         "graph": graph.file.sha256,
-        "weights": [bundle.manifest.weights.sha256, *([more[flavour].sha256] if flavour in more else [])],
+        "weights": [entry.sha256 for entry in bundle.weight_files(flavour)],
         "precision": graph.precision,
         "engine": engine,
         "version": version,

@@ -40,6 +40,11 @@ class Inspected:
         """Layers that compute, by precision."""
         return sum(self.precisions.values(), Counter())
 
+    @property
+    def integers(self) -> int:
+        """How many layers have weights of 8 bits, whether or not their other operand has."""
+        return sum(layer.int8 != "none" for layer in self.report.layers)
+
     def islands(self) -> dict[str, int]:
         """How many layers compute in float32, by operator."""
         return {operator: counts["float32"] for operator, counts in self.precisions.items() if counts["float32"]}

@@ -1,7 +1,9 @@
 """The layers of an engine and their precision, as the strongly typed network definition has them.
 
 TensorRT fuses layers when it builds, but in a strongly typed network it keeps their types: what is float32 here is computed in float32 by
-whatever kernel it ends up in, and nothing else is. The network definition can be read without a GPU; a plan can't (`inspect.read_engine`).
+whatever kernel it ends up in, and nothing else is. A layer whose operands were both rounded to 8 bits is computed in integers: in the
+network definition it stands between values of half precision, and fusion takes the conversions into it. The network definition can be
+read without a GPU; a plan can't (`inspect.read_engine`).
 """
 
 from __future__ import annotations
@@ -11,7 +13,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict
 
@@ -20,15 +22,22 @@ from musicrt.runtime.spec import Half, StageSpec, kept_name
 from musicrt.runtime.tensorrt_family import type_name
 
 MOVES = frozenset(
-    ("CAST", "CONCATENATION", "CONSTANT", "GATHER", "IDENTITY", "PADDING", "SELECT", "SHAPE", "SHUFFLE", "SLICE", "SQUEEZE", "UNSQUEEZE")
+    (
+        *("CAST", "CONCATENATION", "CONSTANT", "DEQUANTIZE", "GATHER", "IDENTITY", "PADDING", "QUANTIZE", "SELECT", "SHAPE", "SHUFFLE"),
+        *("SLICE", "SQUEEZE", "UNSQUEEZE"),
+    )
 )
 """Types of layers that compute nothing: they move values, or change their type."""
+PRODUCTS = frozenset(("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"))
+"""Types of layers that may be lowered to 8-bit integers."""
 _NODE = re.compile(r"\[ONNX Layer: ([^\]]*)\]")
 
 
 class Layer(BaseModel):
     """One layer. `node`, `operator`: the ONNX node that it was made from. `positions`: it makes floats of whole numbers, or goes on with
-    those; these stay float32 in every stage, because half precision does not tell large ones apart."""
+    those; these stay float32 in every stage, because half precision does not tell large ones apart. `int8`: what is stored in 8 bits of a
+    layer of `PRODUCTS`: "all" of its operands, so that it computes in integers, or its "weights".
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
@@ -38,10 +47,13 @@ class Layer(BaseModel):
     inputs: list[str]
     outputs: list[str]
     positions: bool = False
+    int8: Literal["none", "weights", "all"] = "none"
 
     @property
     def precision(self) -> str:
-        """The widest float that it computes with, or else the type of what it gives."""
+        """The widest float that it computes with, or else the type of what it gives; "int8" where it computes in integers."""
+        if self.int8 != "none":
+            return "int8" if self.int8 == "all" else "int8 weights"
         types = (*self.inputs, *self.outputs)
         return next((wide for wide in ("float32", "bfloat16", "float16") if wide in types), self.outputs[0] if self.outputs else "none")
 
@@ -75,8 +87,8 @@ class Nodes:
 def read_layers(trt: Any, network: Any, nodes: Nodes) -> list[Layer]:
     """Every layer of a network definition, with the node that it was made from."""
     owners = _find_owners([network.get_layer(index) for index in range(network.num_layers)], nodes)
-    positions, constants = set[str](), set[str]()
-    return [_read(trt, layer, node, nodes.operators.get(node, ""), positions, constants) for layer, node in owners]
+    positions, constants, rounded = set[str](), set[str](), set[str]()
+    return [_read(trt, layer, node, nodes.operators.get(node, ""), positions, constants, rounded) for layer, node in owners]
 
 
 def _find_owners(layers: Sequence[Any], nodes: Nodes) -> list[tuple[Any, str]]:
@@ -111,8 +123,8 @@ def _outputs(layer: Any) -> list[Any]:
     return [layer.get_output(i) for i in range(layer.num_outputs)]
 
 
-def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], constants: set[str]) -> Layer:
-    """One layer; the tensors that it gives are added to those of positions, or to the constants."""
+def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], constants: set[str], rounded: set[str]) -> Layer:
+    """One layer; the tensors that it gives are added to those of positions, to the constants, or to those that 8 bits hold."""
     inputs, outputs = _inputs(layer), _outputs(layer)
     kind, given = layer.type.name, [type_name(trt, tensor.dtype) for tensor in outputs]
     floats = [tensor.name for tensor in inputs if "float" in type_name(trt, tensor.dtype) and tensor.name not in constants]
@@ -122,6 +134,9 @@ def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], c
         positions.update(tensor.name for tensor in outputs)
     if kind == "CONSTANT" or (inputs and not exact and constants.issuperset(tensor.name for tensor in inputs)):
         constants.update(tensor.name for tensor in outputs)
+    in_bytes = [tensor.name in rounded for tensor in inputs]
+    if kind == "DEQUANTIZE" or (kind in MOVES and in_bytes and in_bytes[0] and kind != "QUANTIZE"):
+        rounded.update(tensor.name for tensor in outputs)
     return Layer(
         name=layer.name,
         type=kind,
@@ -130,7 +145,14 @@ def _read(trt: Any, layer: Any, node: str, operator: str, positions: set[str], c
         inputs=[type_name(trt, tensor.dtype) for tensor in inputs],
         outputs=given,
         positions=exact,
+        int8=_int8(in_bytes) if kind in PRODUCTS else "none",
     )
+
+
+def _int8(in_bytes: Sequence[bool]) -> Literal["none", "weights", "all"]:
+    """Of a product of two operands; where the second is a constant, a convolution may hold it itself."""
+    first, second = (*in_bytes, False)[:2]
+    return "all" if first and second else "weights" if second else "none"
 
 
 def read_nodes(graph: Path) -> Nodes:

@@ -8,6 +8,7 @@ BUNDLE/stages/<stage>.trt.onnx  the same in half precision, where the bundle has
 BUNDLE/stages/weights.half.safetensors   what those graphs need beside the weights
 BUNDLE/stages/<stage>.int8.onnx  with 8-bit integers, of the stages where that serves; the others have their float32 graphs once more
 BUNDLE/stages/weights.int8.safetensors   what those graphs need beside the weights
+BUNDLE/stages/<stage>.trt-int8.onnx, weights.trt-int8.safetensors   the same of the graphs in half precision, for TensorRT
 BUNDLE/engines/<name>/          TensorRT plans of the stages, and what is known of their layers
 """
 
@@ -28,16 +29,25 @@ from musicrt.runtime.limits import check_limit
 from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry, parse_json
 from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.signature import check_signature
-from musicrt.runtime.spec import INT8, ORT, TRT, ModelSpec
+from musicrt.runtime.spec import INT8, LOWERED, ORT, TRT, TRT_INT8, ModelSpec
 
 MANIFEST = "manifest.json"
 STAGES = "stages"
 ENGINES = "engines"
 WEIGHTS = "weights.safetensors"
 INLINE = 1024  # bytes up to which a constant stays in its graph
-GPU_FP16 = "gpu-fp16"
-"""The calibration whose pins hold for the flavour `trt`."""
-_PRECISIONS = {ORT: ("float32",), TRT: ("float16", "float32"), INT8: ("int8", "float32")}
+CPU_INT8, GPU_FP16, GPU_INT8 = "cpu-int8", "gpu-fp16", "gpu-int8"
+"""What a bundle may be calibrated for. The pins of `GPU_FP16` hold for the flavour `trt`, the others make flavours."""
+TARGET_OF: Mapping[str, str] = {INT8: CPU_INT8, TRT_INT8: GPU_INT8}
+"""The calibration that makes each flavour of 8-bit integers."""
+KEPT_IN: Mapping[str, str] = {CPU_INT8: "float32", GPU_INT8: "float16"}
+"""What layers are in that such a calibration leaves alone."""
+_PRECISIONS = {
+    ORT: ("float32",),
+    TRT: ("float16", "float32"),
+    INT8: ("int8", "float32"),
+    TRT_INT8: ("int8", "float16", "float32"),
+}
 """What a graph of each flavour may be in."""
 
 EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-nano"
@@ -123,10 +133,19 @@ class Bundle:
             self._checked.add(path)
         return path, graphs[flavour]
 
-    def plans(self, engine: str, stage: str) -> dict[str, PlanEntry]:
-        """A stage's plans for one member of the TensorRT family, by the name of their folder."""
+    def flavour_of(self, stage: str, flavour: str) -> str:
+        """The flavour that a stage's graph of this one was made for: what was not lowered is of the flavour beneath. Raises BundleError."""
+        return flavour if self.graph(stage, flavour)[1].precision == "int8" else LOWERED.get(flavour, flavour)
+
+    def weight_files(self, flavour: str) -> list[FileEntry]:
+        """The files of weights that graphs of a flavour may refer to."""
+        more = self.manifest.more_weights
+        return [self.manifest.weights, *(more[name] for name in (LOWERED.get(flavour, ORT), flavour) if name in more)]
+
+    def plans(self, engine: str, stage: str, flavour: str) -> dict[str, PlanEntry]:
+        """A stage's plans of a flavour for one member of the TensorRT family, by the name of their folder."""
         found = {name: plans[stage] for name, plans in self.manifest.engines.items() if stage in plans}
-        return {name: plan for name, plan in found.items() if plan.engine == engine}
+        return {name: plan for name, plan in found.items() if (plan.engine, plan.flavour) == (engine, flavour)}
 
     def _check_manifest(self) -> None:
         """What the manifest says in two ways must agree: a changed hyper-parameter, rate or tensor shows here."""
@@ -179,8 +198,8 @@ class Bundle:
 
 
 def _remedy(flavour: str, path: Path) -> str:
-    if flavour == INT8:
-        return f"make them with: musicrt calibrate {path} --target cpu-int8"
+    if flavour in TARGET_OF:
+        return f"make them with: musicrt calibrate {path} --target {TARGET_OF[flavour]}"
     return f"add them with: musicrt add-flavour {path} {flavour}" if flavour == TRT else "export it again"
 
 

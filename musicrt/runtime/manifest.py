@@ -92,7 +92,7 @@ class PlanEntry(_Entry):
     engine: str
     version: str
     targets: list[str]
-    precision: Literal["float32", "float16"]
+    precision: Literal["float32", "float16", "int8"]
     flavour: str
     stripped: bool
     profiles: list[ProfileEntry]
@@ -180,7 +180,7 @@ class Manifest(_Entry):
     stages: dict[str, StageEntry]
     tools: dict[str, str]
     calibrations: dict[str, CalibrationEntry] = {}
-    """By target: cpu-int8, gpu-fp16."""
+    """By target: cpu-int8, gpu-fp16, gpu-int8."""
     engines: dict[str, dict[str, PlanEntry]] = {}
     """Plans by the name of their folder, and by stage."""
 

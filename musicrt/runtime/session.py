@@ -206,6 +206,7 @@ class Backend(ABC):
     device: ClassVar[Literal["cpu", "cuda"]]
     extra: ClassVar[str]  # the extra of this package that installs it
     flavour: str = ORT  # of the graphs that it runs
+    lowered: ClassVar[str] = INT8  # the flavour that it runs with the precision int8
     precisions: ClassVar[tuple[Precision, ...]] = ("float32",)
     """What it can compute networks in; the first if nobody asks."""
 
@@ -215,7 +216,7 @@ class Backend(ABC):
         """threads: CPU threads inside an operator; None: as many as the process may use.
 
         stream: the handle of a CUDA stream of the caller's, on which all work is enqueued then; graphs: whether CUDA graphs are wanted.
-        precision: one of `precisions`; with int8 it runs the flavour of that name.
+        precision: one of `precisions`; with int8 it runs the flavour `lowered`.
         Raises BackendError where a stream can't be worked on, or the precision can't be had.
         """
         self.precision: Precision = precision or self.precisions[0]
@@ -225,7 +226,7 @@ class Backend(ABC):
             raise BackendError(f"{self.name} takes no CUDA stream: {reason}")
         self.threads, self.stream, self.graphs = threads, stream, graphs
         if self.precision == "int8":
-            self.flavour = INT8
+            self.flavour = self.lowered
 
     @property
     def gpu(self) -> Device | None:

@@ -15,8 +15,10 @@ DType = Literal["float32", "float16", "int8", "int64"]
 Precision = Literal["float32", "bfloat16", "float16", "int8"]
 """What the bulk of a network is computed in."""
 
-ORT, TRT, INT8 = "ort", "trt", "int8"
-"""The flavours of a stage's graph: float32 for ONNX Runtime, half precision for TensorRT, and 8-bit integers for CPUs."""
+ORT, TRT, INT8, TRT_INT8 = "ort", "trt", "int8", "trt-int8"
+"""The flavours of a stage's graph: float32 for ONNX Runtime, half precision for TensorRT, and 8-bit integers for CPUs and for TensorRT."""
+LOWERED: Mapping[str, str] = {INT8: ORT, TRT_INT8: TRT}
+"""The flavours of 8-bit integers, and what each is made from: stages that are not lowered have the graphs of that."""
 
 
 @dataclass(frozen=True)
@@ -147,16 +149,17 @@ class Half:
 
 @dataclass(frozen=True)
 class Int8:
-    """What a stage is where it runs in 8-bit integers (the flavour `int8`).
+    """What a stage is where it runs in 8-bit integers (the flavours `int8` and `trt-int8`).
 
     method: "static": convolutions and linears compute in integers, activations in ranges that calibration finds; "weights": the weights of
     linears are stored in fewer bits, and activations stay as they are, as serves where few rows meet large matrices.
-    keep: layers that stay float32, by the names of their modules (with all inside them) or nodes.
+    keep: layers that stay as they are, by the names of their modules (with all inside them) or nodes.
     tolerance: largest accepted distance from the float32 network, on music that calibration heard.
 
-    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own. tensors: keys and values of
-    attention, [rows, heads, n, head width], that are 8-bit integers too, among outputs, states, and inputs, which are states of the lowered
-    graph; each with the name of the range that it has, in all stages. single: an axis of which the lowered graph takes one entry in a call.
+    Of "weights": bits, 8 or 4 (0: weights stay), and how many weights of a row have a scale of their own; for TensorRT it is 8 bits, and
+    all of a row. For CPUs only: tensors: keys and values of attention, [rows, heads, n, head width], that are 8-bit integers too, among
+    outputs, states, and inputs, which are states of the lowered graph; each with the name of the range that it has, in all stages.
+    single: an axis of which the lowered graph takes one entry in a call.
     """
 
     method: Literal["static", "weights"] = "static"
@@ -238,7 +241,7 @@ class StageSpec:
         """
         if flavour == INT8 and self.int8 is not None and self.int8.tensors:
             return self._with_bytes(self.int8)
-        if flavour != TRT or self.half is None:
+        if flavour not in (TRT, TRT_INT8) or self.half is None:
             return self
         named = {*self.half.tensors, *(state.name for state in self.states)}
 
@@ -265,8 +268,9 @@ class StageSpec:
 
         bfloat16 has 8 bits where float16 has 11, so it may be eight times as far.
         """
-        if flavour == INT8 and self.int8 is not None:
+        if flavour in LOWERED and self.int8 is not None:
             return self.int8.tolerance
+        flavour = LOWERED.get(flavour, flavour)
         if self.half is not None and precision == "bfloat16" and self.in_bfloat16:
             return 8 * self.half.tolerance
         return self.tolerance.rel_l2 if self.half is None or flavour != TRT else self.half.tolerance

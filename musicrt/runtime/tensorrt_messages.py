@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import functools
 import logging
+import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
 _LOG = logging.getLogger("musicrt.tensorrt")
 _LEVELS = {"INTERNAL_ERROR": logging.ERROR, "ERROR": logging.ERROR, "WARNING": logging.WARNING, "INFO": logging.DEBUG}
+_EXPECTED = re.compile(r"Converting conv (activation|weight) scales to fp32")
+"""Warnings of what is meant: kernels in integers have scales in float32, and say so at every convolution."""
 _KEPT = 200
 _SHOWN = 400  # characters of a reason
 
@@ -56,7 +59,8 @@ class Messages:
             self._record(line)
         elif self._listen is not None:
             self._listen(line)
-        _LOG.log(logging.DEBUG if level == logging.ERROR and self._awaited else level, "%s", line)
+        quiet = _EXPECTED.search(line) or (level == logging.ERROR and self._awaited)
+        _LOG.log(logging.DEBUG if quiet else level, "%s", line)
 
     def _record(self, line: str) -> None:
         if len(self.errors) < _KEPT:

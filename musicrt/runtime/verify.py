@@ -17,7 +17,7 @@ from musicrt.runtime.manifest import OutputProbe, Probe
 from musicrt.runtime.noise import normal_columns, philox
 from musicrt.runtime.select import select_backend
 from musicrt.runtime.session import Array, Backend
-from musicrt.runtime.spec import INT8, Precision, StageSpec
+from musicrt.runtime.spec import LOWERED, Precision, StageSpec
 
 _PROBED = 64  # values kept of each output
 _AS_FAR = 2.0  # two results that are equally far from a third one are sqrt(2) times as far apart, of the 64 values give or take some
@@ -56,8 +56,9 @@ def verify_bundle(
 ) -> list[StageCheck]:
     """Check the hash of every file, then run every stage. Raises BundleError, BackendError; judge by `StageCheck.ok`.
 
-    flavour: the graphs to run, where a backend can run others than its own: ONNX Runtime runs those in half precision (`trt`) as well. On a
-    CPU it rounds weights only, not what comes in between; export has measured both. precision, trusted_key: see `load`.
+    flavour: the graphs to run, where a backend can run others than its own: ONNX Runtime runs those for TensorRT (`trt`, `trt-int8`) as
+    well. Of half precision it rounds weights only on a CPU, not what comes in between; export has measured both.
+    precision, trusted_key: see `load`.
     """
     bundle = Bundle.open(path, check="hashes", trusted_key=trusted_key)
     runner, choice = select_backend(backend, threads=threads, precision=precision)
@@ -69,7 +70,7 @@ def verify_bundle(
     for stage in bundle.spec.stages:
         entry = bundle.manifest.stages[stage.name]
         graph = entry.graphs.get(runner.flavour)
-        own = graph.probe if graph and runner.flavour == INT8 else None  # the others are held against export, or torch
+        own = graph.probe if graph and runner.flavour in LOWERED else None  # the others are held against export, or torch
         probe = own or entry.probe
         if not _fits(probe, stage):
             raise BundleError(f"{path}: the recorded run of stage {stage.name!r} does not fit its tensors; export the bundle again")
@@ -88,7 +89,8 @@ def verify_bundle(
                 errors.append(relative_error(outputs, reference.run(feeds)))
         if own is not None:
             against, tolerance = "recorded at calibration", _tolerance(bundle, stage, runner)
-            if stage.in_flavour(INT8) == stage:  # else the run has other tensors than that of float32
+            typed = stage.in_flavour(runner.flavour)
+            if all(tensor.dtype != "int8" for tensor in (*typed.feeds, *typed.outputs)):  # else they are not those of float32
                 tolerance = min(_AS_FAR * relative_error(_values(own), _values(entry.probe)), _UNRELATED)
         else:
             against = "recorded at export" if torch_runner is None else torch_runner.name
@@ -98,10 +100,8 @@ def verify_bundle(
 
 
 def _tolerance(bundle: Bundle, stage: StageSpec, runner: Backend) -> float:
-    """A stage that was not lowered is in float32 in the flavour of 8-bit integers too."""
-    if runner.flavour == INT8 and bundle.graph(stage.name, INT8)[1].precision != "int8":
-        return stage.tolerance.rel_l2
-    return stage.tolerance_of(runner.flavour, runner.precision)
+    """A stage that was not lowered is what it is in the flavour beneath."""
+    return stage.tolerance_of(bundle.flavour_of(stage.name, runner.flavour), runner.precision)
 
 
 def probe_sizes(stage: StageSpec, base: int) -> dict[str, int]:

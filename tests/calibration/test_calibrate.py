@@ -208,7 +208,7 @@ def test_force_keeps_it_in_the_place_of_the_first_and_says_so(made: Made, monkey
 def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
     path = shutil.copytree(EMBEDDED, tmp_path / "bundle")
     (tmp_path / "empty").mkdir()
-    fails(3, "calibrate", path, "--target", "npu", says=("'npu'", "cpu-int8 or gpu-fp16"))
+    fails(3, "calibrate", path, "--target", "npu", says=("'npu'", "cpu-int8, gpu-int8 or gpu-fp16"))
     fails(3, "calibrate", path, "--target", "cpu-int8", "--inputs", tmp_path / "empty", says=("holds no audio", "'synthetic'"))
     fails(3, "calibrate", path, "--target", "gpu-fp16", "--force", says=("no gates",))
     with refused(InputError, "'median'", "minmax, percentile, entropy"):

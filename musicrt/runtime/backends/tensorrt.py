@@ -17,8 +17,8 @@ from musicrt.runtime.driver import gpu_architecture
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import PlanEntry
 from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import TRT, Precision, StageSpec, updated_name
-from musicrt.runtime.tensorrt_family import Family, find_family
+from musicrt.runtime.spec import TRT, TRT_INT8, Precision, StageSpec, updated_name
+from musicrt.runtime.tensorrt_family import FAMILIES, Family, find_family
 from musicrt.runtime.tensorrt_messages import messages_of
 
 
@@ -109,7 +109,8 @@ class _TensorrtBackend(Backend):
 
     device: ClassVar[Literal["cpu", "cuda"]] = "cuda"
     flavour = TRT
-    precisions: ClassVar[tuple[Precision, ...]] = ("float16",)
+    lowered: ClassVar[str] = TRT_INT8
+    precisions: ClassVar[tuple[Precision, ...]] = ("float16", "int8")
 
     @classmethod
     def family(cls) -> Family:
@@ -121,7 +122,9 @@ class _TensorrtBackend(Backend):
         return cls.family().run_obstacle()
 
     def check_bundle(self, bundle: Bundle) -> None:
-        """Raises EngineError unless every stage has an engine for this GPU and version."""
+        """Raises EngineError unless every stage has an engine for this GPU and version; BackendError where graphs are missing."""
+        if self.precision == "int8":
+            bundle.require_flavour(self.flavour)
         for stage in bundle.spec.stages:
             self._choose(bundle, stage.name)
 
@@ -142,10 +145,11 @@ class _TensorrtBackend(Backend):
 
     def _choose(self, bundle: Bundle, stage: str) -> PlanEntry:
         """The plan of a stage that fits version and GPU. Raises EngineError with what there is."""
-        plans = bundle.plans(self.name, stage)
-        remedy = f"make one with: musicrt build {bundle.path} --engine {self.name}"
+        flavour = bundle.flavour_of(stage, self.flavour) if self.precision == "int8" else self.flavour
+        plans = bundle.plans(self.name, stage, flavour)
+        remedy = f"make one with: musicrt build {bundle.path} --engine {self.name}{' --precision int8' * (self.precision == 'int8')}"
         if not plans:
-            others = sorted({plan.engine for plans in bundle.manifest.engines.values() for name, plan in plans.items() if name == stage})
+            others = sorted({plan.engine for name in FAMILIES for plan in bundle.plans(name, stage, flavour).values()})
             has = f"only for {', '.join(others)}" if others else "none at all"
             raise EngineError(f"{bundle.path} has no {self.name} engine of stage {stage!r}, {has}; {remedy}")
         version, architecture = str(self._trt.__version__), gpu_architecture()

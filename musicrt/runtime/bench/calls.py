@@ -79,7 +79,7 @@ def time_encode(codec: Any, folder: Path, seconds: float, steps: int | None, rep
 
 def time_decode(codec: Any, folder: Path, seconds: float, steps: int | None, repeats: int) -> Measurement:
     """`decode` as a whole, of what the reference has encoded."""
-    values, options = np.load(folder / ENCODED), decoding_options(codec, steps)
+    values, options = np.load(folder / ENCODED, allow_pickle=False), decoding_options(codec, steps)
     ran = codec.axis_sizes(seconds, steps).get("steps")
     name = "decode" if ran is None else f"decode, {ran} step{'s' if ran > 1 else ''}"
     measured, audio = measure_task(name, lambda: codec.decode(values, **options), repeats)
@@ -130,4 +130,4 @@ def _recorded_error(session: Session, bundle: Bundle) -> float | None:
 
 
 def _distance(values: Any, kept: Path) -> float | None:
-    return relative_error({"": values}, {"": np.load(kept)}) if kept.is_file() else None
+    return relative_error({"": values}, {"": np.load(kept, allow_pickle=False)}) if kept.is_file() else None

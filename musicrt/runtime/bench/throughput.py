@@ -110,7 +110,7 @@ def _single(codec: Any, part: str, folder: str, seconds: float, steps: int | Non
     if part == "encode":
         audio = synthesise_music(seconds, codec.sample_rate)
         return lambda: codec.encode(audio)
-    values, options = np.load(Path(folder) / ENCODED), decoding_options(codec, steps)
+    values, options = np.load(Path(folder) / ENCODED, allow_pickle=False), decoding_options(codec, steps)
     return lambda: codec.decode(values, **options)
 
 
@@ -120,7 +120,7 @@ def _batched(codec: Any, part: str, count: int, folder: str, seconds: float, ste
     if part == "encode":
         signals, options = [synthesise_music(seconds, codec.sample_rate)] * count, {}
     else:
-        signals, options = [np.load(Path(folder) / ENCODED)] * count, decoding_options(codec, steps)
+        signals, options = [np.load(Path(folder) / ENCODED, allow_pickle=False)] * count, decoding_options(codec, steps)
     if call is None:  # some decode takes rows
         return (lambda: codec.decode(np.concatenate(signals), **options)) if part == "decode" else None
     whole = codec.encode_source if part == "encode" else codec.decode_stream

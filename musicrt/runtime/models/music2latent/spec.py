@@ -98,7 +98,7 @@ def _build(config: Config, variant: str) -> ModelSpec:
             (x, *sigma_tables(BATCH), *contributions),
             (output,),
             Tolerance(5e-5),
-            half=Half(4e-3),
+            half=Half(6e-3),
             int8=Int8(),
         ),
         StageSpec(
