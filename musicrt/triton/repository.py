@@ -42,7 +42,7 @@ def write_repository(bundle: Path | str, out: Path | str, settings: Settings | N
     opened = Bundle.open(bundle)
     name = opened.spec.system if name is None else name
     if not _NAME.fullmatch(name):
-        raise InputError(f"got the name {name!r}, expected up to 100 letters, digits, '_', '-' and '.', such as music2latent")
+        raise InputError(f"got the name {name!r}, expected up to 100 letters, digits, '_', '-' and '.', such as nano")
     with new_folder(Path(out)) as folder:
         first: Path | None = None
         for verb in _verbs(opened).values():

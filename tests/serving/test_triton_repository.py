@@ -52,7 +52,7 @@ def test_models_have_all_they_need(tmp_path: Path) -> None:
         model = tmp_path / "repo" / name
         assert sorted(path.name for path in model.iterdir()) == ["1", "bundle", "config.pbtxt", "warmup"]
         assert [path.name for path in (model / "1").iterdir()] == ["model.py"]
-        assert hashes(model / "bundle") == hashes(musicrt.EMBEDDED)
+        assert hashes(model / "bundle").items() <= hashes(musicrt.EMBEDDED).items()
         Bundle.open(model / "bundle", check="hashes")
     weights = Path("bundle") / "stages" / "weights.safetensors"
     both = [(tmp_path / "repo" / name / weights).stat() for name in ("music2latent_encode", "music2latent_decode")]
