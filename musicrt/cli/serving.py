@@ -22,6 +22,7 @@ def triton(
     queue: Annotated[int, typer.Option(help="Requests that may wait for a model; more are refused.")] = 16,
     max_seconds: Annotated[float, typer.Option(help="Of audio in a request; longer ones are refused.")] = 600.0,
     deadline: Annotated[float, typer.Option(help="Seconds at work on one request, after which it is given up.")] = 600.0,
+    stage_models: Annotated[bool, typer.Option("--stage-models", help="Stages as models of Triton's ONNX Runtime backend.")] = False,
     backend: BackendOption = "auto",
     precision: PrecisionOption = None,
     threads: ThreadsOption = None,
@@ -42,6 +43,7 @@ def triton(
         queue=queue,
         max_seconds=max_seconds,
         deadline=deadline,
+        stage_models=stage_models,
     )
     models = write_repository(bundle_path(bundle), out, settings, name=name)
     if as_json:

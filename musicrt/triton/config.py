@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from musicrt.runtime.errors import InputError
-from musicrt.triton.verbs import Tensor, Verb
+from musicrt.triton.verbs import Array, Tensor, Verb
 
 TYPES = {
     "bool": "TYPE_BOOL",
@@ -22,7 +22,7 @@ TYPES = {
 """What Triton calls NumPy's dtypes."""
 
 
-_PARAMETERS = ("device", "backend", "precision", "threads", "max_seconds", "deadline")
+_PARAMETERS = ("device", "backend", "precision", "threads", "max_seconds", "deadline", "stage_models")
 """The settings that have no other place in a configuration."""
 
 
@@ -40,7 +40,7 @@ class Settings:
     instances: processes of each model, each with the bundle opened; on a machine with GPUs, so many on each. max_batch: rows that run as
     one call; then results may differ in the last digits from those alone, and rows without a seed share their noise. max_delay: seconds
     for which a request waits for others to run with. queue: requests that may wait for a model. max_seconds: of audio in a row, in or
-    out. deadline: seconds at work on one request.
+    out. deadline: seconds at work on one request. stage_models: stages are models of Triton's ONNX Runtime backend.
     """
 
     device: str = "cpu"
@@ -53,6 +53,7 @@ class Settings:
     queue: int = 16
     max_seconds: float = 600.0
     deadline: float = 600.0
+    stage_models: bool = False
 
     def check(self) -> Self:
         """Raises InputError for what makes no sense."""
@@ -64,6 +65,8 @@ class Settings:
         for name in ("threads", "max_delay"):
             if getattr(self, name) < 0:
                 raise InputError(f"got {name} {getattr(self, name)}, expected 0 or more")
+        if self.stage_models and self.precision:
+            raise InputError(f"got precision {self.precision!r} with stages as models of their own, which run in float32; leave one out")
         for name in ("max_seconds", "deadline"):
             if not 0 < getattr(self, name) < float("inf"):
                 raise InputError(f"got {name} {getattr(self, name)}, expected a number of seconds above 0")
@@ -82,6 +85,7 @@ class Settings:
                 max_batch=max(int(config["max_batch_size"]), 1),
                 max_seconds=float(given["max_seconds"]),
                 deadline=float(given["deadline"]),
+                stage_models=given["stage_models"] == "True",
             ).check()
         except (KeyError, ValueError) as error:
             raise InputError(f"the parameters of {config.get('name')} are damaged ({error}); write the repository again") from None
@@ -107,20 +111,14 @@ def verb_config(name: str, verb: Verb, settings: Settings) -> dict[str, Any]:
         else {"default_queue_policy": queue},
         "instance_group": [instance_group(settings)],
         "parameters": [{"key": key, "value": {"string_value": str(value)}} for key, value in parameters.items()],
-        "model_warmup": [
-            {
-                "name": "short",
-                "batch_size": 1,
-                "inputs": [
-                    {
-                        "key": key,
-                        "value": {"data_type": Word(TYPES[str(value.dtype)]), "dims": list(value.shape), "input_data_file": key},
-                    }
-                    for key, value in verb.warm.items()
-                ],
-            }
-        ],
+        # Without it where stages are models, which may not be there yet.
+        "model_warmup": [] if settings.stage_models else [{"name": "short", "batch_size": 1, "inputs": [*map(_warm, verb.warm.items())]}],
     }
+
+
+def _warm(item: tuple[str, Array]) -> dict[str, Any]:
+    name, value = item
+    return {"key": name, "value": {"data_type": Word(TYPES[str(value.dtype)]), "dims": list(value.shape), "input_data_file": name}}
 
 
 def tensor_config(tensor: Tensor) -> dict[str, Any]:

@@ -4,6 +4,7 @@ REPO/<name>_<verb>/config.pbtxt   tensors, options, queue, batches, processes, a
 REPO/<name>_<verb>/1/model.py     leads to `musicrt.triton.model`, so that a server with musicrt is all it takes
 REPO/<name>_<verb>/bundle/        a copy of the bundle; hard links to that of the first model where the file system has them
 REPO/<name>_<verb>/warmup/        the tensors of the short run
+REPO/<name>_stage_<stage>/        where that is wanted, a stage's graph and weights for Triton's ONNX Runtime backend
 """
 
 from __future__ import annotations
@@ -20,8 +21,10 @@ from musicrt.runtime.files import new_folder
 from musicrt.runtime.model import Model
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import Choice
+from musicrt.runtime.spec import ORT, StageSpec
 from musicrt.triton.config import Settings, to_pbtxt, verb_config
 from musicrt.triton.model import BUNDLE
+from musicrt.triton.stages import is_served, stage_config, stage_model
 from musicrt.triton.verbs import Verb, verbs_of
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -50,6 +53,10 @@ def write_repository(bundle: Path | str, out: Path | str, settings: Settings | N
             _write_model(model, verb, opened, settings)
             _copy_bundle(opened, model / BUNDLE, first)
             first = model / BUNDLE if first is None else first
+        if settings.stage_models:
+            opened.require_flavour(ORT)
+            for stage in filter(is_served, opened.spec.stages):
+                _write_stage(folder / stage_model(name, stage.name), stage, opened, settings, first)
         return sorted(path.name for path in folder.iterdir())
 
 
@@ -72,15 +79,29 @@ def _write_model(folder: Path, verb: Verb, bundle: Bundle, settings: Settings) -
         (folder / "warmup" / name).write_bytes(value.tobytes())
 
 
+def _write_stage(folder: Path, stage: StageSpec, bundle: Bundle, settings: Settings, first: Path | None) -> None:
+    """A graph, with the weights beside it, where it looks for them."""
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(to_pbtxt(stage_config(folder.name, stage, settings)))
+    graph, _ = bundle.graph(stage.name, ORT)
+    for path, name in ((graph, "model.onnx"), (bundle.weights, bundle.weights.name)):
+        _copy(path, folder / "1" / name, None if first is None else first / path.relative_to(bundle.path))
+
+
 def _copy_bundle(bundle: Bundle, target: Path, first: Path | None) -> None:
     """The files that the manifest names; those of `first`, a copy made before, are linked where that can be."""
     for path in (MANIFEST, *dict.fromkeys(entry.path for entry in bundle.files)):
         copy = target / path
         copy.parent.mkdir(parents=True, exist_ok=True)
-        if first is not None:
-            try:
-                os.link(first / path, copy)
-                continue
-            except OSError:  # a file system without links
-                pass
-        shutil.copyfile(bundle.path / path, copy)
+        _copy(bundle.path / path, copy, None if first is None else first / path)
+
+
+def _copy(path: Path, target: Path, link: Path | None) -> None:
+    """link: a copy made before, which is linked where that can be."""
+    if link is not None:
+        try:
+            os.link(link, target)
+            return
+        except OSError:  # a file system without links
+            pass
+    shutil.copyfile(path, target)

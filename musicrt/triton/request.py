@@ -13,6 +13,7 @@ from musicrt.runtime.errors import BusyError, Cancelled, InputError, MusicRTErro
 from musicrt.runtime.pipeline import Codec, options_of
 from musicrt.runtime.serving.request import Call, Request
 from musicrt.triton.config import Settings
+from musicrt.triton.tensors import to_array, to_tensor
 from musicrt.triton.verbs import Array, Verb
 
 _LOG = logging.getLogger("musicrt")
@@ -40,8 +41,7 @@ class Asked:
         self.rows: list[Row] = []
         self._error: BaseException | None = None
         try:
-            # By DLPack in and out: servers made for NumPy 1, as 2.51 is, garble the arrays of NumPy 2 in `as_numpy` and `Tensor`.
-            feeds = {one.name(): np.from_dlpack(one) for one in request.inputs()}
+            feeds = {one.name(): to_array(one) for one in request.inputs()}
             options = _read_options(verb, feeds, request.parameters())
             wanted = [_read_call(verb, codec, settings, feeds, row, options) for row in range(len(feeds[verb.source.name]))]
         except InputError as error:
@@ -58,7 +58,7 @@ class Asked:
         if error is not None:
             return utils.InferenceResponse(error=_to_triton(self._verb, error, utils.TritonError))
         results = [_canonical(row.result(), self._verb) for row in self.rows]
-        return utils.InferenceResponse([utils.Tensor.from_dlpack(self._verb.output.name, np.stack(results))])
+        return utils.InferenceResponse([to_tensor(utils, self._verb.output.name, np.stack(results))])
 
 
 def _read_options(verb: Verb, feeds: dict[str, Array], parameters: str) -> dict[str, Any]:

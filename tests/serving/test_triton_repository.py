@@ -108,6 +108,26 @@ def test_every_system_has_its_verbs(system: str, tiny_bundles: Callable[[str], P
         assert {"temperature", "top_k", "duration", "guidance", "seed"} <= {one.name for one in config.input} or verb != "generate"
 
 
+def test_stages_may_be_models(tiny_bundles: Callable[[str], Path], tmp_path: Path, parse: Callable[[str], Any]) -> None:
+    bundle = Bundle.open(tiny_bundles("vidmuse"))
+    models = write_repository(bundle.path, tmp_path / "repo", Settings(stage_models=True, threads=2, device="cuda"), name="v")
+    served = {stage.name for stage in bundle.spec.stages if not stage.states and not stage.host}
+    assert "lm" not in served  # its caches are changed in place, in the Python process
+    assert {name.removeprefix("v_stage_") for name in models if "_stage_" in name} == served
+    for name in served:
+        model, stage = tmp_path / "repo" / f"v_stage_{name}", bundle.spec.stage(name)
+        config = parse((model / "config.pbtxt").read_text())
+        assert (config.platform, config.max_batch_size, config.instance_group[0].kind) == ("onnxruntime_onnx", 0, 1)  # KIND_GPU
+        assert [one.name for one in config.input] == [tensor.name for tensor in stage.inputs]
+        assert [one.name for one in config.output] == [tensor.name for tensor in stage.outputs]
+        assert all(one.dims for one in (*config.input, *config.output))
+        assert (model / "1" / "model.onnx").read_bytes() == bundle.graph(name, "ort")[0].read_bytes()
+        assert (model / "1" / bundle.weights.name).samefile(tmp_path / "repo" / "v_decode" / "bundle" / "stages" / bundle.weights.name)
+    assert not parse((tmp_path / "repo" / "v_decode" / "config.pbtxt").read_text()).model_warmup
+    with refused(InputError, "int8", "float32"):
+        write_repository(bundle.path, tmp_path / "other", Settings(stage_models=True, precision="int8"))
+
+
 def test_text_is_that_of_protobuf() -> None:
     text = to_pbtxt({"name": 'a "b"', "flags": [True, False], "sizes": [1, -1], "none": [], "parts": [{"x": 1}, {"x": 2}]})
     assert text == 'name: "a \\"b\\""\nflags: [true, false]\nsizes: [1, -1]\nparts {\n  x: 1\n}\nparts {\n  x: 2\n}\n'
@@ -139,7 +159,15 @@ def test_names_and_places_are_checked(tmp_path: Path) -> None:
 
 
 def test_settings_come_back_from_a_configuration() -> None:
-    given = {"device": "cpu", "backend": "auto", "precision": "int8", "threads": "2", "max_seconds": "30.0", "deadline": "5"}
+    given = {
+        "device": "cpu",
+        "backend": "auto",
+        "precision": "int8",
+        "threads": "2",
+        "max_seconds": "30.0",
+        "deadline": "5",
+        "stage_models": "False",
+    }
     config = {"name": "m", "max_batch_size": 4, "parameters": {key: {"string_value": value} for key, value in given.items()}}
     assert Settings.read(config) == Settings(precision="int8", threads=2, max_batch=4, max_seconds=30.0, deadline=5.0)
     config["parameters"]["threads"]["string_value"] = "many"  # type: ignore[index]

@@ -23,6 +23,28 @@ pytestmark = pytest.mark.skipif(triton_server.obstacle() is not None, reason=str
 Array = NDArray[Any]
 _TYPES = {"float32": "FP32", "float64": "FP64", "int64": "INT64", "bool": "BOOL", "uint8": "UINT8"}
 
+_STAGE = """
+import onnxruntime
+import triton_python_backend_utils as utils
+
+from musicrt.triton.tensors import to_array, to_tensor
+
+
+class TritonPythonModel:
+    def initialize(self, args):
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = 1
+        self.session = onnxruntime.InferenceSession(f"{args['model_repository']}/1/model.onnx", options)
+
+    def execute(self, requests):
+        return [self.answer(request) for request in requests]
+
+    def answer(self, request):
+        names = list(request.requested_output_names())
+        values = self.session.run(names, {one.name(): to_array(one) for one in request.inputs()})
+        return utils.InferenceResponse([to_tensor(utils, name, value) for name, value in zip(names, values)])
+"""
+
 
 class Client:
     """tritonclient over gRPC."""
@@ -67,8 +89,13 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Client]:
     write_repository(musicrt.EMBEDDED, folder / "first", Settings(threads=1, max_seconds=30.0))
     (folder / "first").rename(folder / "moved")  # a repository can be moved, and needs no bundle beside it
     write_repository(musicrt.EMBEDDED, folder / "batched", Settings(threads=1, max_batch=4, max_delay=0.2), name="batched")
+    write_repository(musicrt.EMBEDDED, folder / "stages", Settings(threads=1, stage_models=True), name="staged")
+    for model in (folder / "stages").glob("staged_stage_*"):  # the server here has no backend but Python's
+        config = model / "config.pbtxt"
+        config.write_text(config.read_text().replace('platform: "onnxruntime_onnx"', 'backend: "python"'))
+        (model / "1" / "model.py").write_text(_STAGE)
     (folder / "work").mkdir()
-    with triton_server.serving([folder / "moved", folder / "batched"], folder / "work") as address:
+    with triton_server.serving([folder / "moved", folder / "batched", folder / "stages"], folder / "work") as address:
         yield Client(address)
 
 
@@ -122,6 +149,15 @@ def test_rows_of_several_requests_run_together(client: Client, nano: Any, audio:
     np.testing.assert_allclose(both, np.stack([values, values[::-1]]), atol=1e-4)
     counts = client.client.get_inference_statistics("batched_decode").model_stats[0]
     assert counts.execution_count < counts.inference_count
+
+
+def test_stages_may_be_models_of_the_server(client: Client, nano: Any, audio: Array) -> None:
+    values = client.ask("staged_encode", "values", audio=audio[None])
+    np.testing.assert_array_equal(values[0], nano.encode(audio))
+    made = client.ask("staged_decode", "audio", values=values, seed=row(3), steps=row(2))
+    np.testing.assert_array_equal(made[0], nano.decode(values[0], seed=3, steps=2))
+    ran = client.client.get_inference_statistics("staged_stage_denoiser").model_stats[0]
+    assert ran.inference_count >= 2
 
 
 def test_errors_are_ours(client: Client, audio: Array) -> None:
