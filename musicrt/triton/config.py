@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.spec import Precision
 from musicrt.triton.verbs import Array, Tensor, Verb
 
 TYPES = {
@@ -20,8 +21,6 @@ TYPES = {
     "float64": "TYPE_FP64",
 }
 """What Triton calls NumPy's dtypes."""
-
-
 _PARAMETERS = ("device", "backend", "precision", "threads", "max_seconds", "deadline", "stage_models")
 """The settings that have no other place in a configuration."""
 
@@ -43,9 +42,9 @@ class Settings:
     out. deadline: seconds at work on one request. stage_models: stages are models of Triton's ONNX Runtime backend.
     """
 
-    device: str = "cpu"
+    device: Literal["cpu", "cuda"] = "cpu"
     backend: str = "auto"
-    precision: str = ""
+    precision: Precision | Literal[""] = ""
     threads: int = 0
     instances: int = 1
     max_batch: int = 1

@@ -8,12 +8,11 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from musicrt.runtime.model import load
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.serving.batching import batch_key, run_together
 from musicrt.triton.config import Settings
 from musicrt.triton.request import Asked, Row
-from musicrt.triton.stages import open_stages
+from musicrt.triton.stages import open_model, open_stages
 from musicrt.triton.verbs import verbs_of
 
 BUNDLE = "bundle"
@@ -33,14 +32,9 @@ class TritonPythonModel:
         settings, verb = self._settings, config["parameters"]["verb"]["string_value"]
         if settings.stage_models:
             model = open_stages(folder, config["name"].removesuffix(f"_{verb}"), settings)
-            self._codec = system_module(model.spec.system, "pipeline").Pipeline(model)
         else:
-            self._codec = load(
-                folder,
-                backend=settings.backend,
-                threads=settings.threads or None,
-                precision=settings.precision or None,  # type: ignore[arg-type]  # `load` checks it
-            )
+            model = open_model(folder, settings)
+        self._codec = system_module(model.spec.system, "pipeline").Pipeline(model)
         self._verb = verbs_of(self._codec)[verb]
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:

@@ -67,10 +67,21 @@ class StageSession(Session):
         return {name: np.array(to_array(utils.get_output_tensor_by_name(response, name))) for name in names}
 
 
+def open_model(folder: Path, settings: Settings) -> Model:
+    """The model of a bundle whose stages all run in this process. Raises BundleError, BackendError."""
+    return Model.open(
+        folder,
+        backend=settings.backend,
+        device=settings.device if settings.backend == "auto" else None,
+        threads=settings.threads or None,
+        precision=settings.precision or None,
+    )
+
+
 def open_stages(folder: Path, name: str, settings: Settings) -> Model:
     """The model of a bundle whose stages run in the server, but for those with states. Raises BundleError, BackendError."""
     bundle = Bundle.open(folder)
-    own = Model.open(folder, backend=settings.backend, threads=settings.threads or None)
+    own = open_model(folder, settings)
 
     def open_session(stage: str) -> Session:
         spec = bundle.spec.stage(stage)

@@ -6,8 +6,6 @@ import hashlib
 import importlib
 import json
 import os
-import sys
-import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +20,7 @@ from musicrt.triton.config import Settings, to_pbtxt
 from musicrt.triton.repository import write_repository
 from tests.command import call, fails
 from tests.conftest import refused
-from tests.serving.triton_server import FOLDER
+from tests.serving.triton_server import client_packages
 
 NUMBERS = {"TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_INT64": 8, "TYPE_FP32": 4, "TYPE_FP64": 8}
 
@@ -30,14 +28,9 @@ NUMBERS = {"TYPE_BOOL": 1, "TYPE_UINT8": 1, "TYPE_INT64": 8, "TYPE_FP32": 4, "TY
 @pytest.fixture(scope="module")
 def parse() -> Callable[[str], Any]:
     """Reads a configuration as Triton does."""
-    sys.path.append(FOLDER)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of protobuf, about the age of what tritonclient was made with
-            messages = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="no tritonclient: scripts/triton-env DIR")
-            text_format = importlib.import_module("google.protobuf.text_format")
-    finally:
-        sys.path.remove(FOLDER)
+    with client_packages():
+        messages = pytest.importorskip("tritonclient.grpc.model_config_pb2", reason="no tritonclient: scripts/triton-env DIR")
+        text_format = importlib.import_module("google.protobuf.text_format")
     return lambda text: text_format.Parse(text, messages.ModelConfig())
 
 
@@ -136,7 +129,7 @@ def test_text_is_that_of_protobuf() -> None:
 @pytest.mark.parametrize(
     ("settings", "word"),
     [
-        (Settings(device="tpu"), "tpu"),
+        (Settings(device="tpu"), "tpu"),  # type: ignore[arg-type]
         (Settings(instances=0), "instances 0"),
         (Settings(max_batch=0), "max_batch 0"),
         (Settings(max_seconds=float("nan")), "max_seconds nan"),

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 import time
-import warnings
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -50,13 +48,8 @@ class Client:
     """tritonclient over gRPC."""
 
     def __init__(self, address: str) -> None:
-        sys.path.append(triton_server.FOLDER)  # after this process's own packages, which some of them are as well
-        try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of protobuf, about the age of what tritonclient was made with
-                import tritonclient.grpc as grpc
-        finally:
-            sys.path.remove(triton_server.FOLDER)
+        with triton_server.client_packages():
+            import tritonclient.grpc as grpc
         self.grpc = grpc
         self.client = grpc.InferenceServerClient(address)
 

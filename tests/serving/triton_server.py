@@ -11,12 +11,22 @@ import socket
 import subprocess
 import sys
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from unittest import mock
 
 FOLDER = os.environ.get("MUSICRT_TRITON", "")
 _SOON = 90.0
 _ROOT = Path(__file__).parents[2]
+
+
+@contextlib.contextmanager
+def client_packages() -> Iterator[None]:
+    """In here tritonclient can be imported, where there is one; after this process's own packages, some of which it brings as well."""
+    with mock.patch.object(sys, "path", [*sys.path, *filter(None, [FOLDER])]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of protobuf, about the age of what tritonclient was made with
+        yield
 
 
 def obstacle() -> str | None:
