@@ -13,7 +13,7 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 import musicrt
-from musicrt.cli import bundles, files, machine
+from musicrt.cli import bundles, files, machine, serving
 from musicrt.cli.options import OptionsCommand
 from musicrt.cli.output import console, errors
 from musicrt.runtime.errors import MusicRTError
@@ -55,6 +55,7 @@ _COMMANDS: Mapping[type[TyperCommand], Sequence[Callable[..., None]]] = {
         machine.doctor,
         machine.bench,
         machine.web,
+        serving.triton,
     ],
     OptionsCommand: [files.encode, files.decode, files.roundtrip, files.generate],
 }

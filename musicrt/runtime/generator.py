@@ -53,6 +53,13 @@ class Generator(Codec):
         Its keyword-only parameters are options beside those of `generate_stream`. It checks all before it begins.
         """
 
+    @property
+    @abstractmethod
+    def clip(self) -> Callable[..., Any]:
+        """A method (frames, rate, **options): what `generate_stream` takes as a video, of all its frames, RGB uint8 [frames, height, width,
+        3], `rate` of them a second. Its keyword-only parameters are those of `generate_stream` that are about frames.
+        """
+
     @abstractmethod
     def rehearse(self, seconds: float, seed: int) -> None:
         """Make so much music for a video that is made up, and throw it away: what calibration listens to. Raises BackendError."""

@@ -72,6 +72,15 @@ class Codec(ABC):
     def decode_stream(self) -> Callable[..., Iterator[NDArray[np.float32]]]:
         """A method (values, **options): decode in bounded memory, in blocks of float32 [channels, samples]."""
 
+    @property
+    @abstractmethod
+    def shortest(self) -> NDArray[Any]:
+        """The fewest encoded values that can be decoded, zeros: [1, 64, 1], say. What options are tried on, and a server warms up with."""
+
+    @abstractmethod
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        """About how much audio such encoded values of one signal decode to, by their shape."""
+
     def output_channels(self, channels: int, /, **_options: Any) -> int:
         """Channels that a file of so many is decoded to when it was encoded with these options; all of them, unless a system says else."""
         return channels

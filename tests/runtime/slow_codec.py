@@ -68,6 +68,13 @@ class SlowCodec(Codec):
         return list(self.decode(np.stack(values), steps=steps, seed=seed, on_progress=on_progress))
 
     @property
+    def shortest(self) -> Float:
+        raise NotImplementedError
+
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        raise NotImplementedError
+
+    @property
     def encode_source(self) -> Callable[..., Encoded]:
         raise NotImplementedError
 

@@ -52,6 +52,15 @@ class Pipeline(Codec):
             on_progress(min(start + _WINDOW, total), total)
             yield frames.transpose(0, 2, 1).reshape(len(frames), -1)
 
+    @property
+    def shortest(self) -> Float:
+        """See `Codec`."""
+        return np.zeros((1, self.width, 1), np.float32)
+
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        """See `Codec`."""
+        return float(values.shape[-1] * self.hop / self.sample_rate)
+
     def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
         """Sizes of the stages' axes for one channel of so many seconds. There are no steps here."""
         del steps

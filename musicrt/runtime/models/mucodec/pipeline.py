@@ -217,7 +217,16 @@ class Pipeline(Codec):
 
         But for `noise`, which has to fit the codes.
         """
-        self.decode_stream(np.zeros((1, 1, 1), np.int64), **{**options, "noise": None})
+        self.decode_stream(self.shortest, **{**options, "noise": None})
+
+    @property
+    def shortest(self) -> NDArray[Any]:
+        """See `Codec`."""
+        return np.zeros((1, 1, 1), np.int64)
+
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        """See `Codec`."""
+        return float(values.shape[-1] * CODE_SAMPLES / self.sample_rate)
 
     def window_seconds(self, seconds: float) -> float:
         """40.96, whatever the audio."""

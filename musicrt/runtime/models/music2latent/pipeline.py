@@ -204,7 +204,16 @@ class Pipeline(Codec):
 
     def check_decoding(self, **options: Any) -> None:
         """Raises InputError for a value that `decode_stream` would refuse, by a stream of one latent that is never read."""
-        self.decode_stream(np.zeros((1, self.config.bottleneck_channels, 1), np.float32), **options)
+        self.decode_stream(self.shortest, **options)
+
+    @property
+    def shortest(self) -> NDArray[Any]:
+        """See `Codec`."""
+        return np.zeros((1, self.config.bottleneck_channels, 1), np.float32)
+
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        """See `Codec`."""
+        return float(values.shape[-1] * self.config.samples_per_latent / self.sample_rate)
 
     def latent_length(self, samples: int, tail: Tail, name: str = "the audio") -> int:
         """L of so many samples (SPEC section 9.2). Raises InputError, calling them `name`, where nothing can be encoded."""

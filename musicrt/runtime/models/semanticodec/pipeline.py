@@ -205,7 +205,16 @@ class Pipeline(Codec):
 
         But for `noise`, which has to fit the tokens.
         """
-        self.decode_stream(np.zeros((1, 1, 2), np.int64), **{**options, "noise": None})
+        self.decode_stream(self.shortest, **{**options, "noise": None})
+
+    @property
+    def shortest(self) -> NDArray[Any]:
+        """See `Codec`."""
+        return np.zeros((1, 1, 2), np.int64)
+
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        """See `Codec`."""
+        return decoded_samples(values.shape[-2], self.config.stack) / self.sample_rate
 
     def window_seconds(self, seconds: float) -> float:
         """10.24, whatever the audio: a segment, or a window."""

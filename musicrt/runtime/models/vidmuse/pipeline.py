@@ -126,6 +126,10 @@ class Pipeline(Generator):
         }
         return self._stream(self._plan([video], 1, **options))
 
+    def clip(self, frames: NDArray[np.uint8], rate: float, *, global_frames: int | None = None, antialias: bool = False) -> Clip:
+        """See `Generator`. global_frames: pictures from all over the video that every window sees, 32 by default."""
+        return Clip.from_frames(frames, rate, global_frames=GLOBAL_FRAMES if global_frames is None else global_frames, antialias=antialias)
+
     def rehearse(self, seconds: float, seed: int) -> None:
         """See `Generator`. The pictures are coarse squares of changing colours, no two alike. At most a window of music is made."""
         seconds = min(seconds, WINDOW_SECONDS)
@@ -190,6 +194,15 @@ class Pipeline(Generator):
         """One, whatever went in."""
         del channels
         return self.row_channels
+
+    @property
+    def shortest(self) -> NDArray[Any]:
+        """See `Codec`."""
+        return np.zeros((1, self.config.codebooks, 1), np.int64)
+
+    def seconds_of(self, values: NDArray[Any]) -> float:
+        """See `Codec`."""
+        return float(values.shape[-1] * HOP / self.sample_rate)
 
     def axis_sizes(self, seconds: float, steps: int | None = None) -> dict[str, int]:
         """Sizes of the stages' axes for so many seconds of video and music, up to a window. Raises InputError for bad `seconds`."""
