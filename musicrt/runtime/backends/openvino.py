@@ -74,10 +74,10 @@ class OpenvinoCpu(Backend):
     """OpenVINO's CPU kernels.
 
     In float32 it is 4 to 5 % slower than ONNX Runtime, behind which `auto` tries it; in bfloat16 it is the fastest here on a CPU
-    (`benchmarks/results/epyc-2core/precisions-cpu.md`). The sessions of a process share one `ov.Core`, whose models take their threads from
-    one pool. float32 is asked for by name, since what OpenVINO takes by itself is bfloat16 where the CPU has it. With bfloat16, stages are
-    computed in it as wholes, if at all (`StageSpec.in_bfloat16`). So is, where the CPU has it, what a graph of 8-bit integers does not
-    quantise: a fifth of the time of Music2Latent's decoder, at the same distance from float32.
+    (`benchmarks/results/epyc-2core/latency-precisions.md`). The sessions of a process share one `ov.Core`, whose models take their
+    threads from one pool. float32 is asked for by name, since what OpenVINO takes by itself is bfloat16 where the CPU has it. With
+    bfloat16, stages are computed in it as wholes, if at all (`StageSpec.in_bfloat16`). So is, where the CPU has it, what a graph of 8-bit
+    integers does not quantise: a fifth of the time of Music2Latent's decoder, at the same distance from float32.
     """
 
     name = "openvino-cpu"
