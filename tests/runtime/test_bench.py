@@ -62,7 +62,7 @@ def test_operations_follow_from_shapes() -> None:
 
 
 def test_operations_and_weights_of_a_graph_are_those_of_the_network() -> None:
-    """A convolution by itself: Music2Latent's inverse transform, the number of whose operations and weights is that of its kernel."""
+    """Linears by themselves: what Music2Latent makes of the noise levels."""
     pytest.importorskip("onnxruntime")
     bundle = Bundle.open(musicrt.EMBEDDED)
     stage = bundle.spec.stage("conditioning")
