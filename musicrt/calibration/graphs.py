@@ -157,10 +157,9 @@ def read_array(path: Path, offset: int, dtype: np.dtype[Any], shape: Sequence[in
     refer to was checked when it was opened (`Bundle.graph`).
     """
     count = math.prod(shape)
-    found = np.fromfile(path, dtype.newbyteorder("<"), count, offset=offset)
-    if len(found) != count:
+    if offset + count * dtype.itemsize > path.stat().st_size:  # before room is made for it
         raise BundleError(f"{path} ends before a weight {list(shape)} at byte {offset}; copy the whole folder again")
-    return found.reshape(shape)
+    return np.fromfile(path, dtype.newbyteorder("<"), count, offset=offset).reshape(shape)
 
 
 def open_model(stage: StageSpec, model: onnx.ModelProto, folder: Path, threads: int | None = None) -> OnnxSession:
