@@ -64,6 +64,7 @@ def calibrate_int8(
     seconds: float = 6.0,
     steps: int | None = None,
     ranges: Method = "minmax",
+    rounds: int | None = None,
     force: bool = False,
     threads: int | None = None,
     on_work: OnWork = lambda _text, _done, _total: None,
@@ -73,7 +74,8 @@ def calibrate_int8(
 
     flavour: `int8` for CPUs, of the float32 graphs, or `trt-int8` for TensorRT, of those in half precision, which run on a CPU here too.
     source: a folder of audio files, or "synthetic". seconds: of each piece. steps: of a decode; the system's own number if None.
-    ranges: how those of activations are found. force: keep a result that misses a gate of the system.
+    ranges: how those of activations are found. rounds: of un-quantising at most, each of which runs the pipeline once more; 0: lower all
+    that may be, measure and judge; None: as many as the gates take. force: keep a result that misses a gate of the system.
     on_result: called before the result is stored, or refused: a report can be written either way.
 
     Needs no torch. Raises BundleError, InputError, OutputError; BackendError, also where the bundle lacks the graphs that it takes;
@@ -81,18 +83,20 @@ def calibrate_int8(
     """
     if ranges not in METHODS:
         raise InputError(f"got ranges {ranges!r}, expected {', '.join(METHODS)}")
+    if rounds is not None and rounds < 0:
+        raise InputError(f"got {rounds} rounds of un-quantising, expected 0 or more; leave it out for as many as the gates take")
     with changing(Bundle.open(path).path):
         bundle = Bundle.open(path, check="hashes")
         bundle.require_flavour(LOWERED[flavour])
         if not any(stage.int8 for stage in bundle.spec.stages):
             raise ConfigError(f"{bundle.spec.system} has no stage that may be lowered; say in its spec how (`StageSpec.int8`)")
         inputs = gather_inputs(source, bundle.spec.sample_rate, seconds=seconds)
-        stages, found = _calibrate(bundle, flavour, inputs, steps, ranges, force, threads, on_work)
+        stages, found = _calibrate(bundle, flavour, inputs, steps, ranges, rounds, force, threads, on_work)
         on_result(found)
         if not found.passed and not force:
             raise VerificationError(
                 f"{bundle.path}: {found.complaint}; nothing was changed; "
-                "calibrate with other inputs, or keep the result as it is with --force"
+                f"calibrate with other inputs{'' if rounds is None else ' or more rounds'}, or keep the result as it is with --force"
             )
         on_work("storing", 0, 1)
         changed = store_lowered(bundle, flavour, {name: stage.model for name, stage in stages.items()}, found.entry, threads)
@@ -100,7 +104,15 @@ def calibrate_int8(
 
 
 def _calibrate(
-    bundle: Bundle, flavour: str, inputs: Inputs, steps: int | None, ranges: Method, force: bool, threads: int | None, on_work: OnWork
+    bundle: Bundle,
+    flavour: str,
+    inputs: Inputs,
+    steps: int | None,
+    ranges: Method,
+    most: int | None,
+    force: bool,
+    threads: int | None,
+    on_work: OnWork,
 ) -> tuple[dict[str, LoweredStage], Calibration]:
     backend, recorder = OnnxCpu(threads=threads), Recorder()
     peaks, script, seconds = Peaks(bundle.spec), Script.of(bundle.spec), inputs.seconds
@@ -122,7 +134,7 @@ def _calibrate(
         return measure_runs(latest, reference, bundle.spec.sample_rate) | chosen
 
     gates = bundle.spec.gates
-    rounds = search(stages, gates, recorder.seen, measure, on_work)
+    rounds = search(stages, gates, recorder.seen, measure, on_work, most)
     described = {name: stage.describe() for name, stage in stages.items()}
     # The search leaves these alone: no layers of one stage are worth more than what is heard in the end.
     gates = (*gates, *(Gate(f"{name} distance", most=stage.stage.tolerance_of(flavour)) for name, stage in stages.items()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,12 +11,12 @@ from typing import Any, ClassVar, Self
 import numpy as np
 import onnx
 from numpy.typing import NDArray
-from onnx import numpy_helper
-from onnx.external_data_helper import load_external_data_for_tensor
+from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxSession
 from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.errors import BundleError
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import ORT, StageSpec
 
@@ -82,18 +83,19 @@ class StageGraph:
         return value
 
     def constant(self, value: str) -> NDArray[np.generic]:
-        """What a value is that follows from a constant."""
+        """What a value is that follows from a constant. Raises BundleError."""
         if value in self._constants:
-            tensor = onnx.TensorProto()
-            tensor.CopyFrom(self._constants[value])
-            if tensor.data_location == onnx.TensorProto.EXTERNAL:
-                load_external_data_for_tensor(tensor, str(self.folder))
-            return numpy_helper.to_array(tensor)
+            tensor = self._constants[value]
+            if tensor.data_location != onnx.TensorProto.EXTERNAL:
+                return numpy_helper.to_array(tensor)
+            place = {entry.key: entry.value for entry in tensor.external_data}
+            dtype = helper.tensor_dtype_to_np_dtype(tensor.data_type)
+            return read_array(self.folder / place["location"], int(place.get("offset", 0)), dtype, list(tensor.dims))
         node = self._makers[value]
         operands: dict[str, NDArray[np.generic]] = {str(name): self.constant(name) for name in node.input}
-        graph = onnx.helper.make_graph([node], "constant", [], [onnx.ValueInfoProto(name=value)])
+        graph = helper.make_graph([node], "constant", [], [onnx.ValueInfoProto(name=value)])
         graph.initializer.extend(numpy_helper.from_array(array, name) for name, array in operands.items())
-        model = onnx.helper.make_model(graph, opset_imports=self.model.opset_import)
+        model = helper.make_model(graph, opset_imports=self.model.opset_import)
         results: Any = ReferenceEvaluator(model).run(None, {})
         return np.asarray(results[0])
 
@@ -146,6 +148,18 @@ class Probe:
         given = {name: feeds[name].astype(dtype, copy=False) for name, dtype in self._types.items()}
         found = dict(zip(self._made, self._session.run(self._made, given), strict=True)) if self._made else {}
         return {**found, **{name: feeds[name] for name in self._fed}}
+
+
+def read_array(path: Path, offset: int, dtype: np.dtype[Any], shape: Sequence[int]) -> NDArray[np.generic]:
+    """An array that lies in a file of weights, from a byte on. Raises BundleError where the file ends before it.
+
+    The libraries' own readers refuse files that have several names, as those of a copy with hard links have; what a graph of a bundle may
+    refer to was checked when it was opened (`Bundle.graph`).
+    """
+    count = math.prod(shape)
+    if offset + count * dtype.itemsize > path.stat().st_size:  # before room is made for it
+        raise BundleError(f"{path} ends before a weight {list(shape)} at byte {offset}; copy the whole folder again")
+    return np.fromfile(path, dtype.newbyteorder("<"), count, offset=offset).reshape(shape)
 
 
 def open_model(stage: StageSpec, model: onnx.ModelProto, folder: Path, threads: int | None = None) -> OnnxSession:

@@ -94,7 +94,7 @@ def to_markdown(found: Calibration, pictures: Mapping[str, str], obstacle: str |
             text_columns=3,
         ),
         *(f"Kept in {KEPT_IN[found.target]} of `{name}`: {', '.join(stage.kept)}." for name, stage in entry.stages.items() if stage.kept),
-        "## Search\n\nLayers of the highest noise went back until the gates held.",
+        "## Search\n\nIn each round, layers of the highest noise behind a missed gate went back.",
         markdown_table(
             ("round", "layers lowered", *found.rounds[0].quality),
             [[str(index), str(one.lowered), *(f"{value:.3g}" for value in one.quality.values())] for index, one in enumerate(found.rounds)],

@@ -33,14 +33,15 @@ def search(
     users: Mapping[str, set[str]],
     measure: Callable[[], dict[str, float]],
     on_round: OnRound,
+    most: int | None = None,
 ) -> list[Round]:
-    """Un-quantise until all gates hold, or too few layers would be left; the last round is the state that is kept.
+    """Un-quantise until all gates hold, too few layers would be left, or `most` times; the last round is the state that is kept.
 
     users: the stages that ran in each way through the pipeline. Only those behind a missed gate change: its measure begins with that way.
     """
     total = sum(len(stage.candidates) for stage in stages.values())
     rounds = [Round(_count(stages), (), measure())]
-    while failed := missed(gates, rounds[-1].quality):
+    while (most is None or len(rounds) <= most) and (failed := missed(gates, rounds[-1].quality)):
         room = _count(stages) - math.ceil(_LEAST * total)
         if room < 1:
             break

@@ -23,6 +23,7 @@ def calibrate_bundle(
     seconds: float = 6.0,
     steps: int | None = None,
     ranges: Method = "minmax",
+    rounds: int | None = None,
     force: bool = False,
     report: Path | None = None,
     threads: int | None = None,
@@ -30,8 +31,8 @@ def calibrate_bundle(
 ) -> CalibrationEntry:
     """Calibrate for one of `TARGETS`; what the manifest says of it then. report: a folder, written also where a gate is missed.
 
-    gpu-fp16 needs torch, and has neither ranges, gates nor a report. Options, and errors besides InputError for an unknown target, as of
-    `calibrate_int8` and `calibrate_half`.
+    gpu-fp16 needs torch, and has neither ranges, gates, rounds nor a report. Options, and errors besides InputError for an unknown
+    target, as of `calibrate_int8` and `calibrate_half`.
     """
     if target in FLAVOUR_OF:
         if report is not None:
@@ -49,15 +50,18 @@ def calibrate_bundle(
             seconds=seconds,
             steps=steps,
             ranges=ranges,
+            rounds=rounds,
             force=force,
             threads=threads,
             on_work=on_work,
             on_result=on_result,
         ).entry
     if target == GPU_FP16:
-        if report is not None or force or ranges != "minmax":
-            raise InputError(f"got a report, ranges or force, but {GPU_FP16} has no gates and no ranges; leave them out")
-        from musicrt.calibration.half_range import calibrate_half
-
+        if report is not None or force or ranges != "minmax" or rounds is not None:
+            raise InputError(f"got a report, ranges, rounds or force, but {GPU_FP16} has no gates and no ranges; leave them out")
+        try:
+            from musicrt.calibration.half_range import calibrate_half
+        except ModuleNotFoundError as error:
+            raise InputError(f"{GPU_FP16} needs {error.name}, which is not installed: pip install 'musicrt[export]'") from None
         return calibrate_half(path, source, seconds=seconds, steps=steps, threads=threads, on_work=on_work)
     raise InputError(f"got target {target!r}, expected {', '.join(TARGETS[:-1])} or {TARGETS[-1]}")

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
 from numpy.typing import NDArray
 
 from musicrt.calibration.attention import lower_caches, lower_outputs
+from musicrt.calibration.graphs import read_array
 from musicrt.calibration.surgery import CONTRIB, Surgeon, drop_unused
 from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.spec import Int8, StageSpec
@@ -42,9 +44,14 @@ class Linear:
 
     def matrix(self) -> Float:
         """float32 [outputs, inputs]."""
-        if self.weight.const_value is None:
+        stored = self.weight.const_value
+        if stored is None:
             raise ConfigError(f"{self.name} is no constant")
-        array = np.asarray(self.weight.const_value.numpy(), np.float32)
+        if isinstance(stored, ir.ExternalTensor):
+            values = read_array(Path(stored.path), stored.offset or 0, stored.dtype.numpy(), stored.shape.numpy())
+        else:
+            values = stored.numpy()
+        array = np.asarray(values, np.float32)
         return array if self.rows else np.ascontiguousarray(array.T)
 
 

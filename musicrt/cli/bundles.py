@@ -108,6 +108,9 @@ def calibrate(
     seconds: Annotated[float, typer.Option(help="Of each file, from its beginning.")] = 6.0,
     steps: Annotated[int | None, typer.Option(help="Denoising steps; the system's own number by default.")] = None,
     ranges: Annotated[Literal["minmax", "percentile", "entropy"], typer.Option(help="How the ranges of activations are found.")] = "minmax",
+    rounds: Annotated[
+        int | None, typer.Option(help="Rounds of un-quantising at most, minutes each for large networks; 0: none. Default: all it takes.")
+    ] = None,
     force: Annotated[bool, typer.Option("--force", help="Keep a result that misses a quality gate.")] = False,
     report: Annotated[Path | None, typer.Option(help="A folder for the report: Markdown, JSON and pictures.")] = None,
     threads: ThreadsOption = None,
@@ -124,6 +127,7 @@ def calibrate(
             seconds=seconds,
             steps=steps,
             ranges=ranges,
+            rounds=rounds,
             force=force,
             report=report,
             threads=threads,

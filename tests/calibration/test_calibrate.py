@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,7 @@ from tests.conftest import refused
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from musicrt.calibration import search  # noqa: E402 - needs what was asked for above
-from musicrt.calibration.calibrate import Calibration, calibrate_int8  # noqa: E402
+from musicrt.calibration.calibrate import Calibration, calibrate_int8  # noqa: E402 - needs what was asked for above
 from musicrt.calibration.metrics import mel_distance, signal_to_noise  # noqa: E402
 from musicrt.calibration.report import write_report  # noqa: E402
 
@@ -172,21 +172,31 @@ def test_inspect_shows_the_calibration(made: Made) -> None:
 
 def test_missed_gate_is_refused_and_leaves_the_bundle_alone(made: Made, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(system, "GATES", (Gate("encode SNR dB", least=50.0), Gate("logits top-1", least=0.9)))
-    monkeypatch.setattr(search, "_LEAST", 0.99)
     before = hashes(made.path)
     reports: list[Any] = []
-    with refused(VerificationError, made.path, "encode SNR dB at least 50, got ", "logits top-1 at least 0.9, got nothing", "--force"):
-        calibrate_int8(made.path, seconds=0.2, threads=1, on_result=lambda one: reports.append(write_report(tmp_path, one)))
+    with refused(
+        VerificationError,
+        made.path,
+        "encode SNR dB at least 50, got ",
+        "logits top-1 at least 0.9, got nothing",
+        "or more rounds",
+        "--force",
+    ):
+        calibrate_int8(
+            made.path, seconds=0.2, rounds=1, threads=1, on_result=lambda one: reports.append((one, write_report(tmp_path, one)))
+        )
+    first, last = reports[0][0].rounds
+    assert first.lowered == sum(LAYERS.values()) > last.lowered
     assert hashes(made.path) == before
     assert "Gates: missed: encode SNR dB at least 50" in (tmp_path / "report.md").read_text()
 
 
 def test_force_keeps_it_in_the_place_of_the_first_and_says_so(made: Made, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(system, "GATES", (Gate("decode SNR dB", least=50.0),))
-    monkeypatch.setattr(search, "_LEAST", 1.0)
     before = hashes(made.path)
     out = call(
-        "calibrate", made.path, "--target", "cpu-int8", "--seconds", "0.2", "--ranges", "percentile", "--force", "--threads", "1"
+        *("calibrate", made.path, "--target", "cpu-int8", "--seconds", "0.2", "--ranges", "percentile"),
+        *("--rounds", "0", "--force", "--threads", "1"),
     ).out
     assert "KEPT BY FORCE although a gate was missed" in out
     assert "(wanted at least 50: MISSED)" in out
@@ -211,9 +221,16 @@ def test_wrong_arguments_are_refused_by_name(tmp_path: Path) -> None:
     fails(3, "calibrate", path, "--target", "npu", says=("'npu'", "cpu-int8, gpu-int8 or gpu-fp16"))
     fails(3, "calibrate", path, "--target", "cpu-int8", "--inputs", tmp_path / "empty", says=("holds no audio", "'synthetic'"))
     fails(3, "calibrate", path, "--target", "gpu-fp16", "--force", says=("no gates",))
+    fails(3, "calibrate", path, "--target", "gpu-fp16", "--rounds", "0", says=("rounds", "no gates"))
+    fails(3, "calibrate", path, "--target", "cpu-int8", "--rounds", "-1", says=("-1 rounds", "0 or more"))
     with refused(InputError, "'median'", "minmax, percentile, entropy"):
         calibrate_int8(path, ranges="median")  # type: ignore[arg-type]
     assert hashes(path) == hashes(EMBEDDED)
+
+
+def test_what_needs_torch_says_how_to_get_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(sys.modules, "musicrt.calibration.half_range", None)
+    fails(3, "calibrate", tmp_path, "--target", "gpu-fp16", says=("is not installed", "pip install 'musicrt[export]'"))
 
 
 def test_float32_bundle_says_how_to_get_int8() -> None:

@@ -46,7 +46,7 @@ class Stage:
         return float(-10 * np.log10(sum(int(layer.name) / 1000 for layer in self.lowered)))
 
 
-def run(gates: list[Gate]) -> tuple[dict[str, Stage], list[Round]]:
+def run(gates: list[Gate], most: int | None = None) -> tuple[dict[str, Stage], list[Round]]:
     stages = {
         "encoder": Stage([Layer(str(noise)) for noise in range(1, 17)]),
         "decoder": Stage([Layer(str(noise)) for noise in (50, 1, 1, 1)]),
@@ -57,7 +57,7 @@ def run(gates: list[Gate]) -> tuple[dict[str, Stage], list[Round]]:
         return {"encode SNR dB": stages["encoder"].decibels, "decode SNR dB": stages["decoder"].decibels}
 
     anything: Any = stages
-    return stages, search(anything, gates, users, measure, lambda _text, _done, _total: None)
+    return stages, search(anything, gates, users, measure, lambda _text, _done, _total: None, most)
 
 
 def test_nothing_goes_back_where_all_gates_hold() -> None:
@@ -89,6 +89,14 @@ def test_search_ends_where_half_of_the_layers_are_left() -> None:
     assert rounds[-1].lowered == 10
     assert missed(gates, rounds[-1].quality) == gates
     assert len(stages["encoder"].lowered) == 6
+
+
+@pytest.mark.parametrize(("most", "lowered"), [(0, [20]), (1, [20, 18]), (2, [20, 18, 16]), (9, [20, 18, 16, 14, 12, 11, 10])])
+def test_rounds_can_be_bounded(most: int, lowered: list[int]) -> None:
+    gates = [Gate("encode SNR dB", least=60.0)]
+    stages, rounds = run(gates, most)
+    assert [one.lowered for one in rounds] == lowered
+    assert (stages["encoder"].noise == {}) == (most == 0)  # where nothing goes back, nobody asks what should
 
 
 def test_measures_of_outputs() -> None:

@@ -16,7 +16,6 @@ pytest.importorskip("onnxruntime")
 
 import onnx
 
-from musicrt.calibration import search
 from musicrt.calibration.calibrate import calibrate_int8
 from musicrt.calibration.engine_graphs import EngineGraph, EngineWeights
 from musicrt.calibration.store import store_lowered
@@ -45,9 +44,7 @@ BUILT = {INTEGERS: ["fuse", "lm", "synthesis"], PLAIN: ["cross", "quantizer"]}
 def made(half_bundles: ForSystem, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A calibrated bundle of random weights, which need not keep the gates, and engines of some stages."""
     path = Path(shutil.copytree(half_bundles("vidmuse"), tmp_path_factory.mktemp("integers") / "bundle"))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(search, "_LEAST", 1.0)  # all layers stay lowered
-        calibrate_int8(path, flavour=TRT_INT8, seconds=0.3, force=True, threads=1)
+    calibrate_int8(path, flavour=TRT_INT8, seconds=0.3, rounds=0, force=True, threads=1)
     build_engines(path, targets=["sm_89"], stages=[stage for stages in BUILT.values() for stage in stages], precision="int8")
     return path
 

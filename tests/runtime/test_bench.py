@@ -62,7 +62,7 @@ def test_operations_follow_from_shapes() -> None:
 
 
 def test_operations_and_weights_of_a_graph_are_those_of_the_network() -> None:
-    """A convolution by itself: Music2Latent's inverse transform, the number of whose operations and weights is that of its kernel."""
+    """Linears by themselves: what Music2Latent makes of the noise levels."""
     pytest.importorskip("onnxruntime")
     bundle = Bundle.open(musicrt.EMBEDDED)
     stage = bundle.spec.stage("conditioning")
@@ -127,6 +127,21 @@ def test_a_report_without_others_has_no_ratios() -> None:
     assert "times as fast" not in text
     assert "GFLOP" not in text
     assert "Concurrency" not in text
+
+
+def test_a_report_names_whose_results_errors_are_distances_from() -> None:
+    assert "end to end against torch in float32," in make_report().to_markdown()
+    report = make_report(reference=Contender("onnxruntime-cpu", "onnxruntime-cpu", "int8"))
+    assert "end to end against onnxruntime-cpu in int8," in report.to_markdown()
+    assert json.loads(report.to_json())["reference"]["precision"] == "int8"
+
+
+def test_a_gpu_is_not_held_against_the_peaks_of_the_cpu() -> None:
+    cuda, small = Contender("onnxruntime-cuda", "onnxruntime-cuda", "float32"), Contender("onnxruntime-cpu", "onnxruntime-cpu", "int8")
+    rows = tuple(Row(one, Measurement("encoder", (0.1,), 0.5)) for one in (cuda, ORT, small))
+    report = make_report(rows=rows, work={"ort": {"encoder": Work(5.0, 1e8)}, "int8": {"encoder": Work(5.0, 3e7)}})
+    found = [roof and (roof.compute_share, round(roof.memory_share, 6)) for roof in map(report.roof, rows)]
+    assert found == [None, (0.5, 0.1), (0.5, 0.03)]
 
 
 def test_a_report_is_written_with_pictures(tmp_path: Path) -> None:
@@ -204,11 +219,38 @@ def test_a_rival_that_fails_is_left_out_and_the_others_go_on(monkeypatch: pytest
     report = bench_bundle(musicrt.EMBEDDED, Settings(repeats=3, parts=["encode"]), lambda _text, done, total: told.append((done, total)))
     assert report.skipped == {"torch-compile": "it does not compile"}
     assert [(row.contender.name, len(row.measurement.times)) for row in report.rows] == [("torch", 3), ("onnxruntime-cpu", 3)]
-    assert report.base == "torch"
+    assert (report.base, report.reference) == ("torch", torch)
     assert told[0] == (0, 6)
     field = Field((ORT, compiled), {})  # asked for by name, not to compare with
     with refused(BackendError, "it does not compile"):
         bench_bundle(musicrt.EMBEDDED, Settings(parts=["encode"]))
+
+
+def test_without_torch_errors_are_distances_from_the_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    small = Contender("onnxruntime-cpu", "onnxruntime-cpu", "int8")
+    monkeypatch.setattr(Field, "find", lambda *_: Field((small, ORT), {}))
+    monkeypatch.setattr(Contender, "obstacle", lambda self, _bundle: "not installed" if self.backend == "torch-cpu" else None)
+    asked: list[Any] = []
+
+    def answer(target: str, arguments: dict[str, Any]) -> dict[str, Any]:
+        asked.append((target.partition(":")[2], arguments))
+        return {"measurements": [Measurement("encode", (1.0,)).to_json()]} if target.endswith("time_part") else {}
+
+    monkeypatch.setattr(suite, "run_isolated", answer)
+    monkeypatch.setattr(suite, "run_peaks", lambda *_: {"float32": 1.0, "copy": 1.0, "read": 1.0})
+    assert bench_bundle(musicrt.EMBEDDED, Settings(repeats=1, parts=["encode"])).reference == small
+    assert [one["contender"] for name, one in asked if name == "leave_results"] == [small.to_json()]
+    assert [one["reference"] for name, one in asked if name == "time_part"] == [small.to_json()] * 2
+
+
+def test_who_made_the_reference_has_no_distance(tmp_path: Path) -> None:
+    pytest.importorskip("onnxruntime")
+    common: dict[str, Any] = {"bundle": str(musicrt.EMBEDDED), "contender": ORT.to_json(), "folder": str(tmp_path), "seconds": 0.2}
+    calls.leave_results(**common, steps=None, threads=1, decoded=False)
+    asked = {**common, "part": "encode", "repeats": 1, "steps": None, "threads": 1, "stages": {}, "resized": False}
+    for reference, error in ((ORT, None), (REFERENCE, 0.0)):
+        (measured,) = calls.time_part(**asked, reference=reference.to_json())["measurements"]
+        assert measured["error"] == error
 
 
 def test_threads_call_at_once_and_hand_their_errors_on() -> None:
@@ -283,6 +325,9 @@ def test_bench_measures_all_of_a_bundle(tmp_path: Path) -> None:
             assert row["error"] <= spec.stage(row["name"]).tolerance.rel_l2
             assert 0.0 < row["roof"]["compute_share"] < 1.5
     loads = [(load["part"], load["by"], load["count"]) for load in report["throughput"]]
+    lengths = {"encode": 0.2, "decode": next(row["audio_seconds"] for row in report["rows"] if row["name"] == names[1])}
+    assert 0.1 < lengths["decode"] < 0.2  # whole latents
+    assert all(load["audio_seconds"] == load["count"] * lengths[load["part"]] for load in report["throughput"])
     ways = [("batch", 1), ("batch", 2)], [("concurrency", 2)]
     assert loads == [(part, *way) for some in ways for part in ("encode", "decode") for way in some]
     assert report["peaks"]["float32"] > 1.0
@@ -308,7 +353,14 @@ def test_torch_compile_gives_what_torch_gives(tmp_path: Path) -> None:
         pytest.skip(reason)
     asked = {"bundle": str(bundle.path), "contender": compiled.to_json(), "folder": str(tmp_path), "part": "stages", "repeats": 1}
     sizes = {axis.name: 2 for axis in bundle.spec.stage("conditioning").axes}
-    more = {"seconds": 0.2, "steps": None, "threads": 1, "stages": {"conditioning": sizes}, "resized": True}
+    more = {
+        "seconds": 0.2,
+        "steps": None,
+        "threads": 1,
+        "stages": {"conditioning": sizes},
+        "resized": True,
+        "reference": REFERENCE.to_json(),
+    }
     (measured,) = run_isolated(f"{calls.__name__}:time_part", {**asked, **more})["measurements"]
     assert 0.0 < measured["error"] < 1e-4
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from musicrt.runtime.bench.contenders import REFERENCE, Contender
+from musicrt.runtime.bench.contenders import Contender
 from musicrt.runtime.bench.settings import SEED
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, measure, measure_task, synthesise_music
@@ -53,10 +53,11 @@ def time_part(
     threads: int | None,
     stages: Mapping[str, Mapping[str, int]],
     resized: bool,
+    reference: Mapping[str, Any],
 ) -> dict[str, Any]:
     """In a fresh process: one of `PARTS`. folder: with what `leave_results` kept. stages: the sizes of the axes of each that is timed.
 
-    resized: the sizes are not those of so many seconds.
+    resized: the sizes are not those of so many seconds. reference: who made what lies in the folder.
     """
     one = Contender(**contender)
     with one.open(bundle, threads) as codec:
@@ -64,7 +65,7 @@ def time_part(
             window = None if resized else codec.window_seconds(seconds)
             return {"measurements": [m.to_json() for m in time_stages(codec, Bundle.open(bundle), stages, window, repeats)]}
         measured = _WHOLE[part](codec, Path(folder), seconds, steps, repeats)
-        if one.key == REFERENCE.key:  # from itself it has no distance
+        if one.key == Contender(**reference).key:  # from itself it has no distance
             measured = replace(measured, error=None)
         return {"measurements": [measured.to_json()]}
 

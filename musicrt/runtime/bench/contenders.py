@@ -15,7 +15,7 @@ from musicrt.runtime.model import Model, load
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import BACKENDS, Choice
 from musicrt.runtime.session import Backend
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.spec import INT8, ORT, Precision
 
 _KINDS: Mapping[str, type[Backend]] = {**BACKENDS, TorchCompiled.name: TorchCompiled}
 
@@ -36,6 +36,16 @@ class Contender:
     def key(self) -> tuple[str, Precision]:
         """What it does, whatever its name."""
         return self.backend, self.precision
+
+    @property
+    def on_cpu(self) -> bool:
+        """Whether it runs where the machine's peaks are measured."""
+        return _KINDS[self.backend].device == "cpu"
+
+    @property
+    def flavour(self) -> str:
+        """The graphs whose weights it reads on a CPU, or others of the same size."""
+        return INT8 if self.precision == "int8" else ORT
 
     def obstacle(self, bundle: Bundle) -> str | None:
         """Why it can't run the bundle here; None if it can."""

@@ -7,12 +7,11 @@ from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from musicrt.runtime.bench.contenders import Contender
+from musicrt.runtime.bench.contenders import REFERENCE, Contender
 from musicrt.runtime.bench.operations import Work
 from musicrt.runtime.bench.settings import SEED, Settings
 from musicrt.runtime.bench.throughput import Load
 from musicrt.runtime.measure import Measurement, markdown_table
-from musicrt.runtime.spec import INT8, ORT
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,9 @@ class Roof:
 class Report:
     """What `bench_bundle` found.
 
-    skipped: the reason for each that was not measured. base: the name of whom the others are compared with. peaks: see `measure_peaks`.
-    sizes: of the axes of each stage. work: of stages, by flavour. loads: throughput of each contender.
+    skipped: the reason for each that was not measured. reference: from whose results end to end errors are distances. base: the name of
+    whom the others are compared with. peaks: see `measure_peaks`. sizes: of the axes of each stage. work: of stages, by flavour.
+    loads: throughput of each contender.
     """
 
     bundle: Mapping[str, Any]
@@ -57,6 +57,7 @@ class Report:
     environment: Mapping[str, Any]
     rows: tuple[Row, ...]
     skipped: Mapping[str, str]
+    reference: Contender = REFERENCE
     base: str | None = None
     peaks: Mapping[str, float] = field(default_factory=dict)
     sizes: Mapping[str, Mapping[str, int]] = field(default_factory=dict)
@@ -71,8 +72,8 @@ class Report:
         return None
 
     def work_of(self, row: Row) -> Work | None:
-        """Of a stage; None where it was not counted, and for what is no stage."""
-        return self.work.get(INT8 if row.precision == "int8" else ORT, {}).get(row.measurement.name)
+        """Of a stage; None where it was not counted, for what is no stage, and on a GPU, whose peaks are not measured."""
+        return self.work.get(row.contender.flavour, {}).get(row.measurement.name) if row.contender.on_cpu else None
 
     def roof(self, row: Row) -> Roof | None:
         """Of a stage whose work was counted. Products in 8-bit integers are held against the peak of float32: another was not measured."""
@@ -95,6 +96,7 @@ class Report:
             "command": self.settings.command,
             "settings": self.settings.to_json(),
             "environment": dict(self.environment),
+            "reference": self.reference.to_json(),
             "base": self.base,
             "peaks": dict(self.peaks),
             "sizes": {name: dict(axes) for name, axes in self.sizes.items()},
@@ -114,7 +116,13 @@ class Report:
             f"`{settings.command}`: synthetic music of {settings.seconds:g} s, seed {SEED}; {settings.repeats} repeats in "
             f"{min(settings.rounds, settings.repeats)} rounds of fresh processes; {threads}. {describe_machine(machine)}",
         ]
-        sections = [*head, self._times(), _TIMES_NOTE, *self._roofs(), *self._throughput()]
+        sections = [
+            *head,
+            self._times(),
+            _TIMES_NOTE.format(reference=f"{self.reference.name} in {self.reference.precision}"),
+            *self._roofs(),
+            *self._throughput(),
+        ]
         return "\n\n".join([*sections, *(f"Not measured: {name}: {reason}" for name, reason in self.skipped.items())])
 
     def _times(self) -> str:
@@ -174,7 +182,7 @@ def describe_machine(environment: Mapping[str, Any]) -> str:
 
 _TIMES_NOTE = (
     "Real-time factor: processing time for each second of audio. Error: relative L2, of integers the share that differs; end to end "
-    "against torch in float32, of stages against the run recorded when the bundle was made. Cold start: from the start of the process "
+    "against {reference}, of stages against the run recorded when the bundle was made. Cold start: from the start of the process "
     "to the first result. Idle CPU: of one core, in the second after the last call."
 )
 

@@ -19,7 +19,6 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.measure import Measurement, describe_environment, run_isolated
 from musicrt.runtime.registry import system_module
-from musicrt.runtime.spec import INT8, ORT
 
 OnWork = Callable[[str, int, int], None]
 """Called with what comes next, how many measurements are done, and how many there are."""
@@ -61,6 +60,7 @@ class _Run:
         sizes = {name: axes for name, axes in sizes.items() if not settings.stages or name in settings.stages}
         with tempfile.TemporaryDirectory(prefix="musicrt-bench-") as folder:
             common["folder"] = folder
+            described = {"stages": sizes, "resized": bool(settings.sizes), "reference": first.to_json()}
             if {"encode", "decode"} & set(self.parts) or settings.batches or settings.concurrency:
                 self.on_work("reference", self.done, self.total)
                 asked = {"bundle": str(opened.path), "contender": first.to_json(), "decoded": "decode" in self.parts, **common}
@@ -68,7 +68,7 @@ class _Run:
             for index, repeats in enumerate(self.rounds):
                 self._measure_peaks(environment["cores"])
                 for part in self.parts:
-                    self._run_round(index, part, {**common, "repeats": repeats, "stages": sizes, "resized": bool(settings.sizes)})
+                    self._run_round(index, part, {**common, **described, "repeats": repeats})
             loads = self._measure_throughput(common)
         rows = [Row(one, Measurement.merge(measured)) for one in self._left for measured in self.found[one].values()]
         return Report(
@@ -77,6 +77,7 @@ class _Run:
             environment=environment,
             rows=tuple(rows),
             skipped={**self.field.skipped, **self.failed},
+            reference=first,
             base=next((name for name in self.field.rivals if name not in self.failed), None),
             peaks=self.peaks,
             sizes=sizes if "stages" in self.parts else {},
@@ -133,16 +134,11 @@ class _Run:
         if _COUNTER.obstacle(self.bundle) is not None:
             return {}
         found: dict[str, dict[str, Work]] = {}
-        for flavour in sorted({flavour_of(one) for one in self._left}):
+        for flavour in sorted({one.flavour for one in self._left if one.on_cpu}):
             asked = {"bundle": str(self.bundle.path), "flavour": flavour, "sizes": sizes, "threads": self.settings.threads}
             counted = run_isolated("musicrt.runtime.bench.operations:count_stages", asked)
             found[flavour] = {name: Work(**values) for name, values in counted.items()}
         return found
-
-
-def flavour_of(contender: Contender) -> str:
-    """The graphs whose weights a contender reads, or others of the same size."""
-    return INT8 if contender.precision == "int8" else ORT
 
 
 _COUNTER = Contender("onnxruntime-cpu", "onnxruntime-cpu", "float32")

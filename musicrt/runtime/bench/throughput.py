@@ -12,7 +12,7 @@ from typing import Any, Self
 
 import numpy as np
 
-from musicrt.runtime.bench.calls import ENCODED, decoding_options
+from musicrt.runtime.bench.calls import DECODED, ENCODED, decoding_options
 from musicrt.runtime.bench.contenders import Contender
 from musicrt.runtime.measure import measure, synthesise_music
 from musicrt.runtime.pipeline import options_of
@@ -67,7 +67,7 @@ def time_batches(
             for count in counts:
                 call = _batched(codec, part, count, folder, seconds, steps)
                 if call is not None:
-                    loads.append(Load(part, "batch", count, count * seconds, measure(call, 1, repeats)))
+                    loads.append(Load(part, "batch", count, count * _length(codec, part, folder, seconds), measure(call, 1, repeats)))
     return {"loads": [load.to_json() for load in loads]}
 
 
@@ -88,7 +88,8 @@ def time_concurrency(
         for part in parts:
             call = _single(codec, part, folder, seconds, steps)
             call()
-            loads += [Load(part, "concurrency", n, n * seconds, call_at_once([call] * n, repeats)) for n in counts]
+            length = _length(codec, part, folder, seconds)
+            loads += [Load(part, "concurrency", n, n * length, call_at_once([call] * n, repeats)) for n in counts]
     return {"loads": [load.to_json() for load in loads]}
 
 
@@ -104,6 +105,11 @@ def call_at_once(calls: Sequence[Call], repeats: int) -> tuple[float, ...]:
         for done in [pool.submit(work, call) for call in calls]:
             done.result()
         return ((time.perf_counter() - begun) / repeats,)
+
+
+def _length(codec: Any, part: str, folder: str, seconds: float) -> float:
+    """Seconds of one signal's audio: what is decoded is as long as the codes, or the latents."""
+    return seconds if part == "encode" else np.load(Path(folder) / DECODED, mmap_mode="r").shape[-1] / codec.sample_rate
 
 
 def _single(codec: Any, part: str, folder: str, seconds: float, steps: int | None) -> Call:
