@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -13,7 +14,7 @@ import pyarrow
 import ray
 import ray.data
 
-from musicrt.bulk.cluster import Pool
+from musicrt.bulk.cluster import Pool, as_our_errors
 from musicrt.bulk.corpus import Corpus
 from musicrt.bulk.job import Job
 from musicrt.bulk.outputs import FAILED, Outputs, check_name
@@ -46,7 +47,7 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
 
     Raises OutputError for a folder of another job, and what opening the bundle raises.
     """
-    with outputs.claimed(job.description), (outputs.folder / FAILED).open("w", encoding="utf-8") as file:
+    with as_our_errors(), outputs.claimed(job.description), (outputs.folder / FAILED).open("w", encoding="utf-8") as file:
         before = outputs.done()
         todo = {name for name in corpus.names if name not in before}
         summary = Summary(len(corpus.names), len(corpus.names) - len(todo))
@@ -55,7 +56,7 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
                 todo.remove(name)
                 _note(summary, file, name, reason)
         if todo:
-            ray.get(ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=0)(job.check).remote())
+            ray.get(ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=0)(Job.check).remote(job))
         # What is lost with a worker is done once more, each file alone: one that kills it takes no other with it.
         for lot, look in ((pool.lot, _LOOK), (1, 1)):
             for row in _work(job, corpus, outputs, pool, todo, lot, look) if todo else ():
@@ -77,13 +78,17 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
 
 def _work(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, todo: Collection[str], lot: int, look: int) -> Iterator[dict[str, Any]]:
     """A report for each file, in the order in which lots end."""
-    context = ray.data.DataContext.get_current()
-    context.enable_progress_bars = False
-    context.max_errored_blocks = -1  # the rest goes on
+    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its own progress; ours is `on_progress`
     if corpus.shards:
         lots, size = _stream_rows(job, corpus, frozenset(todo), lot), lot
     else:
-        lots, size = _measure_files(job, corpus, todo, pool, lot, look), None
+        found = _measure_files(job, corpus, todo, look)
+        yield from (row for row in found if row["reason"])
+        found = [row for row in found if not row["reason"]]
+        if not found:
+            return
+        share = math.ceil(len(found) / (_SHARES * pool.workers))
+        lots, size = _read(ray.data.from_arrow(_cut(found, min(lot, share)))), None  # each is a block
     reports = lots.map_batches(
         Worker,
         fn_constructor_args=(job, outputs),
@@ -92,19 +97,16 @@ def _work(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, todo: Collecti
         batch_size=size,
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        **_RETRIES,
+        ray_remote_args_fn=lambda: dict(_RETRIES),
     )
     yield from reports.iter_rows()
 
 
-def _measure_files(job: Job, corpus: Corpus, todo: Collection[str], pool: Pool, lot: int, look: int) -> ray.data.Dataset:
-    """A block for each lot of files, longest first."""
+def _measure_files(job: Job, corpus: Corpus, todo: Collection[str], look: int) -> list[dict[str, Any]]:
+    """The rows of files with their lengths, longest first."""
     rows = [{"name": name, "path": path} for name, path in zip(corpus.names, corpus.paths, strict=True) if name in todo]
-    looks = _cut(rows, look)
-    measured = ray.data.from_arrow(looks).map_batches(partial(measure, job), batch_format="pyarrow", batch_size=None)
-    found = sorted(measured.iter_rows(), key=lambda row: -float(row["seconds"]))
-    share = max(1, math.ceil(len(found) / (_SHARES * pool.workers)))
-    return ray.data.from_arrow(_cut(found, min(lot, share)))
+    measured = _read(ray.data.from_arrow(_cut(rows, look))).map_batches(partial(measure, job), batch_format="pyarrow", batch_size=None)
+    return sorted(measured.iter_rows(), key=lambda row: -float(row["seconds"]))
 
 
 def _stream_rows(job: Job, corpus: Corpus, todo: Collection[str], lot: int) -> ray.data.Dataset:
@@ -113,8 +115,15 @@ def _stream_rows(job: Job, corpus: Corpus, todo: Collection[str], lot: int) -> r
     def select(rows: pyarrow.Table) -> pyarrow.Table:
         return measure(job, rows.filter(pyarrow.array([name in todo for name in rows.column("name").to_pylist()], pyarrow.bool_())))
 
-    read = ray.data.read_parquet(list(corpus.shards), columns=["name", "bytes"], partitioning=None, **_LIGHT)
+    read = _read(ray.data.read_parquet(list(corpus.shards), columns=["name", "bytes"], partitioning=None, **_LIGHT))
     return read.map_batches(select, batch_format="pyarrow", batch_size=lot, **_LIGHT)
+
+
+def _read(dataset: ray.data.Dataset) -> ray.data.Dataset:
+    """The same, without bars, and going on where a block is lost."""
+    dataset.context.enable_progress_bars = False
+    dataset.context.max_errored_blocks = -1
+    return dataset
 
 
 def _cut(rows: Sequence[dict[str, Any]], size: int) -> list[pyarrow.Table]:

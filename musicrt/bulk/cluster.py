@@ -33,8 +33,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     """
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
-        with as_our_errors():
-            yield
+        yield
         return
     try:
         where = address or os.environ.get("RAY_ADDRESS") or "local"
@@ -42,8 +41,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     except (ConnectionError, ValueError, RuntimeError) as error:
         raise BackendError(f"Ray can't be reached at {address!r} ({one_line(error)}); check the address, or leave it out") from error
     try:
-        with as_our_errors():
-            yield
+        yield
     finally:
         ray.shutdown()
 

@@ -27,7 +27,6 @@ Write = Callable[[str, Make], None]
 
 JOB = "job.json"
 FAILED = "failed.jsonl"
-_RANDOM = r"\.[a-z0-9_]{8}"  # what `new_file` puts between a name and its suffix
 
 
 class Outputs(ABC):
@@ -41,7 +40,7 @@ class Outputs(ABC):
 
     @contextlib.contextmanager
     def claimed(self, description: Mapping[str, Any]) -> Iterator[None]:
-        """The folder for a job, new or begun, while no other program works on it; what a killed run left half-written goes.
+        """The folder for a job, new or begun, while no other program works on it; what killed workers left half-written goes.
 
         Raises OutputError for one that is not empty and of another job, or of none.
         """
@@ -59,18 +58,26 @@ class Outputs(ABC):
                     )
             elif any(not path.name.startswith(".") for path in self.folder.iterdir()):
                 raise OutputError(f"{self.folder} is not empty and holds no {JOB}; choose another folder")
-            left = re.compile(rf"\..+({re.escape(self.ending)}|{re.escape(JOB)}){_RANDOM}\.\w+")
-            for path in self.folder.rglob(".*"):
-                if left.fullmatch(path.name):
-                    path.unlink()
+            self._sweep()
             with new_file(file) as temporary:
                 temporary.write_text(described, encoding="utf-8")
             yield
+            self._sweep()  # of workers that died; where the work was broken off, some may still write
 
     @property
     def ending(self) -> str:
         """Suffix of the files that hold results."""
         return self.suffix
+
+    def _sweep(self) -> None:
+        """Remove what is half-written."""
+        for path in self.folder.rglob(".*"):
+            if self._is_temporary(path):
+                path.unlink()
+
+    def _is_temporary(self, path: Path) -> bool:
+        """Whether it is one of `new_file`, beside a result or the job."""
+        return re.fullmatch(rf"\..+({re.escape(self.ending)}|{re.escape(JOB)})\.[a-z0-9_]{{8}}\.\w+", path.name) is not None
 
     @abstractmethod
     def done(self) -> set[str]:
@@ -87,7 +94,7 @@ class Folder(Outputs):
     form = "files"
 
     def done(self) -> set[str]:
-        found = self.folder.rglob(f"*{self.suffix}")
+        found = (path for path in self.folder.rglob(f"*{self.suffix}") if not self._is_temporary(path))
         return {path.relative_to(self.folder).as_posix().removesuffix(self.suffix) for path in found}
 
     @contextlib.contextmanager
@@ -116,6 +123,7 @@ class Shards(Outputs):
         return {
             name
             for path in self.folder.glob("*.parquet")
+            if not self._is_temporary(path)
             for name in pyarrow.parquet.read_table(path, columns=["name"]).column("name").to_pylist()
         }
 

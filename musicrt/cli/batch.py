@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -54,7 +56,7 @@ def _command(way: Literal["encode", "decode", "generate"], offered: Mapping[str,
 
         job = plan_job(way, bundle_path(bundle), options, suffix=suffix, backend=backend, precision=precision, threads=threads)
         corpus, outputs = find_corpus(source, job.suffixes), open_outputs(output, form, job.suffix)
-        with connected(address), progress(f"batch {way}") as report:
+        with redirect_stdout(sys.stderr), connected(address), progress(f"batch {way}") as report:  # Ray prints what befalls its processes
             pool = plan_pool(backend, workers, threads, gpus, lot)
             summary = run_job(job, corpus, outputs, pool, on_progress=report)
         if as_json:

@@ -42,8 +42,9 @@ def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     end = time.monotonic() + WAIT
     while not results(target) and time.monotonic() < end and first.poll() is None:
         time.sleep(0.002)
-    os.kill(first.pid, signal.SIGKILL)
-    first.communicate()
+    first.kill()
+    _, error = first.communicate()
+    assert first.returncode == -signal.SIGKILL, error
     (target / "0").mkdir(exist_ok=True)
     (target / "0" / ".0.wav.safetensors.abcd_123.safetensors").touch()  # what a killed worker may leave
     before = results(target)

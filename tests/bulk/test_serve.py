@@ -67,7 +67,8 @@ def test_bytes_in_bytes_out(url: str, tmp_path: Path) -> None:
     with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
         codec.encode_file(song, tmp_path / "a.enc")
         codec.decode_file(tmp_path / "a.enc", tmp_path / "b.wav", seed=7, steps=2)
-    assert codes == (tmp_path / "a.enc").read_bytes()
+    (tmp_path / "b.enc").write_bytes(codes)
+    assert np.array_equal(musicrt.load_encoded(tmp_path / "b.enc").values, musicrt.load_encoded(tmp_path / "a.enc").values)
     assert audio == (tmp_path / "b.wav").read_bytes()
     assert np.abs(read_audio(tmp_path / "b.wav")[0]).max() > 0
 
