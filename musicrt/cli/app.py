@@ -13,7 +13,7 @@ from rich.markup import escape
 from typer.core import TyperCommand
 
 import musicrt
-from musicrt.cli import bundles, files, machine, serving
+from musicrt.cli import batch, bundles, files, machine, serving
 from musicrt.cli.options import OptionsCommand
 from musicrt.cli.output import console, errors
 from musicrt.runtime.errors import MusicRTError
@@ -62,6 +62,7 @@ _COMMANDS: Mapping[type[TyperCommand], Sequence[Callable[..., None]]] = {
 for _kind, _commands in _COMMANDS.items():
     for _command in _commands:
         app.command(cls=_kind)(_command)
+app.add_typer(batch.app)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -1,0 +1,1 @@
+"""Many files and requests, on a Ray of this machine."""
