@@ -21,7 +21,7 @@ from musicrt.bulk.outputs import FAILED, Outputs, check_name
 from musicrt.bulk.worker import Worker, measure, reason_of
 from musicrt.runtime.pipeline import Progress, ignore_progress
 
-_LOST = "its worker died, together with others and alone; see Ray's logs"
+_LOST = "its worker failed, with others and alone; see Ray's logs"
 _LOOK = 64  # files that a task measures
 _SHARES = 4  # lots of each worker at least, so that all of them end together
 _LIGHT = {"num_cpus": 0}  # beside workers that have all cores, or nothing would move

@@ -137,7 +137,7 @@ def test_file_that_kills_its_worker_is_named_and_the_others_are_done(music: Path
     summary = run(Deadly(**vars(plan("encode"))), music, tmp_path / "out", "parquet")
     assert summary.done == 4
     assert sorted(summary.failed) == ["b/broken.wav", "b/c/d.wav"]
-    assert summary.failed["b/c/d.wav"].startswith("its worker died, together with others and alone")
+    assert summary.failed["b/c/d.wav"].startswith("its worker failed, with others and alone")
     assert open_outputs(tmp_path / "out", "parquet", ".safetensors").done() == set(NAMES) - {"b/c/d.wav"}
 
 
