@@ -57,7 +57,7 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
                 _note(summary, file, name, reason)
         if todo:
             ray.get(ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=0)(Job.check).remote(job))
-        # What is lost with a worker is done once more, each file alone: one that kills it takes no other with it.
+        # What is lost with a worker is done once more, each file alone.
         for lot, look in ((pool.lot, _LOOK), (1, 1)):
             for row in _work(job, corpus, outputs, pool, todo, lot, look) if todo else ():
                 todo.discard(row["name"])
