@@ -21,7 +21,7 @@ from musicrt.bulk.outputs import FAILED, Outputs, check_name
 from musicrt.bulk.worker import Worker, measure, reason_of
 from musicrt.runtime.pipeline import Progress, ignore_progress
 
-_LOST = "its worker died, together with others and alone; see Ray's logs"
+_LOST = "its worker failed, with others and alone; see Ray's logs"
 _LOOK = 64  # files that a task measures
 _SHARES = 4  # lots of each worker at least, so that all of them end together
 _LIGHT = {"num_cpus": 0}  # beside workers that have all cores, or nothing would move
@@ -57,7 +57,7 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
                 _note(summary, file, name, reason)
         if todo:
             ray.get(ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=0)(Job.check).remote(job))
-        # What is lost with a worker is done once more, each file alone: one that kills it takes no other with it.
+        # What is lost with a worker is done once more, each file alone.
         for lot, look in ((pool.lot, _LOOK), (1, 1)):
             for row in _work(job, corpus, outputs, pool, todo, lot, look) if todo else ():
                 todo.discard(row["name"])

@@ -18,7 +18,6 @@ from musicrt.bulk.corpus import find_corpus
 from musicrt.bulk.job import Job, Way, plan_job
 from musicrt.bulk.outputs import FAILED, Form, open_outputs
 from musicrt.runtime.errors import BackendError, BundleError, InputError
-from musicrt.runtime.pipeline import Progress, ignore_progress
 from tests.runtime.audio_files import noise, save
 
 ray = pytest.importorskip("ray")
@@ -125,20 +124,6 @@ def test_worker_that_dies_takes_no_file_with_it(music: Path, tmp_path: Path) -> 
     assert not list((tmp_path / "out").rglob(".*"))
     assert (summary.done, list(summary.failed)) == (5, ["b/broken.wav"])
     assert len(stamps(tmp_path / "out")) == 5
-
-
-def test_file_that_kills_its_worker_is_named_and_the_others_are_done(music: Path, tmp_path: Path) -> None:
-    class Deadly(Job):
-        def run(self, codec: object, source: Path, target: Path, on_progress: Progress = ignore_progress) -> None:
-            if source.name == "d.wav":
-                os._exit(1)
-            super().run(codec, source, target, on_progress)
-
-    summary = run(Deadly(**vars(plan("encode"))), music, tmp_path / "out", "parquet")
-    assert summary.done == 4
-    assert sorted(summary.failed) == ["b/broken.wav", "b/c/d.wav"]
-    assert summary.failed["b/c/d.wav"].startswith("its worker died, together with others and alone")
-    assert open_outputs(tmp_path / "out", "parquet", ".safetensors").done() == set(NAMES) - {"b/c/d.wav"}
 
 
 def test_what_concerns_all_files_ends_the_job(music: Path, tmp_path: Path) -> None:
