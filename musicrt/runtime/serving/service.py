@@ -263,7 +263,8 @@ def _deadline(seconds: float | None) -> float | None:
 
 
 def _seconds(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= value <= threading.TIMEOUT_MAX:  # no thread can wait longer
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= threading.TIMEOUT_MAX:  # no thread can wait longer
         raise InputError(f"got {name} {value!r}, expected seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
     return float(value)
 
