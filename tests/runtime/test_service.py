@@ -11,7 +11,7 @@ import pytest
 from musicrt.runtime.errors import BackendError, BusyError, Cancelled, DeadlineError, InputError
 from musicrt.runtime.model import Model
 from musicrt.runtime.select import Choice
-from musicrt.runtime.serving.request import RequestEvent
+from musicrt.runtime.serving.request import Call, Request, RequestEvent
 from musicrt.runtime.serving.service import Service, default_workers
 from tests.conftest import refused
 from tests.runtime.slow_codec import SOON, SlowCodec, number, until
@@ -81,15 +81,16 @@ def test_what_a_service_can_not_run_is_refused_by_name() -> None:
             service.submit("decode_stream", number(0))
         with refused(InputError, "ask for it with `submit`"):
             service.stream("decode", number(0))
-        with refused(InputError, "got deadline -1, expected seconds from 0 on"):
-            service.submit("decode", number(0), deadline=-1)
+        for wrong in (-1, float("nan"), 1e12):  # a thread that waits longer than it can would die, and all deadlines with it
+            with refused(InputError, f"got deadline {wrong!r}, expected seconds from 0 to "):
+                service.submit("decode", number(0), deadline=wrong)
         with pytest.raises(TypeError):
             service.submit("decode", number(0), colour="red").result(SOON)
         assert service.submit("decode", number(1)).result(SOON)[0] == 1
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"workers": 0}, {"queue": 0}, {"per_caller": 0}, {"max_batch": 0}, {"max_wait": -1.0}, {"patience": "1"}]
+    "wrong", [{"workers": 0}, {"queue": 0}, {"per_caller": 0}, {"max_batch": 0}, {"max_wait": -1.0}, {"max_wait": 1e12}, {"patience": "1"}]
 )
 def test_bounds_are_checked(wrong: dict[str, Any]) -> None:
     with refused(InputError, next(iter(wrong)), "expected"):
@@ -166,12 +167,13 @@ def test_progress_of_the_caller_is_called_and_may_stop_it() -> None:
     assert seen == [(1, 3), (2, 3)]
 
 
-def test_events_say_how_long_and_how_it_ended() -> None:
+@pytest.mark.parametrize("error", [RuntimeError("a hook that fails hurts nobody"), SystemExit(1)])
+def test_events_say_how_long_and_how_it_ended(error: BaseException) -> None:
     codec, events = SlowCodec(running=False), list[RequestEvent]()
 
     def note(event: RequestEvent) -> None:
         events.append(event)
-        raise RuntimeError("a hook that fails hurts nobody")
+        raise error
 
     with Service(codec, on_request=note) as service:
         service.submit("decode", number(0), caller="a")
@@ -186,6 +188,29 @@ def test_events_say_how_long_and_how_it_ended() -> None:
     assert events[0].ran >= 0.05
     assert events[1].queued >= 0.05
     assert isinstance(events[1].error, InputError)
+
+
+def test_a_request_that_is_cancelled_while_it_starts_ends_once() -> None:
+    """The worker has looked at it before it is cancelled, and goes on before that has ended it."""
+    started, looked = list[bool](), threading.Event()
+    request = Request(1, Call("decode", (number(0),), {}), None, lambda _request, _error: None)
+    worker, settle = threading.Thread(target=lambda: started.append(request.start())), request.settle
+
+    def interrupted() -> None:
+        if threading.current_thread() is worker:
+            settle()
+            looked.set()
+        else:
+            request._lock.release()
+            worker.join(SOON)
+            settle()
+
+    request.settle = interrupted  # type: ignore[method-assign]
+    request._lock.acquire()
+    worker.start()
+    assert looked.wait(SOON)
+    assert request.cancel()
+    assert (started, request.done()) == ([False], True)
 
 
 # Closing
@@ -232,6 +257,17 @@ def test_a_callback_may_close_it() -> None:
     request = service.submit("decode", number(0))
     request.add_done_callback(lambda _done: service.close())
     request.result(SOON)
+    until(lambda: not any(thread.is_alive() for thread in service._threads))
+
+
+def test_callbacks_of_two_workers_may_both_close_it() -> None:
+    codec = SlowCodec(running=False)
+    service = Service(codec, workers=2, on_request=lambda _event: service.close())
+    requests = [service.submit("decode", number(value)) for value in range(2)]
+    for _ in requests:
+        codec.wait_for_begin()
+    codec.let(2)
+    assert [float(request.result(SOON)[0]) for request in requests] == [0, 1]
     until(lambda: not any(thread.is_alive() for thread in service._threads))
 
 

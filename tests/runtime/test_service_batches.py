@@ -71,6 +71,31 @@ def test_what_is_wrong_with_one_is_its_own_error() -> None:
     assert codec.batches == [3]
 
 
+def test_a_fault_of_the_batch_is_nobodys() -> None:
+    """Also one that no codec should raise: sources of one key may still be of different kinds, such as a path and no path."""
+    codec = SlowCodec(running=False)
+
+    def fail(*_args: object, **_options: object) -> None:
+        codec.batches.append(0)
+        raise TypeError("a bug")
+
+    codec.decode_batch = fail  # type: ignore[method-assign, assignment]
+    with Service(codec, max_batch=2, max_wait=SOON) as service:
+        requests = [service.submit("decode", number(value)) for value in (1, 2)]
+        codec.let(2)
+        assert [float(request.result(SOON)[0]) for request in requests] == [1, 2]
+    assert codec.batches == [0]
+
+
+def test_who_would_be_late_by_waiting_does_not_wait() -> None:
+    codec = SlowCodec()
+    with Service(codec, max_batch=3, max_wait=60.0) as service:
+        assert float(service.submit("decode", number(1), deadline=SOON).result(SOON)[0]) == 1
+        patient, hurried = service.submit("decode", number(2)), service.submit("decode", number(3), deadline=SOON)
+        assert [float(request.result(SOON)[0]) for request in (patient, hurried)] == [2, 3]
+    assert codec.batches == [2]
+
+
 def test_one_that_is_cancelled_leaves_the_others_alone_and_the_last_stops_the_work() -> None:
     codec = SlowCodec(running=False)
     with Service(codec, max_batch=2) as service:

@@ -6,6 +6,7 @@ import asyncio
 import gc
 import threading
 import time
+import weakref
 
 import numpy as np
 import pytest
@@ -53,6 +54,19 @@ def test_closed_early_or_dropped_it_frees_its_worker() -> None:
         gc.collect()
         assert service.submit("decode", number(2)).result(SOON)[0] == 2
         assert codec.ended == 2
+
+
+def test_nothing_keeps_a_stream_that_was_read() -> None:
+    with Service(SlowCodec()) as service:
+        stream = service.stream("decode_stream", number(0))
+        assert len(list(stream)) == 4
+        request = weakref.ref(stream.request)
+        gc.disable()
+        try:
+            del stream
+            until(lambda: request() is None)
+        finally:
+            gc.enable()
 
 
 def test_nobody_holds_a_worker_longer_than_patience() -> None:

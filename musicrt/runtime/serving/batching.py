@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Sequence
 
-from musicrt.runtime.errors import Cancelled, MusicRTError
+from musicrt.runtime.errors import Cancelled
 from musicrt.runtime.pipeline import Codec
 from musicrt.runtime.serving.request import Call, Request
 
@@ -42,12 +42,11 @@ def run_together(codec: Codec, requests: Sequence[Request], size: int) -> None:
     options = {**calls[0].options, "max_batch_size": size, "on_progress": report}
     try:
         results = getattr(codec, f"{calls[0].method}_batch")([call.args[0] for call in calls], **options)
-    except (MusicRTError, MemoryError):
+    except BaseException:  # nothing is lost: each raises its own, below, where what this one holds is freed
+        results = None
+    if results is None:
         for request in requests:
             request.run(codec)
-    except BaseException as error:  # nothing is lost: `result` raises it
-        for request in requests:
-            request.end(error=error)
     else:
         for request, result in zip(requests, results, strict=True):
             request.end(result)

@@ -87,7 +87,9 @@ class Request(Future[Any]):
         """Ask it to end with Cancelled: at once while it waits, between two steps while it runs. Whether it had not ended yet."""
         had_ended = self.done()
         self.abandon()
-        if self._started is None:
+        with self._lock:  # what has started, only its worker ends
+            waits = self._started is None
+        if waits:
             self.settle()
         return not had_ended
 
@@ -114,10 +116,11 @@ class Request(Future[Any]):
         """It is in a worker now; False where it is to go no further, and has ended."""
         self.settle()
         with self._lock:
-            if self._ended is not None:
-                return False
-            self._started, self.batch = time.monotonic(), 1
-            return self.set_running_or_notify_cancel()
+            if self._ended is None and not self._is_unwanted:
+                self._started, self.batch = time.monotonic(), 1
+                return self.set_running_or_notify_cancel()
+        self.settle()  # cancelled since
+        return False
 
     def run(self, codec: Codec) -> None:
         """Make the call, and end with what comes of it."""

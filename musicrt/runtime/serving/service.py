@@ -122,7 +122,7 @@ class Service:
     def close(self, *, cancel: bool = False) -> None:
         """Take no more requests, and wait for those there are. cancel: end them, at once in the queue, between two steps at work.
 
-        Closing twice is fine. In a forked child it does nothing.
+        Closing twice is fine. In a callback, which one of its own threads runs, it does not wait; in a forked child it does nothing.
         """
         if self._gate.is_foreign:
             return
@@ -132,8 +132,8 @@ class Service:
             left = [*self._line, *self._running] if cancel else []
         for request in left:
             request.cancel()
-        for thread in self._threads:
-            if thread is not threading.current_thread():
+        if threading.current_thread() not in self._threads:  # two callbacks would wait for each other
+            for thread in self._threads:
                 thread.join()
         atexit.unregister(self.close)
 
@@ -197,7 +197,7 @@ class Service:
                 if self._is_closed:
                     return []
                 self._change.wait()
-            batch, until = [first], time.monotonic() + self._max_wait
+            batch, until = [first], self._wait_end(first)
             self._running.add(first)
             while first.key is not None and len(batch) < self._max_batch:
                 other = self._line.take(lambda request: request.key == first.key)
@@ -205,11 +205,17 @@ class Service:
                 if other is not None:
                     batch.append(other)
                     self._running.add(other)
+                    until = min(until, self._wait_end(other))
                 elif left <= 0 or len(self._line) or self._is_closed:
                     break
                 else:
                     self._change.wait(left)
             return batch
+
+    def _wait_end(self, request: Request) -> float:
+        """Until when it may wait for others; it does not where that takes it beyond its deadline."""
+        now = time.monotonic()
+        return now + self._max_wait if request.expires is None or now + self._max_wait < request.expires else now
 
     def _expire(self) -> None:
         """End requests whose deadlines pass in the queue, where no worker looks at them."""
@@ -231,7 +237,7 @@ class Service:
         if self._on_request is not None:
             try:
                 self._on_request(request.describe(error))
-            except Exception:  # of the caller's own: neither the request nor the worker is to suffer from it
+            except BaseException:  # of the caller's own, SystemExit too: neither the request nor the thread is to suffer from it
                 _LOG.exception("on_request failed; the request is not touched by that")
 
 
@@ -257,8 +263,9 @@ def _deadline(seconds: float | None) -> float | None:
 
 
 def _seconds(value: Any, name: str) -> float:
-    if isinstance(value, bool) or not isinstance(value, Real) or not 0 <= float(value) < float("inf"):
-        raise InputError(f"got {name} {value!r}, expected seconds from 0 on")
+    is_number = isinstance(value, Real) and not isinstance(value, bool)
+    if not is_number or not 0 <= value <= threading.TIMEOUT_MAX:  # no thread can wait longer
+        raise InputError(f"got {name} {value!r}, expected seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
     return float(value)
 
 

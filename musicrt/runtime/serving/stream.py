@@ -38,7 +38,6 @@ class StreamRequest(Request):
         self._blocks: deque[Any] = deque()
         self._change = threading.Condition()
         self._wakers: list[Callable[[], object]] = []
-        self.add_done_callback(lambda _request: self._tell())
 
     def run(self, codec: Codec) -> None:
         """See `Request`."""
@@ -54,6 +53,11 @@ class StreamRequest(Request):
             self.end()
         finally:
             del self  # as there
+
+    def end(self, result: Any = None, error: BaseException | None = None) -> None:
+        """See `Request`. The reader, who may wait, is told; by no callback, because it would keep the request with its blocks."""
+        super().end(result, error)
+        self._tell()
 
     def take(self) -> Any:
         """The next block, waiting for it. Raises StopIteration after the last, and what the call raised."""
