@@ -183,10 +183,9 @@ def test_missed_gate_is_refused_and_leaves_the_bundle_alone(made: Made, monkeypa
         "--force",
     ):
         calibrate_int8(
-            made.path, seconds=0.2, rounds=1, threads=1, on_result=lambda one: reports.append((one, write_report(tmp_path, one)))
+            made.path, seconds=0.2, rounds=0, threads=1, on_result=lambda one: reports.append((one, write_report(tmp_path, one)))
         )
-    first, last = reports[0][0].rounds
-    assert first.lowered == sum(LAYERS.values()) > last.lowered
+    assert [one.lowered for one in reports[0][0].rounds] == [sum(LAYERS.values())]
     assert hashes(made.path) == before
     assert "Gates: missed: encode SNR dB at least 50" in (tmp_path / "report.md").read_text()
 
