@@ -26,10 +26,10 @@ class Job:
     data: Array
 
 
-def check_batch(size: object, most: int) -> int:
-    """A `max_batch_size` from 1 to `most`. Raises InputError."""
+def check_batch(size: object, most: int, name: str = "max_batch_size") -> int:
+    """A size of batches from 1 to `most`. Raises InputError, calling it `name`."""
     if isinstance(size, bool) or not isinstance(size, Integral) or not 1 <= int(size) <= most:
-        raise InputError(f"got max_batch_size {size!r}, expected a whole number from 1 to {most}")
+        raise InputError(f"got {name} {size!r}, expected a whole number from 1 to {most}")
     return int(size)
 
 

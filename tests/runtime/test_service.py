@@ -11,8 +11,9 @@ import pytest
 from musicrt.runtime.errors import BackendError, BusyError, Cancelled, DeadlineError, InputError
 from musicrt.runtime.model import Model
 from musicrt.runtime.select import Choice
+from musicrt.runtime.serving.bounds import default_workers
 from musicrt.runtime.serving.request import Call, Request, RequestEvent
-from musicrt.runtime.serving.service import Service, default_workers
+from musicrt.runtime.serving.service import Service
 from tests.conftest import refused
 from tests.runtime.slow_codec import SOON, SlowCodec, number, until
 
@@ -71,6 +72,16 @@ def test_a_full_queue_refuses_at_once_and_has_room_again() -> None:
     assert (BusyError.exit_code, DeadlineError.exit_code) == (10, 11)
 
 
+def test_a_burst_fills_idle_workers_before_the_queue() -> None:
+    codec = SlowCodec(running=False)
+    with Service(codec, workers=3, queue=1) as service:
+        requests = [service.submit("decode", number(value)) for value in range(4)]
+        with refused(BusyError, "wait already", "room for 1"):
+            service.submit("decode", number(4))
+        codec.let(4)
+        assert [float(request.result(SOON)[0]) for request in requests] == [0, 1, 2, 3]
+
+
 def test_what_a_service_can_not_run_is_refused_by_name() -> None:
     with Service(SlowCodec()) as service:
         with refused(InputError, "no method 'close'", "it has decode, decode_batch"):
@@ -90,7 +101,17 @@ def test_what_a_service_can_not_run_is_refused_by_name() -> None:
 
 
 @pytest.mark.parametrize(
-    "wrong", [{"workers": 0}, {"queue": 0}, {"per_caller": 0}, {"max_batch": 0}, {"max_wait": -1.0}, {"max_wait": 1e12}, {"patience": "1"}]
+    "wrong",
+    [
+        {"workers": 0},
+        {"queue": 0},
+        {"per_caller": 0},
+        {"max_batch": 0},
+        {"max_batch": 65},
+        {"max_wait": -1.0},
+        {"max_wait": 1e12},
+        {"patience": "1"},
+    ],
 )
 def test_bounds_are_checked(wrong: dict[str, Any]) -> None:
     with refused(InputError, next(iter(wrong)), "expected"):
@@ -98,7 +119,7 @@ def test_bounds_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_default_workers_leave_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicrt.runtime.serving.service.os.sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr("musicrt.runtime.serving.bounds.os.sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     codec = SlowCodec()
     assert default_workers(codec) == 1  # loaded with all threads
     for threads, expected in ((1, 8), (3, 2), (16, 1)):

@@ -23,12 +23,12 @@ class Line:
     def __iter__(self) -> Iterator[Request]:
         return (request for requests in list(self._waiting.values()) for request in list(requests))
 
-    def add(self, request: Request) -> None:
-        """Raises BusyError where there is no room."""
+    def add(self, request: Request, idle: int = 0) -> None:
+        """idle: workers that are about to take one each. Raises BusyError where there is no room."""
         own = len(self._waiting.get(request.caller, ()))
-        if len(self) >= self._room:
+        if len(self) >= self._room + idle:
             raise BusyError(f"{len(self)} requests wait already, and there is room for {self._room}; try again later")
-        if own >= self._share:
+        if own >= self._share + idle:
             raise BusyError(f"{own} requests of {request.caller!r} wait already, and each caller may have {self._share}; try again later")
         self._waiting.setdefault(request.caller, deque()).append(request)
 

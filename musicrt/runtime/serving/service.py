@@ -7,18 +7,18 @@ import atexit
 import inspect
 import itertools
 import logging
-import os
 import threading
 import time
 from collections.abc import Callable, Hashable
-from numbers import Real
 from types import TracebackType
 from typing import Any, Self
 
+from musicrt.runtime.batches import check_batch
 from musicrt.runtime.errors import BusyError, InputError
 from musicrt.runtime.gate import Gate
 from musicrt.runtime.pipeline import Codec
 from musicrt.runtime.serving.batching import batch_key, run_together
+from musicrt.runtime.serving.bounds import check_deadline, check_seconds, check_whole, default_workers, most_together
 from musicrt.runtime.serving.line import Line
 from musicrt.runtime.serving.request import Call, Request, RequestEvent
 from musicrt.runtime.serving.stream import Stream, StreamRequest
@@ -54,7 +54,7 @@ class Service:
     ) -> None:
         """workers: calls that run at once; None: as many as the CPUs have room for beside each other, at the `threads` that the pipeline
             was loaded with (one, if that was all of them), and one on a GPU.
-        queue: requests that may wait; per_caller: of one caller, all of them by default.
+        queue: requests that may wait, beside those that idle workers take at once; per_caller: of one caller, all of them by default.
         max_batch: calls of one method, with the same options and sources of one shape, that run as one where the system can. Their results
             may then differ from those alone in the last digits, and without a seed they share their noise. max_wait: seconds for which a
             call waits for such others while no other one waits.
@@ -65,10 +65,10 @@ class Service:
         self.codec = codec
         kind = type(codec)
         self._methods = [name for name in dir(kind) if name.startswith(_KINDS) and _reports(getattr(kind, name))]
-        self.workers = _whole(default_workers(codec) if workers is None else workers, "workers")
-        self._line = Line(_whole(queue, "queue"), _whole(queue if per_caller is None else per_caller, "per_caller"))
-        self._max_batch, self._max_wait = _whole(max_batch, "max_batch"), _seconds(max_wait, "max_wait")
-        self._patience, self._on_request = _seconds(patience, "patience"), on_request
+        self.workers = check_whole(default_workers(codec) if workers is None else workers, "workers")
+        self._line = Line(check_whole(queue, "queue"), check_whole(queue if per_caller is None else per_caller, "per_caller"))
+        self._max_batch, self._max_wait = check_batch(max_batch, most_together(codec), "max_batch"), check_seconds(max_wait, "max_wait")
+        self._patience, self._on_request = check_seconds(patience, "patience"), on_request
         self._numbers = itertools.count(1)
         self._running: set[Request] = set()
         self._change, self._is_closed = threading.Condition(), False
@@ -100,7 +100,7 @@ class Service:
         """
         if method.endswith(_STREAM):
             raise InputError(f"got {method!r}, which gives blocks; ask for it with `stream`")
-        request = Request(next(self._numbers), self._call(method, args, options, caller), _deadline(deadline), self._at_end)
+        request = Request(next(self._numbers), self._call(method, args, options, caller), check_deadline(deadline), self._at_end)
         self._add(request)
         return request
 
@@ -114,8 +114,8 @@ class Service:
         """
         if not method.endswith(_STREAM):
             raise InputError(f"got {method!r}, which gives no blocks; ask for it with `submit`")
-        call, room = self._call(method, args, options, caller), _whole(ready, "ready")
-        request = StreamRequest(next(self._numbers), call, _deadline(deadline), self._at_end, room, self._patience)
+        call, room = self._call(method, args, options, caller), check_whole(ready, "ready")
+        request = StreamRequest(next(self._numbers), call, check_deadline(deadline), self._at_end, room, self._patience)
         self._add(request)
         return Stream(request)
 
@@ -166,7 +166,7 @@ class Service:
             with self._change:
                 if self._is_closed:
                     raise BusyError("this service is closed, and takes no more requests; open another one")
-                self._line.add(request)
+                self._line.add(request, idle=max(self.workers - len(self._running), 0))
                 self._change.notify_all()
         except BusyError as error:
             request.end(error=error)
@@ -241,35 +241,9 @@ class Service:
                 _LOG.exception("on_request failed; the request is not touched by that")
 
 
-def default_workers(codec: Codec) -> int:
-    """Calls that fit beside each other on the CPUs at the threads that each has; one on a GPU, where they take turns."""
-    threads = codec.model.threads
-    if codec.model.device != "cpu" or threads is None:
-        return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // threads, 1)
-
-
 def _reports(method: Any) -> bool:
     """Whether it takes `on_progress`, by which it is stopped."""
     if not inspect.isfunction(method):
         return False
     parameters = inspect.signature(method).parameters.values()
     return any(one.name == "on_progress" or one.kind is one.VAR_KEYWORD for one in parameters)
-
-
-def _deadline(seconds: float | None) -> float | None:
-    return None if seconds is None else _seconds(seconds, "deadline")
-
-
-def _seconds(value: Any, name: str) -> float:
-    is_number = isinstance(value, Real) and not isinstance(value, bool)
-    if not is_number or not 0 <= value <= threading.TIMEOUT_MAX:  # no thread can wait longer
-        raise InputError(f"got {name} {value!r}, expected seconds from 0 to {threading.TIMEOUT_MAX:.0f}")
-    return float(value)
-
-
-def _whole(value: Any, name: str) -> int:
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise InputError(f"got {name} {value!r}, expected a whole number from 1 on")
-    return value
