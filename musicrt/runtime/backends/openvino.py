@@ -184,7 +184,6 @@ def _import_openvino() -> Any:
         return _import_without_telemetry()
 
 
-@functools.cache
 def _import_without_telemetry() -> Any:
     if "openvino" in sys.modules:
         import openvino
