@@ -48,7 +48,7 @@ RECEIVERS = {
     "attention": "IAttention",
 }
 NOT_TENSORRT = {  # attributes of the same variables where they hold something else
-    ("layer", name) for name in ("computes", "precision", "positions", "operator", "inputs", "outputs", "node", "attention")
+    ("layer", name) for name in ("computes", "precision", "positions", "operator", "inputs", "outputs", "node", "attention", "int8")
 } | {("tensor", "resolve"), ("tensor", "dims")}
 SPECIALIZED = {("IRuntimeConfig", "dynamic_shapes_kernel_specialization_strategy")}
 """What is used of tensorrt-rtx where it is there."""
