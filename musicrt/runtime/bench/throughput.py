@@ -109,7 +109,7 @@ def call_at_once(calls: Sequence[Call], repeats: int) -> tuple[float, ...]:
 
 def _length(codec: Any, part: str, folder: str, seconds: float) -> float:
     """Seconds of one signal's audio: what is decoded is as long as the codes, or the latents."""
-    return seconds if part == "encode" else np.load(Path(folder) / DECODED, mmap_mode="r").shape[-1] / codec.sample_rate
+    return seconds if part == "encode" else np.load(Path(folder) / DECODED, mmap_mode="r", allow_pickle=False).shape[-1] / codec.sample_rate
 
 
 def _single(codec: Any, part: str, folder: str, seconds: float, steps: int | None) -> Call:
