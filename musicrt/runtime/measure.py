@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime import errors
 from musicrt.runtime.errors import BackendError, InputError, MusicRTError
+from musicrt.runtime.processor import count_cores
 
 T = TypeVar("T")
 _PACKAGES = ("musicrt", "numpy", "scipy", "onnxruntime", "onnxruntime-gpu", "openvino", "torch")
@@ -209,7 +210,7 @@ def describe_environment(threads: int | None = None) -> dict[str, Any]:
     return {
         "system": f"{platform.system()} {platform.machine()}",
         "cpu": _cpu_model(),
-        "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores": count_cores(),
         "memory_gb": _memory_gb(),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "threads": threads,

@@ -3,11 +3,17 @@
 from __future__ import annotations
 
 import functools
+import os
 from pathlib import Path
 
 _CPUINFO = Path("/proc/cpuinfo")
 _BFLOAT16 = {"avx512_bf16", "amx_bf16", "bf16"}
 """Names of the instructions, by makers: two of x86, then Arm."""
+
+
+def count_cores() -> int:
+    """Those that this process may run on; all of the machine where the system does not say."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 @functools.cache

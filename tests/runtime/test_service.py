@@ -119,7 +119,7 @@ def test_bounds_are_checked(wrong: dict[str, Any]) -> None:
 
 
 def test_default_workers_leave_no_more_threads_than_cores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("musicrt.runtime.serving.bounds.os.sched_getaffinity", lambda _pid: set(range(8)), raising=False)
+    monkeypatch.setattr("musicrt.runtime.processor.os.sched_getaffinity", lambda _pid: set(range(8)), raising=False)
     codec = SlowCodec()
     assert default_workers(codec) == 1  # loaded with all threads
     for threads, expected in ((1, 8), (3, 2), (16, 1)):

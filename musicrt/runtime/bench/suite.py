@@ -103,10 +103,10 @@ class _Run:
     def _measure_throughput(self, common: Mapping[str, Any]) -> dict[Contender, list[Load]]:
         found: dict[Contender, list[Load]] = defaultdict(list)
         parts = [part for part in self.parts if part in ("encode", "decode")]
-        for by, counts in (("batches", self.settings.batches), ("concurrency", self.settings.concurrency)):
+        for by, counts in (("batch", self.settings.batches), ("concurrency", self.settings.concurrency)):
             for one in self.field.contenders if counts and parts else ():
-                asked = {**common, "parts": parts, "counts": list(counts), "repeats": self.settings.repeats}
-                answer = self._ask(one, f"{_THROUGHPUT}:time_{by}", by, asked)
+                asked = {**common, "by": by, "parts": parts, "counts": list(counts), "repeats": self.settings.repeats}
+                answer = self._ask(one, f"{_THROUGHPUT}:time_loads", by, asked)
                 found[one] += [Load.from_json(values) for values in answer.get("loads", ())]
         return {one: loads for one, loads in found.items() if one in self._left}
 

@@ -49,10 +49,11 @@ class Load:
         return cls(values["part"], values["by"], values["count"], values["audio_seconds"], tuple(values["times"]))
 
 
-def time_batches(
+def time_loads(
     bundle: str,
     contender: Mapping[str, Any],
     folder: str,
+    by: str,
     parts: Sequence[str],
     counts: Sequence[int],
     repeats: int,
@@ -60,37 +61,24 @@ def time_batches(
     steps: int | None,
     threads: int | None,
 ) -> dict[str, Any]:
-    """In a fresh process: calls with so many signals each; nothing of a part for which the system has no such call."""
+    """In a fresh process, by "batch": calls with so many signals each, nothing of a part for which the system has no such call; by
+    "concurrency": so many threads that call one pipeline at once, each again as soon as it has its result.
+    """
     loads = []
     with Contender(**contender).open(bundle, threads) as codec:
         for part in parts:
+            length, single = _length(codec, part, folder, seconds), _single(codec, part, folder, seconds, steps)
+            if by == "concurrency":
+                single()
             for count in counts:
-                call = _batched(codec, part, count, folder, seconds, steps)
-                if call is not None:
-                    loads.append(Load(part, "batch", count, count * _length(codec, part, folder, seconds), measure(call, 1, repeats)))
-    return {"loads": [load.to_json() for load in loads]}
-
-
-def time_concurrency(
-    bundle: str,
-    contender: Mapping[str, Any],
-    folder: str,
-    parts: Sequence[str],
-    counts: Sequence[int],
-    repeats: int,
-    seconds: float,
-    steps: int | None,
-    threads: int | None,
-) -> dict[str, Any]:
-    """In a fresh process: so many threads that call one pipeline at once, each again as soon as it has its result."""
-    loads = []
-    with Contender(**contender).open(bundle, threads) as codec:
-        for part in parts:
-            call = _single(codec, part, folder, seconds, steps)
-            call()
-            length = _length(codec, part, folder, seconds)
-            loads += [Load(part, "concurrency", n, n * length, call_at_once([call] * n, repeats)) for n in counts]
-    return {"loads": [load.to_json() for load in loads]}
+                if by == "concurrency":
+                    times = call_at_once([single] * count, repeats)
+                elif call := _batched(codec, part, count, folder, seconds, steps):
+                    times = measure(call, 1, repeats)
+                else:
+                    continue
+                loads.append(Load(part, by, count, count * length, times).to_json())
+    return {"loads": loads}
 
 
 def call_at_once(calls: Sequence[Call], repeats: int) -> tuple[float, ...]:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import threading
 from numbers import Real
 from typing import Any
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.processor import count_cores
 
 
 def most_together(codec: Codec) -> int:
@@ -21,8 +21,7 @@ def default_workers(codec: Codec) -> int:
     threads = codec.model.threads
     if codec.model.device != "cpu" or threads is None:
         return 1
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(cores // threads, 1)
+    return max(count_cores() // threads, 1)
 
 
 def check_deadline(value: float | None) -> float | None:
