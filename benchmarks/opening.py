@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
+from musicrt.runtime.backends.onnxruntime import SLEEPING, make_options
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table, measure, run_isolated
@@ -69,7 +70,7 @@ def main(arguments: Sequence[str]) -> None:
 
 def pack(graph: str, target: str, threads: int | None) -> dict[str, Any]:
     """In a fresh process: write the optimised graph, and a file of its weights in the order of this machine's kernels."""
-    settings = _settings(threads, {"session.save_external_prepacked_constant_initializers": "1"})
+    settings = make_options(threads, {**SLEEPING, "session.save_external_prepacked_constant_initializers": "1"})
     settings.optimized_model_filepath = target
     settings.add_session_config_entry("session.optimized_model_external_initializers_file_name", _WEIGHTS)
     settings.add_session_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")
@@ -90,7 +91,7 @@ def open_stage(
     """In a fresh process: seconds of opening and of calls, MB that are its own and that are mapped, the distance from the first process."""
     spec = Bundle.open(bundle).spec.stage(stage)
     feeds = probe_inputs(spec, {axis.name: axis.optimum for axis in spec.axes} | dict(sizes), _SEED)
-    settings = _settings(threads, entries)
+    settings = make_options(threads, {**SLEEPING, **entries})
     before, begun = _memory(), time.perf_counter()
     session = _open(graph, settings)
     opened, after = time.perf_counter() - begun, _memory()
@@ -107,18 +108,6 @@ def open_stage(
         error = relative_error(values, dict(reference))
     memory = {name: {"opened": after[name] - before[name], "used": used[name] - before[name]} for name in before}
     return {"opened": opened, "first": first, "times": times, "memory": memory, "error": error}
-
-
-def _settings(threads: int | None, entries: Mapping[str, str]) -> Any:
-    import onnxruntime as ort
-
-    settings = ort.SessionOptions()
-    settings.log_severity_level = 3
-    settings.enable_mem_pattern = False
-    settings.intra_op_num_threads = threads or 0
-    for name, value in {"session.intra_op.allow_spinning": "0", **entries}.items():
-        settings.add_session_config_entry(name, value)
-    return settings
 
 
 def _open(graph: str, settings: Any) -> Any:

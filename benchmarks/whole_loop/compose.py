@@ -17,7 +17,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from musicrt.runtime.backends.onnxruntime import OnnxCpu
+from musicrt.runtime.backends.onnxruntime import SLEEPING, OnnxCpu, make_options
 
 Array = NDArray[Any]
 Placing = Literal["outside", "inside"]
@@ -112,12 +112,7 @@ def compose(
 
 def open_model(model: bytes, folder: Path, threads: int | None) -> Callable[[Mapping[str, Array]], dict[str, Array]]:
     """A call (feeds) -> results of a composed model whose weights lie in `folder`; with the options of OnnxCpu."""
-    options = ort.SessionOptions()
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False
-    options.add_session_config_entry("session.model_external_initializers_file_folder_path", str(folder))
-    if threads:
-        options.intra_op_num_threads = threads
+    options = make_options(threads, {**SLEEPING, "session.model_external_initializers_file_folder_path": str(folder)})
     session = ort.InferenceSession(model, options, providers=[OnnxCpu.provider])
     names = [output.name for output in session.get_outputs()]
     return lambda feeds: dict(zip(names, session.run(names, dict(feeds)), strict=True))

@@ -33,6 +33,10 @@ and from NumPy. Threads for all sessions (`set_global_thread_pool_sizes`) are no
 """
 
 
+SLEEPING = {"session.intra_op.allow_spinning": "0"}
+"""The entry of a session's configuration with which they sleep."""
+
+
 class OnnxSession(Session):
     """A stage in ONNX Runtime. On CUDA it works on the stream of `gpu`, if that is given."""
 
@@ -156,19 +160,10 @@ class _OnnxBackend(Backend):
     def _open(self, stage: StageSpec, graph: str | bytes, entries: Mapping[str, str]) -> OnnxSession:
         import onnxruntime as ort
 
-        settings = ort.SessionOptions()
-        for name, value in entries.items():
-            settings.add_session_config_entry(name, value)
-        settings.log_severity_level = 3
-        # Patterns plan one block for all activations of a shape: at these sizes 1.7 times the memory, and not faster.
-        settings.enable_mem_pattern = False
         if self.device == "cpu":
             _share_arena()
-            settings.add_session_config_entry("session.use_env_allocators", "1")
-            if not _is_spinning():
-                settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        if self.threads:
-            settings.intra_op_num_threads = self.threads
+            entries = {**entries, "session.use_env_allocators": "1"} | ({} if _is_spinning() else SLEEPING)
+        settings = make_options(self.threads, entries)
         with _backend_errors(stage.name), self.turn():
             session = ort.InferenceSession(graph, settings, providers=[(self.provider, self.options)], enable_fallback=0)
         running = session.get_providers()[0]
@@ -229,6 +224,21 @@ class OnnxCuda(_OnnxBackend):
 
         offered = ort.get_available_providers()
         return None if cls.provider in offered else f"the installed onnxruntime has no {cls.provider} (pip install 'musicrt[{cls.extra}]')"
+
+
+def make_options(threads: int | None, entries: Mapping[str, str]) -> ort.SessionOptions:
+    """What every session is opened with. entries: of its configuration."""
+    import onnxruntime as ort
+
+    settings = ort.SessionOptions()
+    settings.log_severity_level = 3
+    # Patterns plan one block for all activations of a shape: at these sizes 1.7 times the memory, and not faster.
+    settings.enable_mem_pattern = False
+    if threads:
+        settings.intra_op_num_threads = threads
+    for name, value in entries.items():
+        settings.add_session_config_entry(name, value)
+    return settings
 
 
 _REGISTERING = threading.Lock()

@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from musicrt.runtime.backends.onnxruntime import OnnxCpu
+from musicrt.runtime.backends.onnxruntime import SLEEPING, OnnxCpu, make_options
 from musicrt.runtime.bench.settings import SEED
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.session import Array
@@ -64,13 +64,7 @@ def profile_graph(path: Path, feeds: Mapping[str, Array], threads: int | None, r
     """
     import onnxruntime as ort
 
-    options = ort.SessionOptions()
-    if not packed:
-        options.add_session_config_entry("session.disable_prepacking", "1")
-    options.log_severity_level = 3
-    options.enable_mem_pattern = False
-    if threads:
-        options.intra_op_num_threads = threads
+    options = make_options(threads, SLEEPING if packed else {**SLEEPING, "session.disable_prepacking": "1"})
     with tempfile.TemporaryDirectory(prefix="musicrt-profile-") as folder:
         options.enable_profiling = True
         options.profile_file_prefix = str(Path(folder) / "profile")
