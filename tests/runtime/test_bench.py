@@ -15,7 +15,7 @@ from musicrt.runtime.bench import calls, peaks, suite
 from musicrt.runtime.bench.calls import decoding_options, time_decode, time_stages
 from musicrt.runtime.bench.contenders import AGAINST, REFERENCE, Contender, Field, names_of
 from musicrt.runtime.bench.files import write_report
-from musicrt.runtime.bench.operations import Work, count_flop, count_stages
+from musicrt.runtime.bench.operations import Work, count_flop, count_stages, count_weights
 from musicrt.runtime.bench.report import Report, Row
 from musicrt.runtime.bench.rounds import in_turn, split_repeats
 from musicrt.runtime.bench.settings import Settings
@@ -59,6 +59,13 @@ def test_operations_follow_from_shapes() -> None:
     assert flop("MultiHeadAttention", [[2, 9, 32], [2, 5, 32], [2, 5, 32]], [2, 9, 32]) == attention
     assert flop("MultiHeadAttention", [[2, 9, 32], [2, 4, 5, 8], [2, 4, 5, 8]], [2, 9, 32]) == attention
     assert flop("Add", [[5, 5], [5, 5]], [5, 5]) == 0
+
+
+def test_of_a_table_the_rows_that_are_looked_up_count() -> None:
+    assert count_weights({"op_name": "Gather", "parameter_size": "4000", "output_size": "40"}) == 40
+    assert count_weights({"op_name": "Gather", "parameter_size": "40", "output_size": "4000"}) == 40
+    assert count_weights({"op_name": "MatMul", "parameter_size": "4000", "output_size": "40"}) == 4000
+    assert count_weights({"op_name": "Add", "output_size": "40"}) == 0
 
 
 def test_operations_and_weights_of_a_graph_are_those_of_the_network() -> None:

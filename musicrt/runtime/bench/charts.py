@@ -50,7 +50,7 @@ def draw_bars(path: Path, groups: Sequence[str], seconds: Mapping[str, Sequence[
     if log:
         axes.set_yscale("log")
         axes.margins(y=0.25)
-    axes.legend(frameon=False, fontsize=8)
+    axes.legend(frameon=False, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0), ncols=6)
     _save(path, figure)
 
 

@@ -54,7 +54,7 @@ def _count(bundle: Bundle, stage: str, flavour: str, sizes: Mapping[str, int], t
     path, _ = bundle.graph(stage, flavour)
     feeds = typed_inputs(bundle.spec.stage(stage).in_flavour(flavour), sizes, SEED)
     nodes = [event["args"] for event in profile_graph(path, feeds, threads, 1, packed=False)]
-    return Work(sum(count_flop(node) for node in nodes) / 1e9, sum(float(node.get("parameter_size", 0)) for node in nodes))
+    return Work(sum(count_flop(node) for node in nodes) / 1e9, sum(count_weights(node) for node in nodes))
 
 
 def profile_graph(path: Path, feeds: Mapping[str, Array], threads: int | None, runs: int, *, packed: bool = True) -> list[dict[str, Any]]:
@@ -78,6 +78,12 @@ def nodes_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """The events of a profile that are runs of operators."""
     nodes = [dict(event) for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
     return sorted(nodes, key=lambda event: float(event["ts"]))
+
+
+def count_weights(node: Mapping[str, Any]) -> float:
+    """Bytes of weights that an operator reads: all that it has, but of a table no more than the rows that it looks up. node: as for `count_flop`."""
+    weights = float(node.get("parameter_size", 0))
+    return min(weights, float(node["output_size"])) if node["op_name"] == "Gather" else weights
 
 
 def count_flop(node: Mapping[str, Any]) -> float:

@@ -153,8 +153,7 @@ class Report:
         note = (
             f"The machine in the same run: products of large matrices {products}; {moved}. GFLOP: convolutions, products and attention "
             "(that over caches left out) in the graphs; integers are held against the peak of float32. Weights: bytes that operators read "
-            "once, whole tables where rows are looked up; other precisions of float32 graphs keep them in float32. Bound by: what would "
-            "take longer at these peaks."
+            "once; other precisions of float32 graphs keep them in float32. Bound by: what would take longer at these peaks."
         )
         return [markdown_table(header, rows, text_columns=4), note]
 
