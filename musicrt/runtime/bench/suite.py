@@ -70,6 +70,7 @@ class _Run:
                 for part in self.parts:
                     self._run_round(index, part, {**common, **described, "repeats": repeats})
             loads = self._measure_throughput(common)
+        self._measure_peaks(environment["cores"])
         rows = [Row(one, Measurement.merge(measured)) for one in self._left for measured in self.found[one].values()]
         return Report(
             bundle={"system": opened.spec.system, "variant": opened.spec.variant, "identity": opened.identity},
@@ -125,7 +126,7 @@ class _Run:
             return {}
 
     def _measure_peaks(self, cores: int) -> None:
-        """The best of all rounds."""
+        """Before each round and after all: the best counts, as anything else on the machine lowers it."""
         found = run_peaks(self.settings.threads, cores)
         self.peaks = {name: max(rate, self.peaks.get(name, 0.0)) for name, rate in found.items()}
 
