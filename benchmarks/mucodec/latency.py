@@ -15,13 +15,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.contenders import open_contender
 from benchmarks.mucodec.window import render_window
 from benchmarks.mucodec.workload import GUIDANCE, KINDS, Contender, Part, Workload, list_parts
 from benchmarks.results import describe_run, launch, suite_parser, write_results
-from benchmarks.rounds import Outputs, Results, add_contest_options, compare_outputs, prepare_opening, run_contest
+from benchmarks.rounds import Results, add_contest_options, compare_kept, keep_outputs, prepare_opening, run_contest
 from benchmarks.tables import render_contest
 from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.errors import InputError
@@ -118,23 +116,11 @@ def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: st
     call, kept = contender.prepare(part, workload), dict[str, Any]()
     times = measure(lambda: kept.update(call()), 0, repeats)
     measured = Measurement(task, times, part.seconds, (peak_memory_mb(),))
-    np.savez(_kept(work, opening, task), **kept)
+    keep_outputs(opening, work, task, kept)
     return {"measurements": [measured.to_json()]}
 
 
-def compare_contender(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
-    """See `run_contest`. Compares what was kept."""
-    produced: dict[str, Outputs] = {}
-    for task in tasks:
-        with np.load(_kept(work, opening, task)) as kept:
-            produced[task] = dict(kept)
-    return compare_outputs(produced, reference, keep=opening["name"] == "eager")
-
-
-def _kept(work: Mapping[str, Any], opening: Mapping[str, Any], task: str) -> Path:
-    return Path(work["outputs"]) / f"{opening['name']}, {task}.npz"
-
-
+compare_contender = compare_kept
 _MODULE = "benchmarks.mucodec.latency"  # not __name__, which is __main__ where this is run
 
 if __name__ == "__main__":

@@ -11,14 +11,11 @@ from __future__ import annotations
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from benchmarks.contenders import open_contender
 from benchmarks.results import describe_run, launch, suite_parser, write_results
-from benchmarks.rounds import Outputs, Results, add_contest_options, compare_outputs, prepare_opening, run_contest
+from benchmarks.rounds import Results, add_contest_options, compare_kept, keep_outputs, prepare_opening, run_contest
 from benchmarks.tables import render_contest
 from benchmarks.vidmuse.workload import GUIDANCE, KINDS, VIDEO, Contender, Part, Workload, list_parts
 from musicrt.runtime.bench.rounds import split_repeats
@@ -101,23 +98,11 @@ def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: st
     else:
         contender.prepare(part.small, workload)()
     times = measure(lambda: kept.update(call()), 0, repeats)
-    np.savez(_kept(work, opening, task), **kept)
+    keep_outputs(opening, work, task, kept)
     return {"measurements": [Measurement(task, times, part.seconds, (peak_memory_mb(),), colds).to_json()]}
 
 
-def compare_contender(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
-    """See `run_contest`. Compares what was kept."""
-    produced: dict[str, Outputs] = {}
-    for task in tasks:
-        with np.load(_kept(work, opening, task)) as kept:
-            produced[task] = dict(kept)
-    return compare_outputs(produced, reference, keep=opening["name"] == "eager")
-
-
-def _kept(work: Mapping[str, Any], opening: Mapping[str, Any], task: str) -> Path:
-    return Path(work["outputs"]) / f"{opening['name']}, {task}.npz"
-
-
+compare_contender = compare_kept
 _MODULE = "benchmarks.vidmuse.latency"  # not __name__, which is __main__ where this is run
 
 if __name__ == "__main__":

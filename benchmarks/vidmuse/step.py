@@ -17,11 +17,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from benchmarks.contenders import open_contender, split_name
 from benchmarks.results import describe_run, launch, suite_parser, write_results
-from benchmarks.rounds import Outputs, add_contest_options, compare_outputs, prepare_opening, run_contest, time_in_turn
+from benchmarks.rounds import add_contest_options, compare_kept, keep_outputs, prepare_opening, run_contest, time_in_turn
 from benchmarks.vidmuse.step_tables import COPY, READ, render, render_quality
 from benchmarks.vidmuse.workload import Contender, Part, Workload, list_parts
 from musicrt.runtime.bench.peaks import MEGABYTES, Memory
@@ -79,22 +77,17 @@ def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: st
         calls |= {COPY: memory.copy, READ: memory.read}
     looped = split_name(opening["name"])[0] == "onnxruntime-cpu"
     times = time_in_turn(calls, repeats if looped else work["slow"], work["rest"], work["ahead"] if looped else 0)
-    np.savez(_kept(work, opening), **kept)
+    for name, logits in kept.items():
+        keep_outputs(opening, work, name, {"logits": logits})
     peak = peak_memory_mb()
     seconds = {name: Part.parse(name).seconds for name in steps}
     return {"measurements": [Measurement(name, tuple(values), seconds.get(name), (peak,)).to_json() for name, values in times.items()]}
 
 
 def compare_contender(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
-    """See `run_contest`. Compares what was kept."""
+    """See `run_contest`. Compares what was kept of every part."""
     del tasks
-    with np.load(_kept(work, opening)) as kept:
-        produced: dict[str, Outputs] = {name: {"logits": kept[name]} for name in kept.files}
-    return compare_outputs(produced, reference, keep=opening["name"] == "eager")
-
-
-def _kept(work: Mapping[str, Any], opening: Mapping[str, Any]) -> Path:
-    return Path(work["outputs"]) / f"{opening['name'].replace(':', '-')}.npz"
+    return compare_kept(opening, work, work["parts"], reference)
 
 
 _MODULE = "benchmarks.vidmuse.step"  # not __name__, which is __main__ where this is run

@@ -81,7 +81,7 @@ def nodes_of(events: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 
 def count_weights(node: Mapping[str, Any]) -> float:
-    """Bytes of weights that an operator reads: all that it has, but of a table no more than the rows that it looks up. node: as for `count_flop`."""
+    """Bytes of weights that an operator reads: all that it has, but of a table the rows that it looks up. node: as for `count_flop`."""
     weights = float(node.get("parameter_size", 0))
     return min(weights, float(node["output_size"])) if node["op_name"] == "Gather" else weights
 
