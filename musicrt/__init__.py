@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
     from musicrt.runtime.models.vidmuse.facade import Clip, VidMuse
+    from musicrt.runtime.observation import StageRun, StageTime, observe_stages
     from musicrt.runtime.serving.request import RequestEvent
     from musicrt.runtime.serving.service import Service
     from musicrt.runtime.session import FakeSession
@@ -46,6 +47,9 @@ _HOMES = {
     "load_encoded": "encoded",
     "save_encoded": "encoded",
     "load": "model",
+    "StageRun": "observation",
+    "StageTime": "observation",
+    "observe_stages": "observation",
     "RequestEvent": "serving.request",
     "Service": "serving.service",
     "FakeSession": "session",
@@ -100,12 +104,15 @@ __all__ = [
     "RequestEvent",
     "SemantiCodec",
     "Service",
+    "StageRun",
+    "StageTime",
     "VerificationError",
     "VidMuse",
     "VideoError",
     "__version__",
     "load",
     "load_encoded",
+    "observe_stages",
     "save_encoded",
 ]
 

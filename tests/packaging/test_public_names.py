@@ -39,12 +39,15 @@ NAMES = [
     "RequestEvent",
     "SemantiCodec",
     "Service",
+    "StageRun",
+    "StageTime",
     "VerificationError",
     "VidMuse",
     "VideoError",
     "__version__",
     "load",
     "load_encoded",
+    "observe_stages",
     "save_encoded",
 ]
 
