@@ -34,6 +34,8 @@ if TYPE_CHECKING:
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
     from musicrt.runtime.models.vidmuse.facade import Clip, VidMuse
     from musicrt.runtime.observation import StageRun, StageTime, observe_stages
+    from musicrt.runtime.record import Record
+    from musicrt.runtime.record_reader import read_record
     from musicrt.runtime.serving.request import RequestEvent
     from musicrt.runtime.serving.service import Service
     from musicrt.runtime.session import FakeSession
@@ -50,6 +52,8 @@ _HOMES = {
     "StageRun": "observation",
     "StageTime": "observation",
     "observe_stages": "observation",
+    "Record": "record",
+    "read_record": "record_reader",
     "RequestEvent": "serving.request",
     "Service": "serving.service",
     "FakeSession": "session",
@@ -101,6 +105,7 @@ __all__ = [
     "MuCodec",
     "MusicRTError",
     "OutputError",
+    "Record",
     "RequestEvent",
     "SemantiCodec",
     "Service",
@@ -113,6 +118,7 @@ __all__ = [
     "load",
     "load_encoded",
     "observe_stages",
+    "read_record",
     "save_encoded",
 ]
 

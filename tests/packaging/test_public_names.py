@@ -36,6 +36,7 @@ NAMES = [
     "MuCodec",
     "MusicRTError",
     "OutputError",
+    "Record",
     "RequestEvent",
     "SemantiCodec",
     "Service",
@@ -48,6 +49,7 @@ NAMES = [
     "load",
     "load_encoded",
     "observe_stages",
+    "read_record",
     "save_encoded",
 ]
 
