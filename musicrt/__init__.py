@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
     from musicrt.runtime.models.semanticodec.facade import SemantiCodec
     from musicrt.runtime.models.vidmuse.facade import Clip, VidMuse
+    from musicrt.runtime.observation import StageRun, StageTime, observe_stages
+    from musicrt.runtime.record import Record
+    from musicrt.runtime.record_reader import read_record
     from musicrt.runtime.serving.request import RequestEvent
     from musicrt.runtime.serving.service import Service
     from musicrt.runtime.session import FakeSession
@@ -46,6 +49,11 @@ _HOMES = {
     "load_encoded": "encoded",
     "save_encoded": "encoded",
     "load": "model",
+    "StageRun": "observation",
+    "StageTime": "observation",
+    "observe_stages": "observation",
+    "Record": "record",
+    "read_record": "record_reader",
     "RequestEvent": "serving.request",
     "Service": "serving.service",
     "FakeSession": "session",
@@ -97,15 +105,20 @@ __all__ = [
     "MuCodec",
     "MusicRTError",
     "OutputError",
+    "Record",
     "RequestEvent",
     "SemantiCodec",
     "Service",
+    "StageRun",
+    "StageTime",
     "VerificationError",
     "VidMuse",
     "VideoError",
     "__version__",
     "load",
     "load_encoded",
+    "observe_stages",
+    "read_record",
     "save_encoded",
 ]
 

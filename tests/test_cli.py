@@ -16,6 +16,7 @@ import musicrt
 from musicrt.cli import output
 from musicrt.runtime.audio import read_audio
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
+from musicrt.runtime.files import sha256_of
 from musicrt.runtime.model import load
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.select import BACKENDS
@@ -101,6 +102,27 @@ def test_inspect_of_floats(encoded: Path, codec: Pipeline) -> None:
     assert f"bit rate: {rates['bit_rate'] / 1000:.4g} kbps, with the header {rates['file_bit_rate'] / 1000:.4g} kbps" in lines
 
 
+def test_inspect_of_audio_says_what_it_was_made_with(encoded: Path, codec: Pipeline, song: Path, tmp_path: Path) -> None:
+    codec.decode_file(encoded, tmp_path / "a.flac", seed=9)
+    report = json.loads(call("inspect", tmp_path / "a.flac", "--json").out)
+    assert (report["format"], report["sample_rate"], report["channels"]) == ("FLAC PCM_24", 44_100, 2)
+    assert report["record"]["options"] == {"seed": 9}
+    assert report["record"]["source"] == json.loads(call("inspect", encoded, "--json").out)["record"]
+    out = call("inspect", tmp_path / "a.flac").out
+    assert f"  bundle: {codec.model.identity}\n" in out
+    assert "  options: seed=9\n" in out
+    assert f"  of a file with SHA-256: {sha256_of(encoded)}\nwhich was made: by encode, musicrt {musicrt.__version__}" in out
+    assert f"  of a file with SHA-256: {sha256_of(song)}\n" in out
+    assert "made: the file does not say how\n" in call("inspect", song).out
+
+
+def test_verbose_logs_the_opening_of_stages(encoded: Path, tmp_path: Path) -> None:
+    done = spawn("-v", "decode", "embedded", encoded, tmp_path / "a.wav", *CPU)
+    assert "stage decoder opened in" in in_one_line(done.stderr)
+    assert "opened on onnxruntime-cpu" in in_one_line(done.stderr)
+    assert "opened" not in spawn("decode", "embedded", encoded, tmp_path / "a.wav", *CPU).stderr
+
+
 RATES = {"large": 1400.0, "small": 312.5}
 
 
@@ -156,15 +178,12 @@ def test_inspect_of_a_bundle_with_a_bit_rate() -> None:
 def test_doctor() -> None:
     report = json.loads(call("doctor", "--json").out)
     assert report["version"] == musicrt.__version__
-    assert report["backends"] == {name: kind.obstacle() for name, kind in BACKENDS.items()}
-    assert report["backends"]["onnxruntime-cpu"] is None
-    assert report["precisions"]["onnxruntime-cpu"] == ["float32", "int8"]
-    assert report["precisions"].keys() == BACKENDS.keys()
-    assert [name for name, offered in report["precisions"].items() if not offered] == [
-        name for name, why in report["backends"].items() if why
-    ]
-    first = next(name for name, obstacle in report["backends"].items() if obstacle is None)
-    assert call("doctor").out.endswith(f"auto takes {first}\n")
+    backends = report["backends"]
+    assert {name: state["obstacle"] for name, state in backends.items()} == {name: kind.obstacle() for name, kind in BACKENDS.items()}
+    assert backends["onnxruntime-cpu"]["precisions"] == ["float32", "int8"]
+    assert all(bool(state["precisions"]) == (state["obstacle"] is None) for state in backends.values())
+    assert report["auto"] == next(name for name, state in backends.items() if state["obstacle"] is None)
+    assert call("doctor").out.endswith(f"auto takes {report['auto']}\n")
 
 
 def test_verify() -> None:

@@ -139,8 +139,10 @@ def test_lack_of_memory_is_said_in_words_that_fit_every_system(monkeypatch: pyte
     fails(1, "systems", says=("shorter audio", "where the system has them", "--chunking seamless", "--max-batch-size"))
 
 
-def test_file_that_is_neither_bundle_nor_encoded_audio(song: Path) -> None:
-    fails(3, "inspect", song, says=(song, "not encoded audio"))
+def test_file_that_is_neither_bundle_nor_anything_else(tmp_path: Path) -> None:
+    for name, words in (("notes.txt", "not encoded audio"), ("notes.wav", "intact .wav"), ("notes.mp4", "can't read")):
+        (tmp_path / name).write_text("a note")
+        fails(3, "inspect", tmp_path / name, says=(tmp_path / name, words))
 
 
 def test_failed_verification(tmp_path: Path) -> None:

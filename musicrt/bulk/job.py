@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, Literal
+from typing import Any
 
 import musicrt
 from musicrt.runtime.audio import probe_audio
@@ -15,23 +15,18 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.errors import BundleError, InputError
 from musicrt.runtime.muxing import is_video_target
-from musicrt.runtime.pipeline import Progress, ignore_progress, options_of
+from musicrt.runtime.pipeline import WAYS, Progress, ignore_progress, options_of
+from musicrt.runtime.record import Way
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.spec import Precision
 from musicrt.runtime.video import VIDEO_SUFFIXES, Video
 
-Way = Literal["encode", "decode", "generate"]
 ENCODED_SUFFIX = ".safetensors"
 AUDIO_SUFFIXES = frozenset(
     f".{name}" for name in ("wav", "flac", "ogg", "oga", "opus", "mp3", "aiff", "aif", "aifc", "caf", "w64", "rf64", "au", "snd")
 )
 """What audio files are called, in lower case; those of other names are read too, if a list names them."""
 
-_METHODS: Mapping[Way, tuple[str, ...]] = {
-    "encode": ("encode_source",),
-    "decode": ("decode_stream",),
-    "generate": ("generate_stream", "compose"),
-}
 _READ: Mapping[Way, frozenset[str]] = {
     "encode": AUDIO_SUFFIXES,
     "decode": frozenset({ENCODED_SUFFIX}),
@@ -98,7 +93,7 @@ class Job:
     def with_options(self, options: Mapping[str, Any]) -> Job:
         """The same with other options. Raises InputError for one that the system has not."""
         pipeline = _pipeline_of(self.system)
-        known = [name for method in _METHODS[self.way] for name in options_of(getattr(pipeline, method))]
+        known = [name for method in WAYS[self.way] for name in options_of(getattr(pipeline, method))]
         if unknown := [name for name in options if name not in known]:
             raise InputError(f"{self.system} has no option {unknown[0]!r}; for {self.way} it has {', '.join(known)}")
         return replace(self, options=dict(options))
@@ -106,7 +101,7 @@ class Job:
 
 def ways_of(system: str) -> list[Way]:
     """What a system can do with files."""
-    return [way for way, methods in _METHODS.items() if hasattr(_pipeline_of(system), methods[0])]
+    return [way for way, methods in WAYS.items() if hasattr(_pipeline_of(system), methods[0])]
 
 
 def plan_job(

@@ -19,12 +19,15 @@ from musicrt.cli.output import console, errors
 from musicrt.runtime.errors import MusicRTError
 from musicrt.termination import tidy_termination
 
+_LOG = logging.getLogger("musicrt")
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
 def run() -> None:
     """Read the command line and do what it says: an error of this package becomes one line and its exit code."""
-    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[RichHandler(console=errors, show_time=False, show_path=False)])
+    handler = RichHandler(console=errors, show_time=False, show_path=False)
+    handler.addFilter(_is_news)
+    logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         with tidy_termination():
             app()
@@ -35,8 +38,13 @@ def run() -> None:
 
 
 @app.callback(invoke_without_command=True)
-def start(version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+def start(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log more, such as the opening of every stage.")] = False,
+) -> None:
     """Neural music codecs in production: official checkpoints to ONNX, and a lean runtime."""
+    if verbose:
+        _LOG.setLevel(logging.DEBUG)
     if version:
         console.print(musicrt.__version__, highlight=False)
         raise typer.Exit
@@ -63,6 +71,11 @@ for _kind, _commands in _COMMANDS.items():
     for _command in _commands:
         app.command(cls=_kind)(_command)
 app.add_typer(batch.app)
+
+
+def _is_news(record: logging.LogRecord) -> bool:
+    """Commands say themselves what they run on."""
+    return getattr(record, "event", "") != "bundle_opened" or _LOG.isEnabledFor(logging.DEBUG)
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -21,7 +21,7 @@ from musicrt.cli.arguments import (
     split_names,
 )
 from musicrt.cli.engines import print_built, print_engines
-from musicrt.cli.output import console, errors, print_bundle, print_calibration, print_encoded, print_facts, print_json, progress, say
+from musicrt.cli.output import console, errors, print_bundle, print_calibration, print_facts, print_file, print_json, progress, say
 from musicrt.runtime.bundle import MANIFEST, Bundle
 from musicrt.runtime.errors import BundleError, VerificationError
 from musicrt.runtime.registry import find_system, system_names
@@ -217,15 +217,18 @@ def verify(
 
 
 def inspect(
-    path: Annotated[Path, typer.Argument(help="A bundle folder, `embedded` for the one inside the package, or a file of encoded audio.")],
+    path: Annotated[
+        Path,
+        typer.Argument(help="A bundle folder, `embedded` for the one inside the package, or a file: encoded audio, audio, a video."),
+    ],
     engines: Annotated[bool, typer.Option("--engines", help="Show the engines: profiles, memory, layers and their precision.")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Show what a bundle holds, where it comes from, and under which licence; or what a file of encoded audio holds."""
+    """Show what a bundle holds, where it comes from, and under which licence; or what a file holds, and what it was made with."""
     if engines:
         print_engines(Bundle.open(bundle_path(path)), as_json)
     elif path.is_file():
-        print_encoded(path, as_json)
+        print_file(path, as_json)
     elif bundle_path(path).exists():
         print_bundle(Bundle.open(bundle_path(path)), as_json)
     else:

@@ -10,7 +10,6 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-import musicrt
 from musicrt.cli.arguments import (
     BackendOption,
     BundleArgument,
@@ -23,32 +22,35 @@ from musicrt.cli.arguments import (
     split_names,
     split_sizes,
 )
-from musicrt.cli.output import console, errors, print_json, progress, say
+from musicrt.cli.output import console, errors, print_facts, print_json, progress, say
 from musicrt.runtime.bundle import EMBEDDED
 
 
 def doctor(as_json: JsonOption = False) -> None:
     """Say what runs on this machine, and why the rest does not."""
-    from musicrt.runtime.select import BACKENDS
-    from musicrt.runtime.tensorrt_family import FAMILIES
+    from musicrt.runtime.doctor import examine
 
-    found = {name: kind.obstacle() for name, kind in BACKENDS.items()}
-    precisions = {
-        name: [] if found[name] else [one for one in kind.precisions if not kind.precision_obstacle(one)] for name, kind in BACKENDS.items()
-    }
-    builders = {name: family.build_obstacle() for name, family in FAMILIES.items()}
+    report = examine()
     if as_json:
-        facts = {"version": musicrt.__version__, "python": sys.version.split()[0], "backends": found, "precisions": precisions}
-        print_json({**facts, "engines": builders})
+        print_json(report.model_dump(mode="json"))
         return
+    machine = report.machine
+    gpus = ", ".join(f"{gpu.name} ({gpu.architecture}, {gpu.memory_gb} GB)" for gpu in machine.gpus)
+    facts = {
+        "musicrt": f"{report.version}, Python {report.python}, {machine.system}",
+        "CPU": f"{machine.cpu}, {machine.cores} cores, {machine.memory_gb or '?'} GB, {' '.join(machine.flags) or 'flags unknown'}",
+        "GPU": f"{gpus}, CUDA {machine.cuda}" if gpus else machine.no_gpu or "none",
+        **report.environment,
+    }
+    print_facts(facts)
     table = Table("backend", "usable", "in", "why not")
-    for name, obstacle in found.items():
-        table.add_row(name, "no" if obstacle else "yes", ", ".join(precisions[name]), escape(obstacle or ""))
+    for name, state in report.backends.items():
+        why = state.obstacle or "; ".join(f"{precision}: {reason}" for precision, reason in state.refused.items())
+        table.add_row(name, "no" if state.obstacle else "yes", ", ".join(state.precisions), escape(why))
     console.print(table)
-    first = next((name for name, obstacle in found.items() if not obstacle), None)
-    for name, obstacle in builders.items():
+    for name, obstacle in report.engines.items():
         say(f"engines can{' not' if obstacle else ''} be built here with {name}" + (f": {obstacle}" if obstacle else ""))
-    say(f"auto takes {first}" if first else "nothing runs here; install one: pip install 'musicrt[cpu]'")
+    say(f"auto takes {report.auto}" if report.auto else "nothing runs here; install one: pip install 'musicrt[cpu]'")
 
 
 def web(

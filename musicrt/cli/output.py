@@ -17,6 +17,7 @@ from rich.table import Table
 from musicrt.runtime.bundle import KEPT_IN, Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.manifest import CalibrationEntry
+from musicrt.runtime.record import Record, find_record
 from musicrt.runtime.registry import bit_rates, system_names
 
 console, errors = Console(), Console(stderr=True)
@@ -71,14 +72,60 @@ def print_calibration(target: str, entry: CalibrationEntry, as_json: bool = Fals
         say(f"  {name}: float32 because half precision can't hold it: {', '.join(pins)}")
 
 
-def print_encoded(path: Path, as_json: bool = False) -> None:
-    """What a file of encoded audio holds, and the bits it takes for each second of the audio. Raises EncodedError."""
+def print_file(path: Path, as_json: bool = False) -> None:
+    """What a file holds, and what it was made with. Raises AudioError, VideoError, EncodedError, InputError."""
+    from musicrt.runtime.audio import probe_audio  # libsndfile, which most commands do without
+    from musicrt.runtime.audio_writer import SUFFIXES
+    from musicrt.runtime.record_reader import read_record
+    from musicrt.runtime.video import VIDEO_SUFFIXES, Video
+
+    suffix = path.suffix.lower()
+    if suffix in SUFFIXES:
+        audio = probe_audio(path)
+        facts = {"format": f"{audio.format} {audio.subtype}", "sample_rate": audio.sample_rate, "channels": audio.channels}
+        _print_made(path, {**facts, "seconds": audio.samples / audio.sample_rate}, read_record(path), as_json)
+    elif suffix in VIDEO_SUFFIXES:
+        video = Video(path)
+        _print_made(path, {"seconds": video.duration, "frames": video.frames, "rate": video.rate}, find_record(video.comment), as_json)
+    else:
+        _print_encoded(path, as_json)
+
+
+def _print_made(path: Path, facts: Mapping[str, Any], record: Record | None, as_json: bool) -> None:
+    if as_json:
+        print_json({**facts, "record": None if record is None else record.model_dump(mode="json")})
+        return
+    print_facts({"file": str(path), **{name.replace("_", " "): str(fact) for name, fact in facts.items()}})
+    _print_record(record)
+
+
+def _print_record(record: Record | None, title: str = "made") -> None:
+    """A line for each thing that it takes to make a file again."""
+    if record is None:
+        say(f"{title}: the file does not say how")
+        return
+    where = f"{record.backend} in {record.precision} ({record.runtime})"
+    facts = {
+        title: f"by {record.way}, musicrt {record.version}, {record.system}, variant {record.variant}",
+        "  bundle": record.identity or "none",
+        "  backend": f"{where}, loaded with threads={record.threads}",
+        "  options": ", ".join(f"{name}={value}" for name, value in record.options.items()) or "none",
+        "  of a file with SHA-256": record.input or "unknown",
+    }
+    print_facts(facts)
+    if record.source is not None:
+        _print_record(record.source, "which was made")
+
+
+def _print_encoded(path: Path, as_json: bool) -> None:
+    """The values, and the bits they take for each second of the audio. Raises EncodedError."""
     encoded = load_encoded(path)
     rates = bit_rates(encoded.system) if encoded.system in system_names() else {}
     file_rate = 8 * path.stat().st_size / encoded.seconds if encoded.samples else 0.0
     if as_json:
         keys = ("system", "variant", "kind", "identity", "sample_rate", "source_rate", "samples", "seconds", "bits", "bit_rate")
-        more = {"shape": encoded.values.shape, "file_bit_rate": file_rate, "nominal_bit_rates": rates}
+        record = None if encoded.record is None else encoded.record.model_dump(mode="json")
+        more = {"shape": encoded.values.shape, "file_bit_rate": file_rate, "nominal_bit_rates": rates, "record": record}
         print_json({key: getattr(encoded, key) for key in keys} | more)
         return
     facts = {
@@ -91,6 +138,7 @@ def print_encoded(path: Path, as_json: bool = False) -> None:
         "identity": encoded.identity,
     }
     print_facts(facts)
+    _print_record(encoded.record)
     _print_bit_rates(rates, encoded.variant)
 
 

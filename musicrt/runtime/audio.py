@@ -52,6 +52,13 @@ def probe_audio(path: str | Path) -> AudioInfo:
     return replace(info, samples=sum(block.shape[1] for block in stream_audio(path)))
 
 
+def read_comment(path: str | Path) -> str:
+    """The comment of a file, empty where it has none. Raises AudioError."""
+    file, disk = _open_source(Path(path))
+    with disk, file:
+        return str(file.comment)
+
+
 def read_audio(path: str | Path, sample_rate: int | None = None, kernel: Resampler = "soxr") -> tuple[Audio, int]:
     """Read a whole file as float32 [channels, samples], resampled with `kernel` when `sample_rate` (Hz) differs from its own.
 
@@ -114,7 +121,8 @@ def _open_stream(path: str | Path, sample_rate: int | None, block: int, kernel: 
     if rate > _LARGEST_RATIO * file.samplerate:
         disk.close()
         raise AudioError(f"can't resample {path} to {rate} Hz: its header says {file.samplerate} Hz; correct it first")
-    _LOG.info("%s: resampled from %d Hz to %d Hz", path.name, file.samplerate, rate)
+    fields = {"event": "audio_resampled", "file": path.name, "source_rate": file.samplerate, "sample_rate": rate}
+    _LOG.info("%s: resampled from %d Hz to %d Hz", path.name, file.samplerate, rate, extra=fields)
     return file.channels, rate, resample_blocks(blocks, file.channels, file.samplerate, rate, kernel)
 
 
@@ -148,9 +156,12 @@ def _held(path: Path, blocks: Iterator[Audio]) -> Iterator[Audio]:
 def _warn_of_missing(path: Path, file: OneWayFile, disk: Disk, got: int) -> None:
     expected = _promised_samples(file)
     if expected - got > (_MP3_SLACK if file.format == "MP3" else 0):
-        _LOG.warning("%s: expected %d samples as its header says, got %d; the file was cut short", path.name, expected, got)
+        fields = {"event": "audio_cut_short", "file": path.name, "expected": expected, "got": got}
+        _LOG.warning("%s: expected %d samples as its header says, got %d; the file was cut short", path.name, expected, got, extra=fields)
     elif file.format == "MP3" and os.fstat(disk.fileno()).st_size - disk.tell() > _MP3_TAGS:
-        _LOG.warning("%s: got %d samples, with part of the file left over; it lacks a length header, so convert it first", path.name, got)
+        fields = {"event": "audio_left_over", "file": path.name, "got": got}
+        message = "%s: got %d samples, with part of the file left over; it lacks a length header, so convert it first"
+        _LOG.warning(message, path.name, got, extra=fields)
 
 
 def _promised_samples(file: OneWayFile) -> int:

@@ -8,7 +8,7 @@ import numbers
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +18,9 @@ from musicrt.runtime.errors import AudioError, InputError, OutputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.soundfiles import Disk, OneWayFile, reason_of
 from musicrt.runtime.waveform import HIGHEST_RATE, MOST_CHANNELS, check_audio, check_rate
+
+if TYPE_CHECKING:
+    from musicrt.runtime.record import Record
 
 _LOG = logging.getLogger("musicrt")
 _BLOCK = 65_536  # samples; libsndfile's Vorbis encoder overruns the stack when given a whole song at once
@@ -47,14 +50,19 @@ _FORMATS = {
 }
 
 
+SUFFIXES = frozenset(_FORMATS)
+"""Of the files that can be written, where the installed libsndfile can."""
+
+
 class AudioWriter:
     """Write an audio file block by block; use it in a `with` block. The file appears when that ends well, otherwise nothing does.
 
-    The suffix of `path` gives the format, `subtype` its encoding (24-bit PCM where there is a choice).
+    The suffix of `path` gives the format, `subtype` its encoding (24-bit PCM where there is a choice). record: what the audio was made
+    with, for the comment that all formats but W64 have.
     Raises AudioError for what the format can't hold, OutputError for what the disk can't.
     """
 
-    def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None) -> None:
+    def __init__(self, path: str | Path, sample_rate: int, channels: int, subtype: str | None = None, record: Record | None = None) -> None:
         self.path, self.sample_rate = Path(path), check_rate(sample_rate)
         self._format, subtype = _choose_format(self.path, self.sample_rate, channels, subtype)
         self.channels = int(channels)
@@ -64,6 +72,9 @@ class AudioWriter:
             self._disk = stack.enter_context(Disk(self._temporary, "wb"))
             try:
                 self._file = OneWayFile(self._disk, "w", self.sample_rate, self.channels, subtype, format=self._format.name)
+                if record is not None:
+                    with contextlib.suppress(soundfile.LibsndfileError):  # W64 has no place for it
+                        self._file.comment = record.line
             except soundfile.LibsndfileError as error:
                 what = f"{self._format.name} {subtype} at {sample_rate} Hz with {channels} channels"
                 raise AudioError(f"can't write {self.path} as {what}: {reason_of(error)}") from error
@@ -100,7 +111,8 @@ class AudioWriter:
             if not self._samples and not _is_readable(self._temporary):
                 raise AudioError(f"{self.path}: got no samples, and {self._format.name} can't hold none; write .wav instead")
         if self._clipped:
-            _LOG.info("%s: %d samples beyond full scale were clipped", self.path.name, self._clipped)
+            fields = {"event": "audio_clipped", "file": self.path.name, "samples": self._clipped}
+            _LOG.info("%s: %d samples beyond full scale were clipped", self.path.name, self._clipped, extra=fields)
 
     def discard(self) -> None:
         """Write no file after all; what `path` held before stays."""

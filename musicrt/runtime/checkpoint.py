@@ -113,7 +113,8 @@ def _load(path: Path, with_objects: bool) -> Any:
         raise CheckpointError(f"{path} holds objects beside its tensors, which can't be left out where {_FORCED} is set; unset it")
     content, left_out = load_tensors(path)
     names = f"{', '.join(map(_printable, left_out[:5]))}{' …' if len(left_out) > 5 else ''}"
-    _LOG.warning("%s holds objects beside its tensors, which were left out and not made: %s", path.name, names)
+    message = "%s holds objects beside its tensors, which were left out and not made: %s"
+    _LOG.warning(message, path.name, names, extra={"event": "objects_left_out", "file": path.name})
     return content
 
 
@@ -142,7 +143,7 @@ def load_parts(parts: Sequence[Part], files: Mapping[str, Mapping[str, Any]], *,
     unknown = [key for file, state in files.items() for key in state if key not in used[file] and not dead(key)]
     if unknown:
         message = "the checkpoint has %d tensors that no stage uses, such as %s; they are ignored"
-        _LOG.warning(message, len(unknown), _printable(unknown[0]))
+        _LOG.warning(message, len(unknown), _printable(unknown[0]), extra={"event": "tensors_ignored", "tensors": len(unknown)})
 
 
 def load_weights(

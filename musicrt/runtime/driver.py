@@ -45,5 +45,33 @@ def gpu_architecture(index: int = 0) -> str | None:
     return None if failed else f"sm_{major.value}{minor.value}"
 
 
+def list_gpus() -> list[tuple[str, str, float]]:
+    """Name, architecture, and memory in GB of 10**9 bytes of every GPU; none where there is none, or the driver does not say."""
+    if cuda_obstacle():
+        return []
+    driver, count, found = _load(), ctypes.c_int(), []
+    driver.cuDeviceGetCount(ctypes.byref(count))
+    for index in range(count.value):
+        device, name, size = ctypes.c_int(), ctypes.create_string_buffer(256), ctypes.c_size_t()
+        failed = (
+            driver.cuDeviceGet(ctypes.byref(device), index)
+            or driver.cuDeviceGetName(name, len(name), device)
+            or driver.cuDeviceTotalMem_v2(ctypes.byref(size), device)
+        )
+        if not failed:
+            found.append((name.value.decode("utf-8", "replace"), gpu_architecture(index) or "unknown", round(size.value / 1e9, 1)))
+    return found
+
+
+def driver_version() -> str | None:
+    """The CUDA that the driver speaks, such as "13.0"; None without a driver."""
+    version = ctypes.c_int()
+    try:
+        failed = _load().cuDriverGetVersion(ctypes.byref(version))
+    except OSError:
+        return None
+    return None if failed else f"{version.value // 1000}.{version.value % 1000 // 10}"
+
+
 def _load() -> Any:
     return ctypes.CDLL("nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1")

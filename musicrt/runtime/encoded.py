@@ -11,6 +11,7 @@
 | `samples` | length of that audio at `sample_rate`; decoding stops there |
 | `shape` | of tokens only: `batch,frames,codebooks` |
 | `bits` | of tokens only: bits of a code of each codebook, e.g. `14,13` |
+| `record` | where it is known, what it was made with: JSON, see `musicrt.runtime.record` |
 
 `values` is float32 [channels, C, L]. Of tokens it is uint8 [bytes]: the codes int64 [batch, frames, codebooks] in their `bits`, as
 `musicrt.runtime.packing` describes. Any safetensors reader opens the file; nothing in it is ever executed.
@@ -18,6 +19,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -33,6 +35,7 @@ from musicrt.runtime.errors import EncodedError, InputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.limits import check_limit
 from musicrt.runtime.packing import pack_codes, unpack_codes
+from musicrt.runtime.record import Record, find_record
 from musicrt.runtime.waveform import HIGHEST_RATE
 
 FORMAT = "musicrt-encoded 1"
@@ -49,7 +52,7 @@ class Encoded:
     """Encoded audio with what it takes to decode it; the fields are those of the file's header.
 
     values: float32 [channels, C, L], or of kind "tokens" int64 [batch, frames, codebooks]; the first axis has one item for each
-    channel that decoding gives. bits: of a code of each codebook, empty for floats.
+    channel that decoding gives. bits: of a code of each codebook, empty for floats. record: what it was made with, where that is known.
     """
 
     values: NDArray[Any] = field(repr=False)
@@ -62,6 +65,7 @@ class Encoded:
     samples: int
     name: str = "the encoded audio"
     bits: tuple[int, ...] = ()
+    record: Record | None = None
 
     @property
     def seconds(self) -> float:
@@ -100,7 +104,20 @@ def write_encoded(path: Path, encoded: Encoded) -> None:
     if encoded.kind == "tokens":
         values = pack_codes(values, encoded.bits)
         header |= {"shape": ",".join(map(str, shape)), "bits": ",".join(map(str, encoded.bits))}
+    if encoded.record is not None:
+        header["record"] = encoded.record.line
     save_file({"values": np.ascontiguousarray(values)}, path, metadata=header)
+    _sort_header(path)
+
+
+def _sort_header(path: Path) -> None:
+    """safetensors writes a header in another order each time; of one recording there is to be one file."""
+    with path.open("r+b") as file:
+        length = int.from_bytes(file.read(8), "little")
+        header = json.dumps(json.loads(file.read(length)), sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        if len(header) <= length:  # as it is, unless JSON is written otherwise there
+            file.seek(8)
+            file.write(header.ljust(length))
 
 
 def load_encoded(path: str | Path) -> Encoded:
@@ -140,6 +157,7 @@ def load_encoded(path: str | Path) -> Encoded:
             samples=_count(header["samples"], 0),
             name=path.name,
             bits=bits,
+            record=_read_record(path, header.get("record", "")),
         )
         check_limit("audio_seconds", encoded.seconds, f"{path} stands for {encoded.seconds:.0f} s of audio", EncodedError)
     except EncodedError:
@@ -156,6 +174,13 @@ def _check_header(path: Path) -> None:
     with path.open("rb") as file:
         length = min(int.from_bytes(file.read(8), "little"), path.stat().st_size)  # one beyond the file's end is damage
     check_limit("encoded_header_bytes", length, f"{path} has a header of {length} bytes", EncodedError)
+
+
+def _read_record(path: Path, text: str) -> Record | None:
+    try:
+        return find_record(text)
+    except InputError as error:
+        raise EncodedError(f"{path}: {error}; encode the audio again") from None
 
 
 def _check_size(shape: Sequence[int]) -> None:

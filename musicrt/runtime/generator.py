@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping
@@ -16,9 +17,10 @@ from numpy.typing import NDArray
 from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import Encoded, write_encoded
 from musicrt.runtime.errors import InputError, OutputError
-from musicrt.runtime.files import new_file
+from musicrt.runtime.files import new_file, sha256_of
 from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
 from musicrt.runtime.pipeline import Codec, options_of
+from musicrt.runtime.record import Record
 from musicrt.runtime.video import VIDEO_SUFFIXES
 
 _LOG = logging.getLogger("musicrt")
@@ -87,11 +89,13 @@ class Generator(Codec):
             raise InputError(f"got {target}, a video, and frames to make music for, expected the path of a video; or write an audio file")
         if tokens is not None:
             self._identity()  # before the work, as is a bad place for the file
+        options = self._seeded("generate", options)
         with contextlib.nullcontext() if tokens is None else new_file(Path(tokens)) as temporary:
             (music,) = self.compose([video], **options)
+            record = self._record(video, options)
             if temporary:
-                write_encoded(temporary, music.encode())
-            return self._write_music(video, target, music)
+                write_encoded(temporary, dataclasses.replace(music.encode(), record=record))
+            return self._write_music(video, target, music, record)
 
     def generate_folder(self, folder: str | Path, target: str | Path, **options: Any) -> list[Path]:
         """Write `<stem>_output.wav` and a copy of the video with the music, `<stem>_output` with its suffix, for each video of a folder.
@@ -100,7 +104,7 @@ class Generator(Codec):
         audio files written. Errors as of `generate_file`.
         """
         self._check_generation(options)
-        todo = self._plan_folder(Path(folder), Path(target))
+        options, todo = self._seeded("generate", options), self._plan_folder(Path(folder), Path(target))
         if not todo:
             return []
         with _folder(Path(target)):
@@ -108,9 +112,10 @@ class Generator(Codec):
                 AudioWriter.check_target(sound, self.sample_rate, self.row_channels)
                 check_mux_target(video, copy, self.sample_rate, self.row_channels)
             for (video, (sound, copy)), music in zip(todo.items(), self.compose(list(todo), **options), strict=True):
-                self._write_music(video, copy, music)
-                self._write_music(video, sound, music)  # the last, because it says that all is there
-                _LOG.info("%s and %s written", sound, copy.name)
+                record = self._record(video, options)
+                self._write_music(video, copy, music, record)
+                self._write_music(video, sound, music, record)  # the last, because it says that all is there
+                _LOG.info("%s and %s written", sound, copy.name, extra={"event": "video_finished", "file": video.name})
         return [sound for sound, _ in todo.values()]
 
     def _plan_folder(self, folder: Path, target: Path) -> dict[Path, tuple[Path, Path]]:
@@ -130,12 +135,17 @@ class Generator(Codec):
             if other := next((path for path, pair in todo.items() if pair[0] == sound), None):
                 raise InputError(f"{folder} holds {other.name} and {video.name}, whose music would have one name; rename one")
             if sound.exists():
-                _LOG.info("%s left out: %s is there", video.name, sound)
+                _LOG.info("%s left out: %s is there", video.name, sound, extra={"event": "video_left_out", "file": video.name})
             else:
                 todo[video] = sound, copy
         return todo
 
-    def _write_music(self, video: Any, target: Path, music: Music) -> int:
+    def _record(self, video: Any, options: Mapping[str, Any]) -> Record:
+        """That of one video's music."""
+        file = sha256_of(Path(video)) if isinstance(video, str | Path) else None
+        return self.record("generate", **options).model_copy(update={"input": file})
+
+    def _write_music(self, video: Any, target: Path, music: Music, record: Record) -> int:
         written = 0
 
         def counted() -> Iterator[Float]:
@@ -145,9 +155,9 @@ class Generator(Codec):
                 yield block
 
         if is_video_target(target):
-            mux_audio(video, target, counted(), self.sample_rate, self.row_channels)
+            mux_audio(video, target, counted(), self.sample_rate, self.row_channels, record)
             return written
-        with AudioWriter(target, self.sample_rate, self.row_channels) as writer:
+        with AudioWriter(target, self.sample_rate, self.row_channels, record=record) as writer:
             for block in counted():
                 writer.write(block)
         return written

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import TracebackType
@@ -15,6 +17,8 @@ from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
 from musicrt.runtime.session import Backend, Session
 from musicrt.runtime.spec import ModelSpec, Precision
+
+_LOG = logging.getLogger("musicrt")
 
 
 class Model:
@@ -63,6 +67,9 @@ class Model:
         )
         if runner.device == "cpu":  # those on a GPU were probed, or are asked when a stage is opened
             runner.check_bundle(bundle)
+        fields = {"event": "bundle_opened", "system": bundle.spec.system, "variant": bundle.spec.variant, "identity": bundle.identity}
+        more = {"backend": choice.name, "precision": choice.precision, "passed_over": choice.reasons}
+        _LOG.info("%s (%s) opened on %s", bundle.spec.system, bundle.identity[:12], choice, extra={**fields, **more})
         return cls(
             bundle.spec,
             lambda stage: runner.open_session(bundle, stage),
@@ -105,7 +112,13 @@ class Model:
             return session
         with self._gate, self._opening:  # one at a time, so that none is opened twice
             if stage not in self._sessions:
-                self._sessions[stage] = self._open_session(stage)
+                started = time.perf_counter()
+                session = self._open_session(stage)
+                session.backend, session.precision = self.backend.name, self.backend.precision
+                seconds = time.perf_counter() - started
+                fields = {"event": "stage_opened", "stage": stage, "backend": session.backend, "seconds": seconds}
+                _LOG.debug("stage %s opened in %.2f s", stage, seconds, extra=fields)
+                self._sessions[stage] = session
             return self._sessions[stage]
 
     def close(self) -> None:

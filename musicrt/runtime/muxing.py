@@ -12,6 +12,7 @@ import numpy as np
 
 from musicrt.runtime.errors import InputError, VideoError
 from musicrt.runtime.files import new_file
+from musicrt.runtime.record import Record, add_record
 from musicrt.runtime.resampling import resample_blocks
 from musicrt.runtime.video import Video
 from musicrt.runtime.video_decoder import as_video_error
@@ -39,14 +40,22 @@ def check_mux_target(video: Video | str | Path, target: str | Path, sample_rate:
         _write(_open(video), Path(target), None, sample_rate, channels)
 
 
-def mux_audio(video: Video | str | Path, target: str | Path, blocks: Iterable[Audio], sample_rate: int, channels: int) -> None:
+def mux_audio(
+    video: Video | str | Path,
+    target: str | Path,
+    blocks: Iterable[Audio],
+    sample_rate: int,
+    channels: int,
+    record: Record | None = None,
+) -> None:
     """Write the pictures of a video, unchanged, with audio in place of its own: float32 [channels, n] blocks, mono or stereo.
 
     The file ends with the shorter of both. Its suffix decides the container, and that the codec of the audio: AAC, in .webm Opus.
     Rotation and metadata are kept, other streams left out. Blocks are taken as they are needed, and values beyond [-1, 1] clipped.
+    record: what the audio was made with, for the last line of the comment.
     The file appears when all went well. Raises VideoError for what the container can't hold, InputError, OutputError.
     """
-    _write(_open(video), Path(target), blocks, sample_rate, channels)
+    _write(_open(video), Path(target), blocks, sample_rate, channels, record)
 
 
 class _DroppedError(Exception):
@@ -57,7 +66,9 @@ def _open(video: Video | str | Path) -> Video:
     return video if isinstance(video, Video) else Video(video)
 
 
-def _write(video: Video, target: Path, blocks: Iterable[Audio] | None, sample_rate: int, channels: int) -> None:
+def _write(
+    video: Video, target: Path, blocks: Iterable[Audio] | None, sample_rate: int, channels: int, record: Record | None = None
+) -> None:
     codec = _CODECS.get(target.suffix.lower())
     if codec is None:
         raise VideoError(f"can't write {target}: got suffix {target.suffix!r}, expected one of {', '.join(_CODECS)}")
@@ -69,6 +80,8 @@ def _write(video: Video, target: Path, blocks: Iterable[Audio] | None, sample_ra
         raise VideoError(f"can't write {target}: it is the video itself; name another file")
     sample_rate = check_rate(sample_rate)
     with new_file(target) as temporary, video.open() as (_, stream), _begin(temporary, target) as container:
+        if record is not None:
+            container.metadata["comment"] = add_record(video.comment, record)
         muxer = _Muxer(container, stream, video, target, codec, sample_rate, channels)
         if blocks is None:
             raise _DroppedError
@@ -166,7 +179,8 @@ class _Muxer:
 
 
 def _copy_tags(tags: dict[str, str], to: dict[str, str]) -> None:
-    to.update({name: value for name, value in tags.items() if name not in _OWN_TAGS})
+    there = {name.lower() for name in to}
+    to.update({name: value for name, value in tags.items() if name not in _OWN_TAGS and name.lower() not in there})
 
 
 def _refusal(target: Path, what: str) -> str:

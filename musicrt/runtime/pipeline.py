@@ -2,25 +2,36 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
 
+import musicrt
 from musicrt.runtime.audio import probe_audio
 from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.encoded import Encoded, Kind, load_encoded, write_encoded
 from musicrt.runtime.errors import EncodedError, InputError
-from musicrt.runtime.files import new_file
+from musicrt.runtime.files import new_file, sha256_of
 from musicrt.runtime.model import Model
+from musicrt.runtime.noise import choose_seed
+from musicrt.runtime.record import Record, Way, as_word, describe_options
 from musicrt.runtime.resampling import Resampler
 from musicrt.runtime.select import Choice
 from musicrt.runtime.source import AudioSource, open_source
+
+WAYS: Mapping[Way, tuple[str, ...]] = {
+    "encode": ("encode_source",),
+    "decode": ("decode_stream",),
+    "generate": ("generate_stream", "compose"),
+}
+"""What a system can do with files, and the methods that have the options of it."""
 
 Progress = Callable[[int, int], None]
 """Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
@@ -105,7 +116,7 @@ class Codec(ABC):
         """Encode an audio file into a file of encoded audio. Raises AudioError, InputError, OutputError, BackendError."""
         self._check_encoding(options)
         with new_file(Path(target)) as temporary:  # before the work, so that a bad target fails at once
-            encoded = self.encode_source(audio, **options)
+            encoded = self._encode(audio, options)
             write_encoded(temporary, encoded)
         return encoded
 
@@ -114,12 +125,10 @@ class Codec(ABC):
 
         Raises EncodedError for a damaged file or one of another bundle, InputError, OutputError, BackendError.
         """
-        return self.decode_encoded(load_encoded(source), target, **options)
+        return self._write(load_encoded(source), target, options, Path(source))
 
     def decode_encoded(self, encoded: Encoded, target: str | Path, **options: Any) -> int:
         """Decode into an audio file of the original length; the number of samples written."""
-        self.check_encoded(encoded)
-        self.check_options(self.decode_stream, options)
         return self._write(encoded, target, options)
 
     def roundtrip_file(
@@ -131,7 +140,28 @@ class Codec(ABC):
         self.check_decoding(**decode_options)
         channels = self.output_channels(probe_audio(audio).channels, **encode_options)
         AudioWriter.check_target(target, self.sample_rate, channels)
-        return self._write(self.encode_source(audio, **encode_options), target, decode_options)
+        return self._write(self._encode(audio, encode_options), target, decode_options)
+
+    def record(self, way: Way, /, **options: Any) -> Record:
+        """What a call with these options is to be made with, and made again: with the `options` of what is returned.
+
+        Where none is given, it draws a seed: `codec.decode(latents, **codec.record("decode", steps=4).options)`. Files that are written
+        have such a record in them (`musicrt.read_record`). Raises InputError for a bad seed.
+        """
+        spec, backend = self.model.spec, self.backend
+        hints = {name: hint for method in WAYS[way] for name, hint in get_type_hints(getattr(self, method)).items()}
+        return Record(
+            way=way,
+            version=musicrt.__version__,
+            system=as_word(spec.system),
+            variant=as_word(spec.variant),
+            identity=self.model.identity,
+            backend=as_word(backend.name),
+            precision=backend.precision,
+            runtime=as_word(backend.description),
+            threads=self.model.threads,
+            options=describe_options(self._seeded(way, options), [name for name, hint in hints.items() if Path in get_args(hint)]),
+        )
 
     def check_encoded(self, encoded: Encoded) -> None:
         """Raises EncodedError unless `encoded` was made with the weights and configuration of this codec."""
@@ -165,9 +195,29 @@ class Codec(ABC):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
 
-    def _write(self, encoded: Encoded, target: str | Path, options: Mapping[str, Any]) -> int:
+    def _seeded(self, way: Way, options: Mapping[str, Any]) -> dict[str, Any]:
+        """The same with a seed, where there is to be one, so that it is known. Raises InputError for a bad one."""
+        takes_seed = any("seed" in options_of(getattr(self, method)) for method in WAYS[way])
+        if not takes_seed or options.get("noise") is not None:
+            return dict(options)
+        return {**options, "seed": choose_seed(options.get("seed"))}
+
+    def _encode(self, audio: str | Path, options: Mapping[str, Any]) -> Encoded:
+        """Encoded audio with its record."""
+        encoded = self.encode_source(audio, **options)
+        record = self.record("encode", **options).model_copy(update={"input": sha256_of(Path(audio))})
+        return dataclasses.replace(encoded, record=record)
+
+    def _write(self, encoded: Encoded, target: str | Path, options: Mapping[str, Any], file: Path | None = None) -> int:
+        """file: that of the encoded audio, if there is one."""
+        self.check_encoded(encoded)
+        self.check_options(self.decode_stream, options)
+        options = self._seeded("decode", options)
+        source = None if encoded.record is None else encoded.record.model_copy(update={"source": None})
+        update = {"input": None if file is None else sha256_of(file), "source": source}
+        record = self.record("decode", **options).model_copy(update=update)
         written, channels = 0, self.row_channels * encoded.values.shape[0]
-        with AudioWriter(target, self.sample_rate, channels) as writer:
+        with AudioWriter(target, self.sample_rate, channels, record=record) as writer:
             for block in self.decode_stream(self._values_of(encoded), **options):
                 block = block[:, : max(encoded.samples - written, 0)]
                 writer.write(block)

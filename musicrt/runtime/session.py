@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from types import TracebackType
@@ -17,6 +18,7 @@ from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.gate import Gate, keep_in_forks
+from musicrt.runtime.observation import tell_listeners
 from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.spec import INT8, ORT, Precision, StageSpec, TensorSpec
 
@@ -34,7 +36,10 @@ class Session(ABC):
     C-contiguous and writable, and change them in place; inputs they leave alone. Several threads may run one session, each with
     buffers of its own: at once on a CPU, one after the other on a GPU. A bound call is of one thread at a time.
     Where the stage runs on a GPU, `gpu` is that one, and `bind_device` is `bind` for arrays in its memory.
+    `backend` and `precision` are what a `Model` opened it for, in words.
     """
+
+    backend = precision = ""
 
     def __init__(self, stage: StageSpec) -> None:
         self.stage = stage
@@ -68,11 +73,15 @@ class Session(ABC):
     def run(self, feeds: Mapping[str, Array], outputs: Sequence[str] | None = None) -> dict[str, Array]:
         """Run once. `outputs`: the wanted ones, all by default. Raises InputError, BackendError."""
         self._gate.check()
-        self._check_inputs(feeds)
+        sizes = self._check_inputs(feeds)
         self._check_buffers({state.name: feeds[state.name] for state in self.states}, changed={state.name for state in self.states})
         names = self._check_names(outputs)
         with self.in_use():
-            return self._run(feeds, names)
+            started = time.perf_counter()
+            results = self._run(feeds, names)
+            seconds = time.perf_counter() - started
+        self.tell(sizes, seconds)
+        return results
 
     def bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
         """A call that runs on these C-contiguous buffers and writes into `results`. Raises InputError, BackendError."""
@@ -84,7 +93,16 @@ class Session(ABC):
                 check_array(tensor, results[tensor.name], sizes, self.stage.name)
         self._check_buffers({**feeds, **results}, changed={*results, *(state.name for state in self.states)})
         with self.in_use():
-            return self._guarded(self._bind(dict(feeds), dict(results)))
+            run = self._bind(dict(feeds), dict(results))
+
+        def call() -> None:
+            with self.in_use():
+                started = time.perf_counter()
+                run()
+                seconds = time.perf_counter() - started
+            self.tell(sizes, seconds)
+
+        return call
 
     def bind_device(self, feeds: Mapping[str, Any], results: Mapping[str, Any]) -> Callable[[], None]:
         """A call that enqueues the stage on the stream of `gpu` for arrays there, and does not wait for it.
@@ -102,7 +120,13 @@ class Session(ABC):
         for tensor in expected:
             check_tensor(tensor, arrays[tensor.name], sizes, self.stage.name)
         with self.in_use():
-            return self._guarded(self._bind_device(arrays, sizes))
+            run = self._bind_device(arrays, sizes)
+
+        def call() -> None:
+            with self.in_use():
+                run()
+
+        return call
 
     def new_states(self, sizes: Mapping[str, int]) -> dict[str, DeviceArray]:
         """Zeroed states on the GPU for `bind_device`. Raises BackendError."""
@@ -118,6 +142,10 @@ class Session(ABC):
         """While the calling thread is in here, `close` waits, and the GPU, if there is one, works for it alone. Raises BackendError."""
         with self._gate, self.gpu.turn() if self.gpu else contextlib.nullcontext():
             yield
+
+    def tell(self, sizes: Mapping[str, int], seconds: float, runs: int = 1) -> None:
+        """Tell those who listen (`observe_stages`) of a run that has ended, or of several in one."""
+        tell_listeners(self.stage.name, self.backend, self.precision, sizes, runs, seconds)
 
     def close(self) -> None:
         """Release what the backend holds, once the calls of other threads have ended. A closed session refuses to run; closing twice is
@@ -141,15 +169,6 @@ class Session(ABC):
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.close()
-
-    def _guarded(self, run: Callable[[], None]) -> Callable[[], None]:
-        """A bound call as others get it."""
-
-        def call() -> None:
-            with self.in_use():
-                run()
-
-        return call
 
     def _require_gpu(self) -> Device:
         if self.gpu is None:

@@ -60,7 +60,7 @@ class Messages:
         elif self._listen is not None:
             self._listen(line)
         quiet = _EXPECTED.search(line) or (level == logging.ERROR and self._awaited)
-        _LOG.log(logging.DEBUG if quiet else level, "%s", line)
+        _LOG.log(logging.DEBUG if quiet else level, "%s", line, extra={"event": "tensorrt_said"})
 
     def _record(self, line: str) -> None:
         if len(self.errors) < _KEPT:

@@ -41,8 +41,8 @@ class Video:
 
     `duration` in seconds: what the container says, else the stream, else the frames. `rate`: its average frames a second;
     `frames`: how many are displayed; `length`: of the pictures, in seconds; `start`: when the first is displayed, in the unit of the
-    stream, None where the file does not tell. Of several streams it is the one that a player would choose. Attached pictures, such as
-    the cover of a song, are no video.
+    stream, None where the file does not tell; `comment`: that of the file, empty where it has none. Of several streams it is the one that
+    a player would choose. Attached pictures, such as the cover of a song, are no video.
     """
 
     def __init__(self, path: str | Path) -> None:
@@ -50,7 +50,7 @@ class Video:
         self.path = Path(path)
         with self.open() as (container, stream), as_video_error(self.path):
             self._index = self._look_through(container, stream)
-            self.start = self._index.start
+            self.start, self.comment = self._index.start, container.metadata.get("comment") or container.metadata.get("COMMENT", "")
             self.frames = self._index.frames
             rate = float(stream.average_rate or 0)
             seconds = _seconds(stream.duration, stream.time_base) or (self.frames / rate if rate else 0.0)
@@ -87,7 +87,8 @@ class Video:
                 substituted += found != index
                 yield picture
         if substituted:
-            _LOG.warning("%s: %d frames can't be decoded; their neighbours took their place", self.path.name, substituted)
+            fields = {"event": "frames_replaced", "file": self.path.name, "frames": substituted}
+            _LOG.warning("%s: %d frames can't be decoded; their neighbours took their place", self.path.name, substituted, extra=fields)
 
     @contextlib.contextmanager
     def open(self) -> Iterator[tuple[InputContainer, VideoStream]]:

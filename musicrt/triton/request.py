@@ -125,5 +125,5 @@ def _to_triton(verb: Verb, error: BaseException, kind: Any) -> Any:
             return kind(str(error), kind.UNAVAILABLE)
         case MusicRTError():
             return kind(str(error), kind.INTERNAL)
-    _LOG.error("%s failed", verb.name, exc_info=error)
+    _LOG.error("%s failed", verb.name, exc_info=error, extra={"event": "request_crashed", "method": verb.name})
     return kind(f"{verb.name} failed with {type(error).__name__}; the server's log tells more", kind.INTERNAL)

@@ -18,6 +18,7 @@ from musicrt.runtime.generator import Generator
 from musicrt.runtime.model import load
 from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
 from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.record_reader import read_record
 from musicrt.runtime.spec import Precision
 from musicrt.web.settings import own_options, read_settings, settings_of
 from musicrt.web.spectrogram import draw_spectrograms
@@ -119,7 +120,7 @@ def _generate(codec: Generator, source: Path, options: Mapping[str, Any], folder
     check_mux_target(source, video, codec.sample_rate, codec.row_channels)
     samples = codec.generate_file(source, audio, tokens, on_progress=partial(_say, report, "making music"), **options)
     report(1, 1, "putting it into the video")
-    mux_audio(source, video, stream_audio(audio), codec.sample_rate, codec.row_channels)
+    mux_audio(source, video, stream_audio(audio), codec.sample_rate, codec.row_channels, read_record(audio))
     return _Made(audio, samples, tokens, video)
 
 

@@ -15,9 +15,10 @@ import pytest
 
 import musicrt
 from musicrt.bulk.corpus import find_corpus
-from musicrt.bulk.job import Job, Way, plan_job
+from musicrt.bulk.job import Job, plan_job
 from musicrt.bulk.outputs import FAILED, Form, open_outputs
 from musicrt.runtime.errors import BackendError, BundleError, InputError
+from musicrt.runtime.record import Way
 from tests.runtime.audio_files import noise, save
 
 ray = pytest.importorskip("ray")

@@ -8,13 +8,14 @@ from unittest import mock
 import pytest
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.serving.metrics import OpenTelemetryMetrics, PrometheusMetrics
+from musicrt.runtime.observation import StageTime
+from musicrt.runtime.serving.metrics import OpenTelemetryMetrics, OpenTelemetrySpans, PrometheusMetrics
 from musicrt.runtime.serving.request import RequestEvent
 from musicrt.runtime.serving.service import Service
 from tests.conftest import refused
 from tests.runtime.slow_codec import SlowCodec, number
 
-DONE = RequestEvent(1, "decode", None, "done", 0.02, 0.5, 1, None)
+DONE = RequestEvent(1, "decode", None, "done", 0.02, 0.5, 1, None, {"decoder": StageTime(3, 0.25)})
 REFUSED = RequestEvent(2, "decode", "a caller", "refused", 0.0, 0.0, 0, None)
 
 
@@ -29,6 +30,7 @@ def test_prometheus_hears_of_every_request() -> None:
     assert registry.get_sample_value("musicrt_queue_seconds_count", {"method": "decode"}) == 3
     assert registry.get_sample_value("musicrt_run_seconds_sum", {"method": "decode"}) == 1.0
     assert registry.get_sample_value("musicrt_run_seconds_bucket", {"method": "decode", "le": "0.3"}) == 0
+    assert registry.get_sample_value("musicrt_stage_seconds_sum", {"method": "decode", "stage": "decoder"}) == 0.5
 
 
 def test_a_service_tells_prometheus() -> None:
@@ -54,7 +56,7 @@ def test_opentelemetry_hears_of_every_request() -> None:
         (1, {"method": "decode", "outcome": "done"}),
         (1, {"method": "decode", "outcome": "refused"}),
     ]
-    assert [call.args[0] for call in histogram.record.call_args_list] == [0.02, 0.5, 0.0]
+    assert [call.args[0] for call in histogram.record.call_args_list] == [0.02, 0.5, 0.25, 0.0]
 
 
 def test_what_is_missing_is_named() -> None:
@@ -62,3 +64,5 @@ def test_what_is_missing_is_named() -> None:
         PrometheusMetrics()
     with mock.patch.dict(sys.modules, {"opentelemetry": None}), refused(InputError, "opentelemetry", "musicrt[metrics]"):
         OpenTelemetryMetrics()
+    with mock.patch.dict(sys.modules, {"opentelemetry": None}), refused(InputError, "opentelemetry", "musicrt[metrics]"):
+        OpenTelemetrySpans()

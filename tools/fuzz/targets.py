@@ -22,6 +22,8 @@ from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import MusicRTError
 from musicrt.runtime.graph_file import OPERATORS, check_graph
 from musicrt.runtime.limits import VARIABLE
+from musicrt.runtime.record import LONGEST, Record, find_record
+from musicrt.runtime.record_reader import read_record
 
 LIMITS = "audio_seconds=600,video_seconds=600,video_frames=1000,video_pixels=1e6,encoded_values=1e6"
 """Those that a run of a fuzzer sets, so that no input takes long."""
@@ -117,9 +119,24 @@ def _headers() -> list[bytes]:
     return [content[8:end] + b"\0" + content[end:] for content, end in lengths]
 
 
+def _read_record(data: bytes, folder: Path) -> None:
+    del folder
+    record = find_record(data.decode("utf-8", "replace"))
+    assert record is None or (find_record(record.line) == record and len(record.line) <= LONGEST)
+
+
+def _records() -> list[bytes]:
+    facts: dict[str, Any] = {"version": "0.1.0", "system": "s", "variant": "v", "backend": "b", "precision": "float32", "runtime": "r"}
+    encoding = Record(way="encode", identity="0" * 64, options={"fit": "length", "window": 5.0}, input="1" * 64, **facts)
+    decoding = Record(way="decode", threads=2, options={"seed": 7, "antialias": True}, source=encoding, **facts)
+    return [record.line.encode() for record in (encoding, decoding)]
+
+
 def _read_audio(data: bytes, folder: Path) -> None:
     path = folder / "a.wav"  # which is read as what it is, whatever it is called
     path.write_bytes(data)
+    with contextlib.suppress(MusicRTError):
+        read_record(path)
     info = probe_audio(path)
     assert 1 <= info.channels <= 64
     for block in stream_audio(path):
@@ -250,6 +267,7 @@ TARGETS = {
     "manifest": Target(_read_manifest, _manifests),
     "encoded": Target(_read_encoded, _encoded),
     "header": Target(_read_header, _headers),
+    "record": Target(_read_record, _records),
     "wave": Target(_read_audio, lambda: _audio(*_WAVES)),
     "packed": Target(_read_audio, lambda: _audio(*_PACKED)),
     "video": Target(_read_video, _videos),

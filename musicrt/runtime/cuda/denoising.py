@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Hashable
 from functools import partial
 
@@ -33,7 +34,10 @@ class DeviceLoops:
         """See `LoopRunner.run`."""
         noise = draw if isinstance(draw, PlacedNoise) else np.stack([draw(k) for k in range(loop.draws)]).astype(np.float32, copy=False)
         with denoiser.session.in_use():
+            started = time.perf_counter()
             result = self._bucket(loop, denoiser, noise).run(loop, denoiser, noise)
+            seconds = time.perf_counter() - started
+        denoiser.session.tell({"batch": len(result)}, seconds, loop.steps)
         for _ in range(loop.steps):
             on_step()
         return result

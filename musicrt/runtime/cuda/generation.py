@@ -9,6 +9,7 @@ and the output `logits` [2, batch, codebooks, columns, card], row 0 with the con
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
@@ -101,6 +102,7 @@ class TokenLoop:
         first = min(columns.shape[2], self._most) if self._before == 0 else 1
         logits = self._logits
         with self._session.in_use():
+            started = time.perf_counter()
             for start in (0, *range(first, columns.shape[2])):
                 part = columns[:, :, start : first if start == 0 else start + 1]
                 logits = self._feed(part)
@@ -108,6 +110,8 @@ class TokenLoop:
             values = np.empty(logits.shape, logits.dtype)
             self._gpu.download(logits, values)
             self._gpu.wait()
+            seconds = time.perf_counter() - started
+        self._session.tell(self._sizes, seconds, columns.shape[2] - first + 1)
         return values[:, :, :, -1].astype(np.float32)
 
     def write(self, sequence: TokenSequence, settings: Float, draws: Draws, call: int) -> Iterator[int]:
@@ -120,8 +124,10 @@ class TokenLoop:
         choice = replace(self._choice, uniforms=self._uniforms) if given else replace(self._choice, seed=self._seed)
         with self._session.in_use():
             self._load(sequence, settings, draws, call)
+        runs = 0
         for start, stop in _spans(known, first, end, self._pattern.lag):
             with self._session.in_use():  # of a stream, blocks may be asked for by one thread or another
+                started = time.perf_counter()
                 draw = max(start - first, 0) + (0 if given else call)
                 self._gpu.upload(choice_state(start, stop, end, draw), choice.state)
                 left = stop - start
@@ -131,9 +137,13 @@ class TokenLoop:
                         self._gpu.kernels.choose(replace(choice, logits=logits))
                         left -= 1
                 self._advance(choice)(left)
+                runs += stop - start
                 if stop > first:
                     self._collect(sequence)
-            if stop > first:
+                seconds = time.perf_counter() - started
+            if stop > first:  # else the host has not waited
+                self._session.tell(self._sizes, seconds, runs)
+                runs = 0
                 yield from map(self._pattern.complete, range(max(start, first), stop))
 
     def _load(self, sequence: TokenSequence, settings: Float, draws: Draws, call: int) -> None:

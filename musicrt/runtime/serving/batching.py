@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 from musicrt.runtime.errors import Cancelled
+from musicrt.runtime.observation import observe_stages
 from musicrt.runtime.pipeline import Codec
 from musicrt.runtime.serving.request import Call, Request
 
+_LOG = logging.getLogger("musicrt")
 _OWN = ("noise", "max_batch_size", "on_progress")
 """Options that are about one request."""
 
@@ -28,8 +33,8 @@ def batch_key(codec: Codec, call: Call) -> Hashable:
 def run_together(codec: Codec, requests: Sequence[Request], size: int) -> None:
     """Run requests of one key as one call, and end them; `size` items run at once.
 
-    Who is cancelled, or late, ends between two steps; the others go on. Where the call fails, each runs alone, so that what is wrong with
-    one is the error of that one.
+    They run in the context of the first. Who is cancelled, or late, ends between two steps; the others go on. Where the call fails, each
+    runs alone, so that what is wrong with one is the error of that one.
     """
 
     def report(_done: int, _total: int) -> None:
@@ -40,9 +45,20 @@ def run_together(codec: Codec, requests: Sequence[Request], size: int) -> None:
 
     calls = [request.call for request in requests]
     options = {**calls[0].options, "max_batch_size": size, "on_progress": report}
+
+    def make() -> list[Any]:
+        with contextlib.ExitStack() as stack:
+            for request in requests:
+                stack.enter_context(observe_stages(request.times.add))
+            results: list[Any] = getattr(codec, f"{calls[0].method}_batch")([call.args[0] for call in calls], **options)
+        return results
+
+    results: list[Any] | None
     try:
-        results = getattr(codec, f"{calls[0].method}_batch")([call.args[0] for call in calls], **options)
-    except BaseException:  # nothing is lost: each raises its own, below, where what this one holds is freed
+        results = requests[0].context.run(make)
+    except BaseException as error:  # nothing is lost: each raises its own, below, where what this one holds is freed
+        fields = {"event": "batch_split", "method": calls[0].method, "batch": len(requests), "error": str(error)}
+        _LOG.info("a batch of %d requests failed, and each runs alone: %s", len(requests), fields["error"], extra=fields)
         results = None
     if results is None:
         for request in requests:

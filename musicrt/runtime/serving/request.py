@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import threading
 import time
 from collections.abc import Callable, Generator, Hashable, Mapping
 from concurrent.futures import Future
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from musicrt.runtime.errors import BusyError, Cancelled, DeadlineError
+from musicrt.runtime.observation import StageTime, StageTimes, observe_stages
 from musicrt.runtime.pipeline import Codec, ignore_progress
 
 Outcome = Literal["done", "failed", "cancelled", "expired", "refused"]
@@ -32,7 +34,7 @@ class Call:
 @dataclass(frozen=True)
 class RequestEvent:
     """How a request ended, for metrics and logs. queued, ran: seconds in the queue and in a worker. batch: requests that ran as one,
-    0 where it never ran. error: what `result` raises.
+    0 where it never ran. error: what `result` raises. stages: what each took, by name; of the whole batch, as `ran`.
     """
 
     number: int
@@ -43,18 +45,21 @@ class RequestEvent:
     ran: float
     batch: int
     error: BaseException | None
+    stages: Mapping[str, StageTime] = field(default_factory=dict)
 
 
 class Request(Future[Any]):
     """The result to come. `result()` waits for it, and raises what the call raised; `await` does so without blocking the event loop.
 
-    A task that is cancelled while it awaits cancels the request. Besides the errors of the call: Cancelled, DeadlineError.
+    The call is made in a copy of the context (`contextvars`) of who asked for it. A task that is cancelled while it awaits cancels the
+    request. Besides the errors of the call: Cancelled, DeadlineError.
     """
 
     def __init__(self, number: int, call: Call, deadline: float | None, at_end: AtEnd) -> None:
         """deadline: seconds from now; None: none. at_end: called once, in the thread that ends it, before `result` returns."""
         super().__init__()
         self.number, self.batch = number, 0
+        self.context, self.times = contextvars.copy_context(), StageTimes()
         self.key: Hashable = None  # requests with the same one may run as one
         self._call: Call | None = call
         self._at_end = at_end
@@ -125,14 +130,22 @@ class Request(Future[Any]):
     def run(self, codec: Codec) -> None:
         """Make the call, and end with what comes of it."""
         try:
-            call = self.call
-            result = getattr(codec, call.method)(*call.args, **{**call.options, "on_progress": self.report})
+            result = self.context.run(self._make, codec)
         except BaseException as error:  # nothing is lost: `result` raises it
             self.end(error=error)
         else:
             self.end(result)
         finally:
             del self  # the error knows this frame: the two would keep each other
+
+    def _make(self, codec: Codec) -> Any:
+        """The result of the call, in the context of the request."""
+        try:
+            call = self.call
+            with observe_stages(self.times.add):
+                return getattr(codec, call.method)(*call.args, **{**call.options, "on_progress": self.report})
+        finally:
+            del self  # as there
 
     def report(self, done: int, total: int) -> None:
         """What the call gets as `on_progress`. Raises Cancelled, DeadlineError, and what the caller's own raises."""
@@ -165,7 +178,8 @@ class Request(Future[Any]):
                 outcome = "refused"
             case _:
                 outcome = "failed"
-        return RequestEvent(self.number, self.method, self.caller, outcome, self.queued, self.ran, self.batch, error)
+        times = self.queued, self.ran
+        return RequestEvent(self.number, self.method, self.caller, outcome, *times, self.batch, error, dict(self.times.stages))
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self).__await__()

@@ -59,7 +59,8 @@ class Service:
             may then differ from those alone in the last digits, and without a seed they share their noise. max_wait: seconds for which a
             call waits for such others while no other one waits.
         patience: seconds for which a stream keeps its worker while nobody takes a block.
-        on_request: called with a `RequestEvent` for each request that has ended, in the thread that ended it; it should be quick.
+        on_request: called with a `RequestEvent` for each request that has ended, in the thread that ended it and in a copy of the context
+            of who asked for it; it should be quick.
         Raises InputError.
         """
         self.codec = codec
@@ -234,11 +235,27 @@ class Service:
             self._line.remove(request)
             self._running.discard(request)
             self._change.notify_all()
-        if self._on_request is not None:
-            try:
-                self._on_request(request.describe(error))
-            except BaseException:  # of the caller's own, SystemExit too: neither the request nor the thread is to suffer from it
-                _LOG.exception("on_request failed; the request is not touched by that")
+        request.context.copy().run(self._tell, request, error)
+
+    def _tell(self, request: Request, error: BaseException | None) -> None:
+        """Say how a request ended, in its context."""
+        try:
+            event = request.describe(error)
+            _log_event(event)
+            if self._on_request is not None:
+                self._on_request(event)
+        except BaseException:  # of the caller's own, SystemExit too: neither the request nor the thread is to suffer from it
+            _LOG.exception("on_request failed; the request is not touched by that", extra={"event": "callback_failed"})
+
+
+def _log_event(event: RequestEvent) -> None:
+    """One line for each request. Callers are left out: who they are is nothing for a log by default."""
+    fields = {"event": "request_ended", "request": event.number, "method": event.method, "outcome": event.outcome, "batch": event.batch}
+    times = {"queued": event.queued, "ran": event.ran, "stages": {name: time.seconds for name, time in event.stages.items()}}
+    words = (event.number, event.method, event.outcome, event.queued, event.ran)
+    level = logging.WARNING if event.outcome == "failed" else logging.INFO
+    error = {} if event.error is None else {"error": str(event.error)}
+    _LOG.log(level, "request %d: %s %s, %.3f s in the queue, %.3f s at work", *words, extra={**fields, **times, **error})
 
 
 def _reports(method: Any) -> bool:

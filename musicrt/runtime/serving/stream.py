@@ -13,6 +13,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from musicrt.runtime.errors import DeadlineError
+from musicrt.runtime.observation import observe_stages
 from musicrt.runtime.pipeline import Codec
 from musicrt.runtime.serving.request import AtEnd, Call, Request
 
@@ -39,18 +40,15 @@ class StreamRequest(Request):
         self._change = threading.Condition()
         self._wakers: list[Callable[[], object]] = []
 
-    def run(self, codec: Codec) -> None:
+    def _make(self, codec: Codec) -> None:
         """See `Request`."""
         try:
             call = self.call
-            blocks = getattr(codec, call.method)(*call.args, **{**call.options, "on_progress": self.report})
-            with contextlib.closing(blocks) if hasattr(blocks, "close") else contextlib.nullcontext():
-                for block in blocks:
-                    self._put(block)
-        except BaseException as error:  # nothing is lost: the reader gets it
-            self.end(error=error)
-        else:
-            self.end()
+            with observe_stages(self.times.add):
+                blocks = getattr(codec, call.method)(*call.args, **{**call.options, "on_progress": self.report})
+                with contextlib.closing(blocks) if hasattr(blocks, "close") else contextlib.nullcontext():
+                    for block in blocks:
+                        self._put(block)
         finally:
             del self  # as there
 

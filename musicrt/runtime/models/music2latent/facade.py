@@ -19,7 +19,7 @@ from musicrt.runtime.models.music2latent.spec import CHECKPOINT, SYSTEM
 if TYPE_CHECKING:
     from torch import Tensor
 
-logger = logging.getLogger("musicrt")
+_LOG = logging.getLogger("musicrt")
 
 
 class EncoderDecoder:
@@ -61,7 +61,9 @@ class EncoderDecoder:
         if isinstance(path_or_audio, str | Path):
             rate = probe_audio(path_or_audio).sample_rate
             if rate != self.codec.sample_rate:
-                logger.warning("%s: %d Hz is taken for %d Hz, as in the official package", path_or_audio, rate, self.codec.sample_rate)
+                fields = {"event": "rate_ignored", "file": Path(path_or_audio).name, "source_rate": rate}
+                message = "%s: %d Hz is taken for %d Hz, as in the official package"
+                _LOG.warning(message, path_or_audio, rate, self.codec.sample_rate, extra=fields)
             audio = read_audio(path_or_audio)[0]
         else:
             audio = as_floats(path_or_audio, "audio")

@@ -150,4 +150,5 @@ def _check_counts(normfeat: NormFeat) -> None:
             "the latents' statistics count %g, where the official code changes them up to %d while it runs; here they stay as they are",
             counts,
             FROZEN_FROM,
+            extra={"event": "checkpoint_unfrozen", "counts": counts},
         )
