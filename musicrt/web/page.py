@@ -26,7 +26,15 @@ STOPPED = "Stopped before it was done; nothing was kept."
 
 
 def build_page(studios: Sequence[Studio]) -> gr.Blocks:
-    """A page that is ready to be launched. Jobs of one bundle wait in a queue; those of several run side by side."""
+    """A page that is ready to be launched. Jobs of one bundle wait in a queue; those of several run side by side.
+
+    Not to be called where an event loop runs: the page is built in one of its own, because gradio opens one for each of its locks where
+    none runs, and closes none of them.
+    """
+    return asyncio.run(_build(studios))
+
+
+async def _build(studios: Sequence[Studio]) -> gr.Blocks:
     page: gr.Blocks = gr.Blocks(title="MusicRT", analytics_enabled=False, delete_cache=(3600, _KEEP))
     with page:
         gr.Markdown("# MusicRT")
