@@ -141,19 +141,19 @@ def compare_outputs(produced: Mapping[str, Outputs], reference: str, *, keep: bo
     return {row: relative_error(outputs, expected[row]) for row, outputs in produced.items()}
 
 
-def keep_outputs(opening: Mapping[str, Any], work: Mapping[str, Any], row: str, outputs: Outputs) -> None:
-    """Leave what a contender gave for a row in the folder `outputs` of its work, for `compare_kept` in another process."""
-    np.savez(_kept(opening, work, row), allow_pickle=False, **outputs)
+def keep_outputs(opening: Mapping[str, Any], work: Mapping[str, Any], task: str, outputs: Outputs) -> None:
+    """Leave what a contender gave for a task in the folder `outputs` of its work, for `compare_kept` in another process."""
+    np.savez(_kept(opening, work, task), **outputs)
 
 
-def compare_kept(opening: Mapping[str, Any], work: Mapping[str, Any], rows: Sequence[str], reference: str) -> dict[str, float]:
+def compare_kept(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
     """`compare_outputs` of what a contender left. The `compare_contender` of suites whose results are too dear to be made twice."""
     produced: dict[str, Outputs] = {}
-    for row in rows:
-        with np.load(_kept(opening, work, row), allow_pickle=False) as kept:
-            produced[row] = dict(kept)
+    for task in tasks:
+        with np.load(_kept(opening, work, task), allow_pickle=False) as kept:
+            produced[task] = dict(kept)
     return compare_outputs(produced, reference, keep=opening["name"] == "eager")
 
 
-def _kept(opening: Mapping[str, Any], work: Mapping[str, Any], row: str) -> Path:
-    return Path(work["outputs"]) / f"{opening['name'].replace(':', '-')}, {row}.npz"
+def _kept(opening: Mapping[str, Any], work: Mapping[str, Any], task: str) -> Path:
+    return Path(work["outputs"]) / f"{opening['name'].replace(':', '-')}, {task}.npz"
