@@ -16,8 +16,8 @@ SECTIONS = {heading: text for heading, _, text in (part.partition("\n") for part
 
 
 def test_quoted_messages_are_still_raised() -> None:
-    quoted = [(message, heading) for heading, text in SECTIONS.items() for message in re.findall(r"^> `(.+)`$", text, re.MULTILINE)]
-    assert len(quoted) == PAGE.count("\n> ") > 100
+    quoted = [(message, heading) for heading, text in SECTIONS.items() for message in re.findall(r"^- `(.+)`$", text, re.MULTILINE)]
+    assert len(quoted) == PAGE.count("\n- `") > 100
     assert [message for message, heading in quoted if not is_raised(message, heading)] == []
 
 
