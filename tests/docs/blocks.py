@@ -11,6 +11,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 REASONS = ("installs", "needs a GPU", "needs a server", "needs official weights", "takes minutes")
 """Why a block is not run, in a comment on the line before it; it is then checked."""
 
+STEPS = 2
+"""What every number of steps that is asked for is in tests: nothing but time depends on it."""
 _BLOCK = re.compile(
     r"(?:^<!-- (?P<reason>[^\n]+) -->\n)?"
     r"^```(?P<language>\w*)\n(?P<text>.*?)^```$"

@@ -14,7 +14,7 @@ import typer.main
 
 from musicrt.cli.app import app
 from tests.command import call
-from tests.docs.blocks import ROOT
+from tests.docs.blocks import ROOT, STEPS
 
 PLACEHOLDERS = {"BUNDLE": "bundles/music2latent", "FOLDER": "music", "REPORT": "report"}
 """What stands for something of the reader's, and what it is here."""
@@ -51,6 +51,7 @@ def run_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run one of ours, and give what it says on a terminal."""
     program, *arguments = command.words
     assert program == "musicrt", f"{program} is not run in tests: say before the block why, in a comment"
+    arguments = [str(STEPS) if before == "--steps" else word for before, word in zip(command.words, arguments, strict=False)]
     with monkeypatch.context() as context:
         for name, value in command.settings.items():
             context.setenv(name, value)
@@ -59,13 +60,14 @@ def run_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> str:
 
 
 def check_command(command: Command) -> None:
-    """Read the command line of one of ours, also behind another program; of others, look up the extras, modules and scripts that are ours.
+    """Read the command line of one of ours, also behind another's `--`; of others, look up the extras, modules and scripts that are ours.
 
     Raises what the command line raises for a wrong one, and AssertionError.
     """
     words = command.words
-    if "musicrt" in words:
-        read_arguments(words[words.index("musicrt") + 1 :])
+    ours = words[words.index("--") + 1 :] if "--" in words else words
+    if ours[0] == "musicrt":
+        read_arguments(ours[1:])
     for extras in re.findall(r"(?:musicrt|\.)\[([\w,-]+)\]", " ".join(words)):
         assert set(extras.split(",")) <= EXTRAS, extras
     for word, following in zip(words, [*words[1:], ""], strict=True):

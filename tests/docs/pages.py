@@ -13,7 +13,7 @@ import pytest
 
 import musicrt
 from musicrt.cli import output
-from tests.docs.blocks import Block, matches, read_blocks
+from tests.docs.blocks import STEPS, Block, matches, read_blocks
 from tests.docs.commands import check_command, read_commands, run_command
 
 
@@ -36,6 +36,9 @@ def run_python(block: Block, name: str, names: dict[str, object]) -> str:
     if block.reason is not None:
         look_up_names(tree)
         return ""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.keyword) and node.arg == "steps":
+            node.value = ast.copy_location(ast.Constant(STEPS), node.value)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(tree, name, "exec"), names)
     return printed.getvalue()
