@@ -14,7 +14,6 @@ import pytest
 import musicrt
 from musicrt.runtime.audio_writer import write_audio
 from tests.conftest import ForSystem
-from tests.runtime.video_files import draw, make_video
 
 BUNDLES = {
     "semanticodec": "semanticodec",
@@ -30,6 +29,7 @@ RATE = 44100
 def workshop(tiny_bundles: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, object]]:
     """Makes the working directory of a page, with the bundles that it names, and gives the names that its blocks may use."""
     pytest.importorskip("onnxruntime")
+    from tests.runtime.video_files import draw, make_video  # skips where videos can't be made
 
     def make(page: str) -> dict[str, object]:
         monkeypatch.chdir(tmp_path)
