@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import re
 import shlex
 import tomllib
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any
 
 import pytest
 import typer.main
+from typer.core import TyperGroup
 
 from musicrt.cli.app import app
 from tests.command import call
@@ -41,21 +44,21 @@ def read_commands(block: str) -> Iterator[Command]:
         for word in [*lexer, ";"]:
             if word not in ("&&", "||", "&", "|", ";"):
                 words.append(word)
-            elif words:
-                first = next((at for at, one in enumerate(words) if not _SETTING.fullmatch(one)), len(words))
-                yield Command(words[first:], dict(one.split("=", 1) for one in words[:first]), number)
-                words = []
+                continue
+            settings = list(itertools.takewhile(_SETTING.fullmatch, words))
+            if words := words[len(settings) :]:
+                yield Command(words, dict(one.split("=", 1) for one in settings), number)
+            words = []
 
 
 def run_command(command: Command, monkeypatch: pytest.MonkeyPatch) -> str:
     """Run one of ours, and give what it says on a terminal."""
-    program, *arguments = command.words
-    assert program == "musicrt", f"{program} is not run in tests: say before the block why, in a comment"
-    arguments = [str(STEPS) if before == "--steps" else word for before, word in zip(command.words, arguments, strict=False)]
+    assert command.words[0] == "musicrt", f"{command.words[0]} is not run in tests: say before the block why, in a comment"
+    arguments = [str(STEPS) if before == "--steps" else PLACEHOLDERS.get(word, word) for before, word in itertools.pairwise(command.words)]
     with monkeypatch.context() as context:
         for name, value in command.settings.items():
             context.setenv(name, value)
-        ended = call(*(PLACEHOLDERS.get(word, word) for word in arguments))
+        ended = call(*arguments)
     return "\n".join([*ended.notes, ended.out])
 
 
@@ -70,22 +73,17 @@ def check_command(command: Command) -> None:
         read_arguments(ours[1:])
     for extras in re.findall(r"(?:musicrt|\.)\[([\w,-]+)\]", " ".join(words)):
         assert set(extras.split(",")) <= EXTRAS, extras
-    for word, following in zip(words, [*words[1:], ""], strict=True):
-        if word == "-m" and not words[0].startswith("musicrt"):
-            assert importlib.util.find_spec(following) is not None, following
-        if word.startswith("scripts/"):
-            assert (ROOT / word).is_file(), word
+    if words[0].startswith("python") and "-m" in words:
+        module = words[words.index("-m") + 1]
+        assert importlib.util.find_spec(module) is not None, module
+    if words[0].startswith("scripts/"):
+        assert (ROOT / words[0]).is_file(), words[0]
 
 
 def read_arguments(arguments: list[str]) -> None:
     """As `musicrt` does, but for running the command."""
-    group = typer.main.get_group(app)
-    parent = None
-    while True:
-        name, command, arguments = group.resolve_command(group.context_class(group), arguments)
-        assert command is not None, name
-        parent = command.context_class(command, parent=parent, info_name=name)
-        if not isinstance(command, typer.core.TyperGroup):
-            command.make_context(name, arguments)
-            return
-        group = command
+    command: Any = typer.main.get_group(app)
+    name: str | None = "musicrt"
+    while isinstance(command, TyperGroup):
+        name, command, arguments = command.resolve_command(command.context_class(command), arguments)
+    command.make_context(name, arguments)
