@@ -37,7 +37,7 @@ def run_python(block: Block, name: str, names: dict[str, object]) -> str:
         look_up_names(tree)
         return ""
     for node in ast.walk(tree):
-        if isinstance(node, ast.keyword) and node.arg == "steps":
+        if isinstance(node, ast.keyword) and node.arg in ("steps", "ddim_sample_step"):
             node.value = ast.copy_location(ast.Constant(STEPS), node.value)
     with contextlib.redirect_stdout(io.StringIO()) as printed:
         exec(compile(tree, name, "exec"), names)
