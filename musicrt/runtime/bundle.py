@@ -83,9 +83,11 @@ class Bundle:
         missing = {stage.name for stage in bundle.spec.stages} - set(manifest.stages)
         if missing:
             raise BundleError(f"{path} lacks the stages {', '.join(sorted(missing))}; export it again")
-        plans = {entry.path for entry in bundle._plan_files}
+        engines = {file.path: plan.engine for plan in bundle._plans for file in (plan.file, plan.report)}
         for entry in bundle.files:
-            remedy = f"make the engines again with: musicrt build {path}" if entry.path in plans else "copy the whole folder again"
+            remedy = "copy the whole folder again"
+            if engine := engines.get(entry.path):
+                remedy = f"make the engines again with: musicrt build {path} --engine {engine}"
             bundle._check_file(entry, remedy, hashes=check == "hashes" or trusted_key is not None)
         return bundle
 
@@ -98,11 +100,12 @@ class Bundle:
     def files(self) -> list[FileEntry]:
         """Every file but the manifest."""
         graphs = [graph.file for stage in self.manifest.stages.values() for graph in stage.graphs.values()]
-        return [self.manifest.weights, *self.manifest.more_weights.values(), *graphs, *self._plan_files]
+        plans = [file for plan in self._plans for file in (plan.file, plan.report)]
+        return [self.manifest.weights, *self.manifest.more_weights.values(), *graphs, *plans]
 
     @property
-    def _plan_files(self) -> list[FileEntry]:
-        return [file for plans in self.manifest.engines.values() for plan in plans.values() for file in (plan.file, plan.report)]
+    def _plans(self) -> list[PlanEntry]:
+        return [plan for plans in self.manifest.engines.values() for plan in plans.values()]
 
     @property
     def flavours(self) -> list[str]:

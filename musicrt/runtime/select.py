@@ -82,5 +82,4 @@ def select_backend(
         reasons[name] = obstacle
     where = f"here in {precision}" if precision else "here"
     found = "; ".join(f"{name} can't run {where}: {reason}" for name, reason in reasons.items())
-    advice = "; musicrt doctor lists what each backend computes in here" if precision else ""
-    raise BackendError(f"{found}{advice}")
+    raise BackendError(f"{found}; musicrt doctor lists what {'each backend computes in' if precision else 'runs'} here")

@@ -106,4 +106,5 @@ try:
 except musicrt.BackendError as error:
     result = str(error)
 """
-    assert run_fresh(code, blocked=["torch"]) == "torch-cpu can't run here: torch is not installed (pip install 'musicrt[torch]')"
+    said = "torch-cpu can't run here: torch is not installed (pip install 'musicrt[torch]'); musicrt doctor lists what runs here"
+    assert run_fresh(code, blocked=["torch"]) == said

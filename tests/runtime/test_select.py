@@ -84,7 +84,7 @@ def test_explicit_request_is_met_or_refused(obstacles: dict[str, str | None], na
     assert backend.name == choice.name == name
     assert choice.reasons == {}
     obstacles[name] = "it is too warm"
-    with refused(BackendError, f"{name} can't run here: it is too warm"):
+    with refused(BackendError, f"{name} can't run here: it is too warm; musicrt doctor lists what runs here"):
         select_backend(name)
 
 

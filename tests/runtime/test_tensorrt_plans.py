@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +14,10 @@ import pytest
 from musicrt.runtime import tensorrt_family
 from musicrt.runtime.backends import tensorrt as backend_module
 from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx, TensorrtSession
-from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.bundle import EMBEDDED, Bundle, write_manifest
 from musicrt.runtime.cuda.engine import open_plan
 from musicrt.runtime.driver import cuda_obstacle
-from musicrt.runtime.errors import BackendError, EngineError
+from musicrt.runtime.errors import BackendError, BundleError, EngineError
 from musicrt.runtime.manifest import FileEntry, PlanEntry, ProfileEntry
 from musicrt.runtime.model import Model
 from musicrt.runtime.spec import StageSpec, Tolerance
@@ -171,3 +172,14 @@ def test_engines_run_and_agree_with_float32(half_bundles: Any, tmp_path: Path) -
     bundle = Path(shutil.copytree(half_bundles("music2latent"), tmp_path / "bundle"))
     build_engines(bundle)
     assert [check for check in verify_bundle(bundle, backend="tensorrt-rtx") if not check.ok] == []
+
+
+def test_plan_whose_file_is_not_what_it_was_is_made_again_by_the_command_that_is_named(tmp_path: Path) -> None:
+    path = Path(shutil.copytree(EMBEDDED, tmp_path / "bundle"))
+    bundle = with_plan(Bundle.open(path), stages=1)
+    stage = bundle.spec.stages[0]
+    axes = {axis.name: (axis.minimum, axis.optimum, axis.maximum) for axis in stage.axes}
+    plan = bundle.manifest.engines["folder"][stage.name].model_copy(update={"profiles": [ProfileEntry(bucket="latency", axes=axes)]})
+    write_manifest(path, bundle.manifest.model_copy(update={"engines": {"folder": {stage.name: plan}}}))
+    with refused(BundleError, "the manifest says 1;", f"make the engines again with: musicrt build {path} --engine tensorrt-rtx"):
+        Bundle.open(path)

@@ -72,7 +72,7 @@ class TorchSession(Session):
     def _compute(self, feeds: Sequence[Tensor]) -> tuple[Tensor, ...]:
         """The outputs of the stage for its inputs and states."""
         if self._module is None:
-            raise BackendError(f"the session of stage {self.stage.name!r} is closed")
+            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
         try:
             produced = call_lowered(self._module, feeds) if self._lowered else self._module(*feeds)
         except (RuntimeError, MemoryError) as error:
