@@ -28,7 +28,8 @@ suppress_warnings = ["toc.not_included"]  # results are reached by links
 myst_heading_anchors = 4
 default_role = "py:obj"  # `name` in a docstring leads to what is documented under that name, and is code anyway
 autodoc_default_options = {"members": True, "undoc-members": True, "member-order": "bysource"}
-autodoc_mock_imports = ["torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "ray"]  # nothing runs, so nothing has to be there
+# Nothing runs, so nothing has to be there.
+autodoc_mock_imports = ["torch", "onnx", "onnx_ir", "onnxscript", "onnxruntime", "ray", "starlette"]
 autodoc_preserve_defaults = True
 autoclass_content = "both"
 autodoc_type_aliases = {name: name for name in ("Audio", "Noise", "Progress", "Prompt", "Video")}
