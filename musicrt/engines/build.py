@@ -53,7 +53,7 @@ def build_engines(
     machine's own. stages: all by default. profiles: names of `profiles.BUCKETS`, each a profile of the same engine.
     precision: "float16", or "int8" of the graphs that a calibration made; stages that it left alone have the engines of "float16".
     stripped: without weights, which come from the bundle when the engine is opened.
-    on_stage(stage, done, total): called before each stage; on_phase(phase, done, total): within it.
+    on_stage: called with stage, done and total before each stage. on_phase: with phase, done and total within it.
     Raises BackendError, BundleError, EngineError, InputError, OutputError; plans that were built before the error stay.
     """
     family, buckets = find_family(engine), find_buckets(profiles)

@@ -47,7 +47,7 @@ def export_bundle(
     weights_licence: of weights that are not the official ones.
     flavours: graphs beside those for ONNX Runtime: `trt`, in half precision for TensorRT. `add_flavour` adds them to a bundle later.
     half_weights: round all weights to half precision and store them so: half the size. They are computed with in single precision.
-    on_stage(stage, done, total): called before each stage, once for each flavour.
+    on_stage: called with stage, done and total before each stage, once for each flavour.
 
     Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """

@@ -20,8 +20,10 @@ MORE = (TRT,)
 def add_flavour(path: str | Path, flavour: str, *, on_stage: OnStage | None = None) -> Bundle:
     """Trace all stages of the bundle at `path` once more and store their graphs of `flavour` there, then note them in its manifest.
 
-    The bundle stays usable all the while, and an error leaves it as it was; what else would change it waits. on_stage(stage, done, total):
-    called before each stage. Raises BundleError: it has the flavour already; ConfigError: an unknown one; OutputError, VerificationError.
+    The bundle stays usable all the while, and an error leaves it as it was; what else would change it waits.
+
+    on_stage: called with stage, done and total before each stage.
+    Raises BundleError: it has the flavour already; ConfigError: an unknown one; OutputError, VerificationError.
     """
     check_flavours([flavour])
     with changing(Bundle.open(path).path):

@@ -121,6 +121,7 @@ class Bundle:
 
     @property
     def weights(self) -> Path:
+        """The file of weights that graphs of most flavours and torch read."""
         return self.path / self.manifest.weights.path
 
     def graph(self, stage: str, flavour: str) -> tuple[Path, GraphEntry]:

@@ -45,12 +45,12 @@ class Generator(Codec):
     @property
     @abstractmethod
     def generate_stream(self) -> Callable[..., Iterator[Float]]:
-        """A method (video, **options): the music of one video in blocks float32 [channels, n], each as soon as it is there."""
+        """A method `(video, **options)`: the music of one video in blocks float32 [channels, n], each as soon as it is there."""
 
     @property
     @abstractmethod
     def compose(self) -> Callable[..., Iterator[Music]]:
-        """A method (videos, **options): the music of each video as it is written into a file, in order.
+        """A method `(videos, **options)`: the music of each video as it is written into a file, in order.
 
         Its keyword-only parameters are options beside those of `generate_stream`. It checks all before it begins.
         """
@@ -58,8 +58,8 @@ class Generator(Codec):
     @property
     @abstractmethod
     def clip(self) -> Callable[..., Any]:
-        """A method (frames, rate, **options): what `generate_stream` takes as a video, of all its frames, RGB uint8 [frames, height, width,
-        3], `rate` of them a second. Its keyword-only parameters are those of `generate_stream` that are about frames.
+        """A method `(frames, rate, **options)`: what `generate_stream` takes as a video, of all its frames, RGB uint8 [frames, height,
+        width, 3], `rate` of them a second. Its keyword-only parameters are those of `generate_stream` that are about frames.
         """
 
     @abstractmethod

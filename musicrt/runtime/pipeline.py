@@ -71,17 +71,18 @@ class Codec(ABC):
 
     @property
     def sample_rate(self) -> int:
+        """Of the audio that is encoded and decoded, in Hz."""
         return self.model.spec.sample_rate
 
     @property
     @abstractmethod
     def encode_source(self) -> Callable[..., Encoded]:
-        """A method (path, **options): encode a file in bounded memory."""
+        """A method `(path, **options)`: encode a file in bounded memory."""
 
     @property
     @abstractmethod
     def decode_stream(self) -> Callable[..., Iterator[NDArray[np.float32]]]:
-        """A method (values, **options): decode in bounded memory, in blocks of float32 [channels, samples]."""
+        """A method `(values, **options)`: decode in bounded memory, in blocks of float32 [channels, samples]."""
 
     @property
     @abstractmethod

@@ -34,6 +34,7 @@ class AudioSource:
 
 
 Audio = str | Path | NDArray[Any] | AudioSource
+"""A file, or samples in [-1, 1]: float [samples] or [channels, samples]."""
 
 
 def open_source(audio: Audio, sample_rate: int, array_rate: int | None = None, kernel: Resampler = "soxr") -> AudioSource:

@@ -29,13 +29,13 @@ _STREAM = "_stream"
 
 
 class Service:
-    """Runs the calls of many threads and tasks on one pipeline, so many at once and no more. The pipeline stays the caller's to close.
+    """Runs the calls of many threads and tasks on one pipeline, so many at once and no more. The pipeline stays the caller's to close::
 
-    with musicrt.Service(codec, workers=2, queue=16) as service:
-        request = service.submit("decode", latents, seed=7, deadline=5.0)
-        audio = request.result()  # or, in a coroutine: await request
-        for block in service.stream("decode_stream", latents, seed=7):  # or: async for
-            ...
+        with musicrt.Service(codec, workers=2, queue=16) as service:
+            request = service.submit("decode", latents, seed=7, deadline=5.0)
+            audio = request.result()  # or, in a coroutine: await request
+            for block in service.stream("decode_stream", latents, seed=7):  # or: async for
+                ...
 
     Everything is bounded: workers, requests that wait, blocks of a stream that lie ready, and how long one waits for its reader.
     """
@@ -54,7 +54,7 @@ class Service:
     ) -> None:
         """workers: calls that run at once; None: as many as the CPUs have room for beside each other, at the `threads` that the pipeline
             was loaded with (one, if that was all of them), and one on a GPU.
-        queue: requests that may wait, beside those that idle workers take at once; per_caller: of one caller, all of them by default.
+        queue: requests that may wait, beside those that idle workers take at once. per_caller: of one caller, all of them by default.
         max_batch: calls of one method, with the same options and sources of one shape, that run as one where the system can. Their results
             may then differ from those alone in the last digits, and without a seed they share their noise. max_wait: seconds for which a
             call waits for such others while no other one waits.

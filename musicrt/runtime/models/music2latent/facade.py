@@ -28,6 +28,7 @@ class EncoderDecoder:
     load_path_inference: the official `music2latent.pt` (run in PyTorch), a bundle folder (run on the fastest backend), or
         None: the official checkpoint, downloaded from the hub once. codec: an opened pipeline instead.
     device: "cpu" or "cuda"; None: that of `codec`, else cuda where it is usable.
+    Raises CheckpointError, BundleError, BackendError.
     """
 
     def __init__(self, load_path_inference: str | Path | None = None, device: Any = None, *, codec: Pipeline | None = None) -> None:
@@ -37,7 +38,7 @@ class EncoderDecoder:
         self.get_models()
 
     def get_models(self) -> None:
-        """Load the network from `load_path_inference` again."""
+        """Load the network from `load_path_inference` again. Raises CheckpointError, BundleError, BackendError."""
         self.codec = self._given or self._load()
 
     def _load(self) -> Pipeline:
@@ -56,7 +57,8 @@ class EncoderDecoder:
     ) -> Tensor:
         """Latents [channels, 64, L] (or features [channels, 8192, L]) of a file or of audio [samples] or [channels, samples].
 
-        As officially: a file's rate is ignored (with a warning), and integers are not scaled to [-1, 1].
+        As officially: a file's rate is ignored (with a warning), and integers are not scaled to [-1, 1]. max_waveform_length: samples in a
+        chunk, 60 s by default. max_batch_size: chunks that run together, 1 by default. Raises AudioError, InputError, BackendError.
         """
         if isinstance(path_or_audio, str | Path):
             rate = probe_audio(path_or_audio).sample_rate
@@ -82,7 +84,10 @@ class EncoderDecoder:
         max_waveform_length: int | None = None,
         max_batch_size: int | None = None,
     ) -> Tensor:
-        """Audio [channels, 4096 L + 1536] on the CPU, within [-1, 1]. `torch.manual_seed` gives the official package's noise."""
+        """Audio [channels, 4096 L + 1536] on the CPU, within [-1, 1], of latents [channels, 64, L] or [64, L].
+
+        `torch.manual_seed` gives the official package's noise. Other arguments as of `encode`. Raises InputError, BackendError.
+        """
         audio = self.codec.decode(
             as_array(latent, "latents"),
             steps=denoising_steps,

@@ -36,7 +36,7 @@ class MissingAudioError(AudioError, FileNotFoundError):
 class SemantiCodec:
     """The official class, on any backend. Needs torch: its tokens are tensors, and its noise comes from torch's generator.
 
-    token_rate: 25, 50 or 100. semantic_vocab_size: 4096, 8192, 16384 or 32768. ddim_sample_step and cfg_scale may be changed between
+    token_rate: 25, 50 or 100. semantic_vocab_size: 4096, 8192, 16384 or 32768. ddim_sample_step, cfg_scale: may be changed between
     calls. checkpoint_path: a folder with the official files (run in PyTorch), a bundle folder (run on the fastest backend), or None:
     the official files in the working directory; each that is not there is downloaded once from the hub into `cache_path`.
     codec: an opened pipeline instead. device: "cpu" or "cuda"; None: that of `codec`, else cuda where it is usable.
@@ -105,7 +105,7 @@ class SemantiCodec:
         return self.codec.decode(codes, steps=self.ddim_sample_step, guidance=self.cfg_scale, noise=noise, max_batch_size=rows)
 
     def forward(self, path: str | Path) -> Float:
-        """Encode a file, and decode its tokens."""
+        """Encode a file, and decode its tokens: float32 [1, 1, samples] at 16 kHz. Errors as of the two ways."""
         return self.decode(self.encode(path))
 
     __call__ = forward

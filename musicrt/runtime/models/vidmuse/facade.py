@@ -68,14 +68,17 @@ class VidMuse:
 
     @property
     def sample_rate(self) -> int:
+        """Of the music, 32000 Hz."""
         return self.codec.sample_rate
 
     @property
     def frame_rate(self) -> float:
+        """Timesteps of the tokens in a second, 50."""
         return float(FRAME_RATE)
 
     @property
     def audio_channels(self) -> int:
+        """Of the music, 1."""
         return self.codec.row_channels
 
     def set_generation_params(

@@ -107,7 +107,7 @@ class Pipeline(Generator):
         prompt: the beginning of the music, and part of it; see `Prompt`.
         seed: the same seed gives the same music; None: other music each time. noise: instead, uniform numbers as `Uniforms` says.
         global_frames: pictures from all over the video that every window sees, 32 by default. antialias: resize as newer versions of
-            torchvision do. Both are of files.
+            torchvision do (both of files, not of a `Clip`).
         on_progress: called after each column of tokens. Raises VideoError, AudioError, InputError, BackendError.
         """
         options: GenerateOptions = {
@@ -157,7 +157,7 @@ class Pipeline(Generator):
         """Codes int64 [1, codebooks, n] of one signal, one for each 640 samples at 32 kHz that are begun.
 
         audio: a path, or an array [samples] or [channels, samples] in [-1, 1] of `sample_rate` (32000 by default); channels are averaged.
-        The whole signal is in memory. on_progress: called at the end. Raises AudioError, InputError, BackendError.
+        on_progress: called at the end. The whole signal is in memory. Raises AudioError, InputError, BackendError.
         """
         signal = self.audio.read(open_source(audio, self.sample_rate, sample_rate, kernel="julius"))
         codes = self.audio.encode(signal)
