@@ -143,7 +143,8 @@ def compare_outputs(produced: Mapping[str, Outputs], reference: str, *, keep: bo
 
 def keep_outputs(opening: Mapping[str, Any], work: Mapping[str, Any], task: str, outputs: Outputs) -> None:
     """Leave what a contender gave for a task in the folder `outputs` of its work, for `compare_kept` in another process."""
-    np.savez(_kept(opening, work, task), **outputs)
+    named: dict[str, Any] = dict(outputs)
+    np.savez(_kept(opening, work, task), **named)
 
 
 def compare_kept(opening: Mapping[str, Any], work: Mapping[str, Any], tasks: Sequence[str], reference: str) -> dict[str, float]:
