@@ -18,7 +18,7 @@ from tests.conftest import ForSystem, refused
 
 def test_every_way_is_timed_and_held_against_torch(tiny_bundles: ForSystem, tmp_path: Path) -> None:
     where = ["--bundle", str(tiny_bundles("mucodec")), "--stage", "estimator", "--threads", "1", "--out", str(tmp_path / "layer")]
-    ways = ["onnxruntime float32", "onnxruntime int8 static", "onnxruntime int8 weights", "openvino float32", "openvino int8 static"]
+    ways = ["onnxruntime float32", "onnxruntime int8 weights", "openvino int8 static"]
     lowered.main([*where, "--sizes", "guidance=1", "rows=4", "--repeats", "2", "--only", *ways])
     content = json.loads((tmp_path / "layer.json").read_text())
     rows = content["rows"]
@@ -26,14 +26,12 @@ def test_every_way_is_timed_and_held_against_torch(tiny_bundles: ForSystem, tmp_
     assert all(len(row["times"]) == len(row["cores"]) == 2 for row in rows.values())
     assert rows[lowered.REFERENCE]["error"] == 0
     assert rows["onnxruntime float32"]["error"] < 1e-5
-    assert rows["openvino float32"]["error"] < 1e-5
     assert 1e-3 < rows["onnxruntime int8 weights"]["error"] < 0.05
-    assert 1e-3 < rows["onnxruntime int8 static"]["error"] < 0.3
     assert 1e-3 < rows["openvino int8 static"]["error"] < 0.3
     assert content["operations"]["attention"] > 0
     assert content["operations"]["products"] > content["operations"]["attention"]
     text = (tmp_path / "layer.md").read_text()
-    assert "| onnxruntime int8 static |" in text
+    assert "| openvino int8 static |" in text
     assert str(tmp_path) not in text + json.dumps(content)
 
 

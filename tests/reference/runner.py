@@ -41,7 +41,7 @@ class SystemRunner(Protocol):
     def __init__(self, checkpoint: Path, layout: Layout, backend: str, workspace: Path) -> None:
         """`checkpoint`: folder of the official files (read only; empty, with layout {}, for cases without weights).
 
-        `workspace`: an empty folder of this runner's own, removed after `close`.
+        `workspace`: an empty folder of this runner's own, removed after `close`; its parent is that of the same checkpoint on all backends.
         """
 
     def run(self, case: Case) -> dict[str, Array]:
@@ -158,13 +158,16 @@ def run_cases(paths: Sequence[Path], backends: Sequence[str], slack: float = 1.0
             groups.setdefault(loaded[0], []).append(loaded[1])
     with Checkpoints() as checkpoints:
         for key, cases in groups.items():
-            for backend in backends:
-                yield from _run_group(key, cases, backend, checkpoints, slack)
+            with tempfile.TemporaryDirectory(prefix="musicrt-workspace-") as root:
+                for backend in backends:
+                    workspace = Path(root) / backend
+                    workspace.mkdir()
+                    yield from _run_group(cases, backend, partial(_open, key, backend, checkpoints, workspace), slack)
 
 
-def _run_group(key: CheckpointKey, cases: Sequence[Case], backend: str, checkpoints: Checkpoints, slack: float) -> Iterator[Row]:
-    with tempfile.TemporaryDirectory(prefix="musicrt-workspace-") as workspace, contextlib.ExitStack() as stack:
-        runner = _guarded(partial(_open, key, backend, checkpoints, Path(workspace)))
+def _run_group(cases: Sequence[Case], backend: str, open_runner: Callable[[], SystemRunner | None], slack: float) -> Iterator[Row]:
+    with contextlib.ExitStack() as stack:
+        runner = _guarded(open_runner)
         if isinstance(runner, _Failure):
             yield from (_failed(case.path, case.stage, backend, runner) for case in cases)
             return

@@ -19,7 +19,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 MEMORY = 64 << 20  # bytes that Python and NumPy may hold at once
-EXAMPLES = {"manifest": 60, "video": 25, "options": 30}
+EXAMPLES = {"manifest": 40, "video": 25, "options": 20}
 NEEDS = {"video": "av", "graph": "onnx"}
 FOUND: Sequence[tuple[str, bytes]] = (
     ("manifest", b'{"format":"musicrt-bundle","version":1e999}'),

@@ -69,9 +69,13 @@ class CodecRunner(ABC, Generic[Pipeline]):
         return next((path for path, manifest in manifests.items() if manifest.identity == identity), None)
 
     def _export(self) -> Path:
-        config = self.workspace / "config.json"
-        config.write_text(json.dumps(self.values))
-        return export_bundle(self.system, self.checkpoint, self.workspace / "bundle", config=config).path
+        """The bundle of this checkpoint; backends share it."""
+        bundle = self.workspace.parent / "bundle"
+        if not bundle.exists():
+            config = self.workspace / "config.json"
+            config.write_text(json.dumps(self.values))
+            export_bundle(self.system, self.checkpoint, bundle, config=config)
+        return bundle
 
     def run(self, case: Case) -> Outputs:
         if case.stage not in self.stages:
