@@ -8,7 +8,9 @@ import math
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, TextIO
+from io import FileIO
+from pathlib import Path
+from typing import Any
 
 import pyarrow
 import ray
@@ -19,6 +21,7 @@ from musicrt.bulk.corpus import Corpus
 from musicrt.bulk.job import Job
 from musicrt.bulk.outputs import FAILED, Outputs, check_name
 from musicrt.bulk.worker import Worker, measure, reason_of
+from musicrt.runtime.files import as_output_error
 from musicrt.runtime.pipeline import Progress, ignore_progress
 
 _LOST = "its worker failed, with others and alone; see Ray's logs"
@@ -47,7 +50,7 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
 
     Raises OutputError for a folder of another job, and what opening the bundle raises.
     """
-    with as_our_errors(), outputs.claimed(job.description), (outputs.folder / FAILED).open("w", encoding="utf-8") as file:
+    with as_our_errors(), outputs.claimed(job.description), _open_list(outputs.folder / FAILED) as file:
         before = outputs.done()
         todo = {name for name in corpus.names if name not in before}
         summary = Summary(len(corpus.names), len(corpus.names) - len(todo))
@@ -130,7 +133,14 @@ def _cut(rows: Sequence[dict[str, Any]], size: int) -> list[pyarrow.Table]:
     return [pyarrow.Table.from_pylist(list(rows[start : start + size])) for start in range(0, len(rows), size)]
 
 
-def _note(summary: Summary, file: TextIO, name: str, reason: str) -> None:
+def _open_list(path: Path) -> FileIO:
+    """Without a buffer, so that what is noted is there when this run is killed. Raises OutputError."""
+    with as_output_error(path):
+        return path.open("wb", buffering=0)
+
+
+def _note(summary: Summary, file: FileIO, name: str, reason: str) -> None:
+    """Raises OutputError."""
     summary.failed[name] = reason
-    file.write(json.dumps({"file": name, "reason": reason}) + "\n")
-    file.flush()  # so that it is there when this run is killed
+    with as_output_error(Path(file.name)):
+        file.write(json.dumps({"file": name, "reason": reason}).encode() + b"\n")

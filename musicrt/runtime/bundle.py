@@ -14,11 +14,12 @@ BUNDLE/engines/<name>/          TensorRT plans of the stages, and what is known 
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import ValidationError
 
@@ -54,12 +55,28 @@ EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-nano"
 """The small bundle that is part of the package: the nano codec, trained on music that the project synthesises itself."""
 
 
+class _Stamp(NamedTuple):
+    """What tells a file from another one in its place, and from itself before somebody wrote into it."""
+
+    inode: int
+    size: int
+    changed: int
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        found = path.stat()
+        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
+
+
 class Bundle:
     """An opened bundle. `Bundle.open` is the way to get one."""
 
     def __init__(self, path: Path, manifest: Manifest, spec: ModelSpec) -> None:
         self.path, self.manifest, self.spec = path, manifest, spec
+        self._root = path.resolve()  # where `path` is a link, what it leads to now, for as long as this is open
         self._checked: set[Path] = set()
+        self._stamps: dict[str, _Stamp] = {}
+        self._verdicts: dict[tuple[str, _Stamp], bool] = {}
 
     @classmethod
     def open(cls, path: Path | str, *, check: Literal["sizes", "hashes"] = "sizes", trusted_key: Path | str | None = None) -> Bundle:
@@ -122,20 +139,17 @@ class Bundle:
     @property
     def weights(self) -> Path:
         """The file of weights that graphs of most flavours and torch read."""
-        return self.path / self.manifest.weights.path
+        return self._root / self.manifest.weights.path
 
     def graph(self, stage: str, flavour: str) -> tuple[Path, GraphEntry]:
         """A stage's graph of one flavour. Raises BundleError if the bundle has none, or one that must not be opened (`graph_file`)."""
-        graphs = self.manifest.stages[stage].graphs
-        if flavour not in graphs:
-            have = ", ".join(graphs) or "none"
-            raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {have}; {_remedy(flavour, self.path)}")
-        path = self.path / graphs[flavour].file.path
+        entry = self._graph_entry(stage, flavour)
+        path = self._root / entry.file.path
         if path not in self._checked:
-            weights = [self.path / entry.path for entry in (self.manifest.weights, *self.manifest.more_weights.values())]
+            weights = [self._root / file.path for file in (self.manifest.weights, *self.manifest.more_weights.values())]
             check_graph(path, {one.name for one in weights if one.parent == path.parent})
             self._checked.add(path)
-        return path, graphs[flavour]
+        return path, entry
 
     def flavour_of(self, stage: str, flavour: str) -> str:
         """The flavour that a stage's graph of this one was made for: what was not lowered is of the flavour beneath. Raises BundleError."""
@@ -150,6 +164,64 @@ class Bundle:
         """A stage's plans of a flavour for one member of the TensorRT family, by the name of their folder."""
         found = {name: plans[stage] for name, plans in self.manifest.engines.items() if stage in plans}
         return {name: plan for name, plan in found.items() if (plan.engine, plan.flavour) == (engine, flavour)}
+
+    def plan_file(self, plan: PlanEntry) -> Path:
+        """Where a plan lies."""
+        return self._root / plan.file.path
+
+    @contextlib.contextmanager
+    def unchanged(self, files: Iterable[FileEntry]) -> Iterator[None]:
+        """Around reading some of the files. Raises BundleError where one is not, before and behind it, what it was when this was opened."""
+        read = list(files)
+        self._compare(read)
+        try:
+            yield
+        except BackendError:
+            self._compare(read)  # what another library says of half a file helps nobody
+            raise
+        self._compare(read)
+
+    def check_in_use(self, files: Iterable[FileEntry]) -> None:
+        """Raises BundleError where somebody has written into one of the files, which may be mapped: results would be wrong, or the process
+        end. One that was removed or replaced stays mapped as it was.
+        """
+        for entry in files:
+            with contextlib.suppress(OSError):
+                now, before = _Stamp.of(self._root / entry.path), self._stamps.get(entry.path)
+                if before and now.inode == before.inode:
+                    self._check_stamp(entry, now)
+
+    def graph_files(self, stage: str, flavour: str) -> list[FileEntry]:
+        """What is read to open a stage's graph of a flavour. Raises BundleError if the bundle has none."""
+        return [self._graph_entry(stage, flavour).file, *self.weight_files(flavour)]
+
+    def _graph_entry(self, stage: str, flavour: str) -> GraphEntry:
+        graphs = self.manifest.stages[stage].graphs
+        if flavour not in graphs:
+            have = ", ".join(graphs) or "none"
+            raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {have}; {_remedy(flavour, self.path)}")
+        return graphs[flavour]
+
+    def _compare(self, files: Iterable[FileEntry]) -> None:
+        for entry in files:
+            path = self._root / entry.path
+            try:
+                self._check_stamp(entry, _Stamp.of(path))
+            except OSError as error:
+                raise BundleError(f"{path} can't be read any more ({error.strerror}); put the bundle back, and load it again") from None
+
+    def _check_stamp(self, entry: FileEntry, now: _Stamp) -> None:
+        """Raises BundleError where a file has another content than it had; OSError where it can't be read."""
+        path = self._root / entry.path
+        if now == self._stamps.setdefault(entry.path, now):
+            return
+        if (entry.path, now) not in self._verdicts:
+            self._verdicts[entry.path, now] = sha256_of(path) == entry.sha256  # copied once more, perhaps
+        if not self._verdicts[entry.path, now]:
+            raise BundleError(
+                f"{path} has changed since the bundle was opened; load it again, and replace a bundle in use by renaming only"
+            )
+        self._stamps[entry.path] = now
 
     def _check_manifest(self) -> None:
         """What the manifest says in two ways must agree: a changed hyper-parameter, rate or tensor shows here."""
@@ -194,9 +266,9 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest names {entry.path!r}, which lies outside of the bundle; do not use this bundle")
         if not exists:
             raise BundleError(f"{self.path} lacks {entry.path!r}; {remedy}")
-        size = path.stat().st_size
-        if size != entry.bytes:
-            raise BundleError(f"{path} has {size} bytes, the manifest says {entry.bytes}; {remedy}")
+        self._stamps[entry.path] = stamp = _Stamp.of(path)
+        if stamp.size != entry.bytes:
+            raise BundleError(f"{path} has {stamp.size} bytes, the manifest says {entry.bytes}; {remedy}")
         if hashes and sha256_of(path) != entry.sha256:
             raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; {remedy}")
 

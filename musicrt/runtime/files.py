@@ -30,12 +30,12 @@ def new_file(path: Path) -> Iterator[Path]:
     """Give a temporary path beside `path`; on success rename it to `path`, on any error remove it. Raises OutputError."""
     if path.exists() and not path.is_file():
         raise OutputError(f"can't write {path}: it is a folder or a device; name a file")
-    with _as_output_error(path):
+    with as_output_error(path):
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=path.suffix, dir=path.parent)
         os.close(handle)
     temporary = Path(name)
     try:
-        with _as_output_error(path):
+        with as_output_error(path):
             yield temporary
             temporary.chmod(0o666 & ~_UMASK)
             temporary.replace(path)
@@ -46,13 +46,13 @@ def new_file(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def new_folder(path: Path) -> Iterator[Path]:
     """The same for a folder that must not exist yet (an empty one may). Raises OutputError."""
-    with _as_output_error(path):
+    with as_output_error(path):
         if path.exists() and (not path.is_dir() or any(path.iterdir())):
             raise OutputError(f"{path} exists already; choose another folder or remove it first")
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     try:
-        with _as_output_error(path):
+        with as_output_error(path):
             yield temporary
             temporary.chmod(0o777 & ~_UMASK)
             temporary.replace(path)
@@ -63,7 +63,7 @@ def new_folder(path: Path) -> Iterator[Path]:
 @contextlib.contextmanager
 def changing(folder: Path) -> Iterator[None]:
     """Keeps a folder for one program that reads what is there and changes it; another one waits. Not to be nested. Raises OutputError."""
-    with _as_output_error(folder):
+    with as_output_error(folder):
         handle = os.open(folder, os.O_RDONLY) if fcntl else -1
     try:
         if fcntl:
@@ -79,7 +79,7 @@ def added_files(folder: Path) -> Iterator[None]:
     """Files that are written into a folder which is in use: on any error they go again. Raises OutputError."""
     before = set(folder.iterdir())
     try:
-        with _as_output_error(folder):
+        with as_output_error(folder):
             yield
     except BaseException:
         for path in set(folder.iterdir()) - before:
@@ -106,7 +106,8 @@ def tensor_places(path: Path) -> dict[str, tuple[int, int]]:
 
 
 @contextlib.contextmanager
-def _as_output_error(path: Path) -> Iterator[None]:
+def as_output_error(path: Path) -> Iterator[None]:
+    """Around writing to `path`, which is named in the OutputError."""
     try:
         yield
     except OutputError:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import threading
 import time
@@ -35,10 +36,11 @@ class Model:
         device: Literal["cpu", "cuda"] = "cpu",
         identity: str | None = None,
         threads: int | None = None,
+        check_files: Callable[[], None] = lambda: None,
     ) -> None:
-        """threads: CPU threads inside an operator; None: all."""
+        """threads: CPU threads inside an operator; None: all. check_files: raises BundleError where files in use were written to."""
         self.spec, self.backend, self.device, self.identity, self.threads = spec, backend, device, identity, threads
-        self._open_session = open_session
+        self._open_session, self._check_files = open_session, check_files
         self._sessions: dict[str, Session] = {}
         self._gate, self._opening = Gate("this model"), threading.Lock()
 
@@ -77,6 +79,7 @@ class Model:
             device=runner.device,
             identity=bundle.identity,
             threads=threads,
+            check_files=functools.partial(bundle.check_in_use, bundle.weight_files(runner.flavour)),
         )
 
     @classmethod
@@ -106,8 +109,9 @@ class Model:
         return cls(spec, lambda stage: TorchSession(spec.stage(stage), stages[stage], backend.device, backend.gpu), choice, device=device)
 
     def session(self, stage: str) -> Session:
-        """The session of a stage. Raises BackendError, BundleError when it can't be opened."""
+        """The session of a stage. Raises BackendError, BundleError when it can't be opened, or the bundle was written to."""
         self._gate.check()
+        self._check_files()
         if (session := self._sessions.get(stage)) is not None:
             return session
         with self._gate, self._opening:  # one at a time, so that none is opened twice

@@ -218,6 +218,18 @@ class Session(ABC):
         return
 
 
+_NO_MEMORY = ("bad_alloc", "bad allocation", "allocate memory", "failed to allocate", "out of memory", "can't alloc")
+
+
+def failure(stage: str, library: str, error: Exception) -> BackendError:
+    """What a library raised while it opened or ran a stage, as an error of ours; that it lacked memory is said first."""
+    said = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(words in said.lower() for words in _NO_MEMORY):
+        remedy = "ask for less at once: shorter audio or windows, smaller batches, fewer workers"
+        return BackendError(f"{stage}: {library} got not enough memory; {remedy}")
+    return BackendError(f"{stage}: {library} failed: {said[:300]}")
+
+
 class Backend(ABC):
     """Opens sessions of one kind. Subclasses name what they are and write the three methods."""
 

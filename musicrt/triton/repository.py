@@ -83,9 +83,10 @@ def _write_stage(folder: Path, stage: StageSpec, bundle: Bundle, settings: Setti
     """A graph, with the weights beside it, where it looks for them."""
     (folder / "1").mkdir(parents=True)
     (folder / "config.pbtxt").write_text(to_pbtxt(stage_config(folder.name, stage, settings)))
-    graph, _ = bundle.graph(stage.name, ORT)
-    for path, name in ((graph, "model.onnx"), (bundle.weights, bundle.weights.name)):
-        _copy(path, folder / "1" / name, None if first is None else first / path.relative_to(bundle.path))
+    graph, entry = bundle.graph(stage.name, ORT)
+    weights = bundle.manifest.weights.path
+    for path, name, within in ((graph, "model.onnx", entry.file.path), (bundle.weights, bundle.weights.name, weights)):
+        _copy(path, folder / "1" / name, None if first is None else first / within)
 
 
 def _copy_bundle(bundle: Bundle, target: Path, first: Path | None) -> None:

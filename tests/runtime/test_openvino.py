@@ -58,9 +58,10 @@ def test_failure_inside_of_a_call_is_an_error(tmp_path: Path, threads: int) -> N
 
 def test_damaged_graph_is_refused(copy_bundle: Path) -> None:
     bundle = Bundle.open(copy_bundle)
-    bundle.graph("encoder", "ort")[0].write_bytes(b"no graph")
+    path, _ = bundle.graph("encoder", "ort")
+    path.write_bytes(b"no graph")
     with refused(BackendError, "encoder: OpenVINO failed"):
-        OpenvinoCpu().open_session(bundle, "encoder")
+        OpenvinoCpu().open_graph(bundle.spec.stage("encoder"), path)
 
 
 def test_stages_are_compiled_in_what_was_asked_for(tiny_bundles: ForSystem) -> None:

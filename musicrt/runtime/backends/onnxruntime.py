@@ -17,7 +17,7 @@ from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError
-from musicrt.runtime.session import Array, Backend, Session
+from musicrt.runtime.session import Array, Backend, Session, failure
 from musicrt.runtime.spec import Precision, StageSpec, updated_name
 
 if TYPE_CHECKING:
@@ -136,8 +136,9 @@ class _OnnxBackend(Backend):
 
     def open_session(self, bundle: Bundle, stage: str) -> OnnxSession:
         """Open one stage of a bundle. Raises BackendError, BundleError."""
-        path, _ = bundle.graph(stage, self.flavour)
-        return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path)
+        with bundle.unchanged(bundle.graph_files(stage, self.flavour)):
+            path, _ = bundle.graph(stage, self.flavour)
+            return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path)
 
     def check_bundle(self, bundle: Bundle) -> None:
         """Raises BackendError where a stage has no graph of the flavour."""
@@ -290,5 +291,5 @@ class _backend_errors:  # noqa: N801 - used as a context manager
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
         known = isinstance(error, RuntimeError | ValueError | TypeError | MemoryError)
-        if error is not None and (known or type(error).__module__.startswith("onnxruntime")):
-            raise BackendError(f"{self.stage}: ONNX Runtime failed: {' '.join(str(error).split())[:300]}") from error
+        if isinstance(error, Exception) and (known or type(error).__module__.startswith("onnxruntime")):
+            raise failure(self.stage, "ONNX Runtime", error) from error

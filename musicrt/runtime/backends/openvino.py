@@ -18,7 +18,7 @@ from musicrt.runtime.backends.openvino_operators import CONVERSIONS
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.processor import bfloat16_obstacle
-from musicrt.runtime.session import Array, Backend, Session
+from musicrt.runtime.session import Array, Backend, Session, failure
 from musicrt.runtime.spec import INT8, Precision, StageSpec, updated_name
 
 if TYPE_CHECKING:
@@ -32,18 +32,27 @@ _ONE_THREAD = {"NUM_STREAMS": 0}
 
 
 class OpenvinoSession(Session):
-    """A stage in OpenVINO. Nothing is copied: its tensors are the arrays, and an array that is a state is both the input and the output."""
+    """A stage in OpenVINO. Nothing is copied: its tensors are the arrays, and an array that is a state is both the input and the output.
 
-    def __init__(self, stage: StageSpec, model: ov.CompiledModel) -> None:
+    A model in which a call has failed is compiled anew for the next one: where memory was missing, it stays half prepared for the shapes of
+    that call, and fails for those of the calls before (2026.4).
+    """
+
+    def __init__(self, stage: StageSpec, compile_model: Callable[[], ov.CompiledModel]) -> None:
         super().__init__(stage)
-        self._model: ov.CompiledModel | None = model
+        self._compile, self._compiling = compile_model, threading.Lock()
+        self._model: ov.CompiledModel | None = compile_model()
+        self._is_closed = False
 
     @property
     def model(self) -> ov.CompiledModel:
-        """The compiled model. Raises BackendError when closed."""
-        if self._model is None:
-            raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
-        return self._model
+        """The compiled model. Raises BackendError when closed, and BundleError where it has to be read again and is not there."""
+        with self._compiling:
+            if self._is_closed:
+                raise BackendError(f"the session of stage {self.stage.name!r} is closed; load the bundle again")
+            if self._model is None:
+                self._model = self._compile()
+            return self._model
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         sizes = self._check_inputs(feeds)
@@ -54,20 +63,44 @@ class OpenvinoSession(Session):
 
     def _bind(self, feeds: Mapping[str, Array], results: Mapping[str, Array]) -> Callable[[], None]:
         updated = {updated_name(state.name): feeds[state.name] for state in self.states}
-        with _backend_errors(self.stage.name):
-            request = self.model.create_infer_request()
-            for name, array in {**feeds, **updated, **results}.items():
-                request.set_tensor(name, _share(array))
-        # The request knows the buffers by their addresses only: the call has to keep them alive.
-        return functools.partial(self._run_bound, request, (feeds, results))
+        return _Bound(self, {**feeds, **updated, **results})
 
-    def _run_bound(self, request: ov.InferRequest, _buffers: object) -> None:
-        with _backend_errors(self.stage.name):
-            request.start_async()  # `infer` would copy all outputs into a dictionary
-            request.wait()
+    def give_up(self, model: ov.CompiledModel) -> None:
+        """Have another one compiled in its place."""
+        with self._compiling:
+            if self._model is model:
+                self._model = None
 
     def _close(self) -> None:
-        self._model = None
+        self._model, self._is_closed = None, True
+
+
+class _Bound:
+    """A call on the same arrays each time. A request knows them by their addresses only: this keeps them alive."""
+
+    def __init__(self, session: OpenvinoSession, arrays: Mapping[str, Array]) -> None:
+        self._session, self._arrays = session, arrays
+        self._model: ov.CompiledModel | None = None
+        self._prepare()
+
+    def __call__(self) -> None:
+        self._prepare()
+        try:
+            with _backend_errors(self._session.stage.name):
+                self._request.start_async()  # `infer` would copy all outputs into a dictionary
+                self._request.wait()
+        except BackendError:
+            self._session.give_up(self._model)
+            raise
+
+    def _prepare(self) -> None:
+        """Make the request, where it is not one of the model that the session has now."""
+        if (model := self._session.model) is not self._model:
+            with _backend_errors(self._session.stage.name):
+                self._request = model.create_infer_request()
+                for name, array in self._arrays.items():
+                    self._request.set_tensor(name, _share(array))
+            self._model = model
 
 
 class OpenvinoCpu(Backend):
@@ -108,20 +141,27 @@ class OpenvinoCpu(Backend):
 
     def open_session(self, bundle: Bundle, stage: str) -> OpenvinoSession:
         """Open one stage of a bundle. Raises BackendError, BundleError."""
-        path, entry = bundle.graph(stage, self.flavour)
-        return self.open_graph(
-            bundle.spec.stage(stage).in_flavour(self.flavour), path, integers=self.flavour == INT8 and entry.precision == "int8"
-        )
+        spec = bundle.spec.stage(stage).in_flavour(self.flavour)
+
+        def compile_model() -> ov.CompiledModel:
+            with bundle.unchanged(bundle.graph_files(stage, self.flavour)):
+                path, entry = bundle.graph(stage, self.flavour)
+                return self._compile(spec, path, self.flavour == INT8 and entry.precision == "int8")
+
+        return OpenvinoSession(spec, compile_model)
 
     def open_graph(self, stage: StageSpec, path: Path, *, integers: bool = False) -> OpenvinoSession:
         """Open an ONNX file. integers: whether it is one in 8-bit integers. Raises BackendError."""
+        return OpenvinoSession(stage, functools.partial(self._compile, stage, path, integers))
+
+    def _compile(self, stage: StageSpec, path: Path, integers: bool) -> ov.CompiledModel:
         settings = self.settings(stage, integers)
         with _backend_errors(stage.name):
             graph = _core().read_model(path)
             model = _core().compile_model(graph, "CPU", settings)
             if model.get_property("INFERENCE_NUM_THREADS") == 1:  # chosen by OpenVINO
                 model = _core().compile_model(graph, "CPU", settings | _ONE_THREAD)
-        return OpenvinoSession(stage, model)
+        return model
 
     def settings(self, stage: StageSpec, integers: bool = False) -> dict[str, Any]:
         """What a stage is compiled with."""
@@ -208,4 +248,4 @@ def _backend_errors(stage: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, ValueError, TypeError, MemoryError) as error:
-        raise BackendError(f"{stage}: OpenVINO failed: {' '.join(str(error).split())[:300]}") from error
+        raise failure(stage, "OpenVINO", error) from error

@@ -133,11 +133,11 @@ class _TensorrtBackend(Backend):
         if reason := self.obstacle():
             raise BackendError(f"{self.name} can't run here: {reason}")
         plan = self._choose(bundle, stage)
-        graph = bundle.graph(stage, plan.flavour)[0] if plan.stripped else None
         spec = bundle.spec.stage(stage).in_flavour(plan.flavour)
         messages = messages_of(self._trt)
-        with self.turn():
-            runtime, engine = open_plan(self._trt, stage, bundle.path / plan.file.path, messages, weights=graph)
+        with self.turn(), bundle.unchanged([plan.file, *(bundle.graph_files(stage, plan.flavour) if plan.stripped else ())]):
+            graph = bundle.graph(stage, plan.flavour)[0] if plan.stripped else None
+            runtime, engine = open_plan(self._trt, stage, bundle.plan_file(plan), messages, weights=graph)
             return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), self.gpu, self._arena)
 
     def describe(self) -> str:

@@ -20,7 +20,7 @@ from musicrt.runtime.cuda.graph import SWITCH
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
 from musicrt.runtime.registry import system_module
-from musicrt.runtime.session import Array, Backend, Session
+from musicrt.runtime.session import Array, Backend, Session, failure
 from musicrt.runtime.spec import Precision, StageSpec
 
 if TYPE_CHECKING:
@@ -76,7 +76,7 @@ class TorchSession(Session):
         try:
             produced = call_lowered(self._module, feeds) if self._lowered else self._module(*feeds)
         except (RuntimeError, MemoryError) as error:
-            raise BackendError(f"{self.stage.name}: torch failed: {' '.join(str(error).split())[:300]}") from error
+            raise failure(self.stage.name, "torch", error) from error
         return produced[: len(self.outputs)] if isinstance(produced, tuple) else (produced,)  # behind them are the states once more
 
     def _on_stream(self) -> AbstractContextManager[object]:
@@ -238,10 +238,11 @@ def load_bundle_stages(bundle: Bundle) -> dict[str, nn.Module]:
     with torch.device("meta"):
         stages: dict[str, nn.Module] = system_module(bundle.manifest.system, "stages").build_stages(bundle.manifest.config)
     together = torch.nn.ModuleDict(stages)
-    try:
-        weights = load_file(bundle.weights)
-    except (SafetensorError, OSError) as error:
-        raise BundleError(f"{bundle.weights} can't be read ({error}); copy the bundle again") from None
+    with bundle.unchanged([bundle.manifest.weights]):
+        try:
+            weights = load_file(bundle.weights)
+        except (SafetensorError, OSError) as error:
+            raise BundleError(f"{bundle.weights} can't be read ({error}); copy the bundle again") from None
     expected = {name: tensor.shape for name, tensor in together.named_parameters()}
     wrong = [
         name
