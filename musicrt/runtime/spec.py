@@ -223,6 +223,11 @@ class StageSpec:
         return (*self.inputs, *self.states)
 
     @property
+    def has_integer_values(self) -> bool:
+        """Whether some values, such as keys, go in or out as 8-bit integers: they are not those of float32."""
+        return any(tensor.dtype == "int8" for tensor in (*self.feeds, *self.outputs))
+
+    @property
     def axes(self) -> tuple[Axis, ...]:
         """The axes of this stage's inputs and states, each once."""
         found = {dim.axis.name: dim.axis for tensor in self.feeds for dim in tensor.dims if isinstance(dim, Dim)}

@@ -89,8 +89,7 @@ def verify_bundle(
                 errors.append(relative_error(outputs, reference.run(feeds)))
         if own is not None:
             against, tolerance = "recorded at calibration", _tolerance(bundle, stage, runner)
-            typed = stage.in_flavour(runner.flavour)
-            if all(tensor.dtype != "int8" for tensor in (*typed.feeds, *typed.outputs)):  # else they are not those of float32
+            if not stage.in_flavour(runner.flavour).has_integer_values:
                 tolerance = min(_AS_FAR * relative_error(_values(own), _values(entry.probe)), _UNRELATED)
         else:
             against = "recorded at export" if torch_runner is None else torch_runner.name

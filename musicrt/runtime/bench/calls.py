@@ -124,7 +124,7 @@ def decoding_options(codec: Any, steps: int | None) -> dict[str, Any]:
 
 def _recorded_error(session: Session, bundle: Bundle) -> float | None:
     """The distance from float32 as it was recorded at export; None for a stage with other tensors than there."""
-    if session.stage.feeds != bundle.spec.stage(session.stage.name).feeds:
+    if session.stage.has_integer_values or session.stage.feeds != bundle.spec.stage(session.stage.name).feeds:
         return None
     probe = bundle.manifest.stages[session.stage.name].probe
     return probe_error(probe, session.run(probe_inputs(session.stage, probe.sizes, probe.seed)))
