@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Hashable, Iterator, Sequence
-from functools import partial
+from contextvars import Context
 from typing import Any
 
 from musicrt.runtime.errors import Cancelled
@@ -77,4 +77,9 @@ def _other_listeners(requests: Sequence[Request]) -> Iterator[Listener]:
         for listener in listeners_in(request.context):
             if id(listener) not in known:
                 known.add(id(listener))
-                yield partial(request.context.run, listener)
+                yield _within(request.context, listener)
+
+
+def _within(context: Context, listener: Listener) -> Listener:
+    """The same listener, called in a context."""
+    return lambda run: context.run(listener, run)
