@@ -106,6 +106,8 @@ class Bundle:
             if engine := engines.get(entry.path):
                 remedy = f"make the engines again with: musicrt build {path} --engine {engine}"
             bundle._check_file(entry, remedy, hashes=check == "hashes" or trusted_key is not None)
+        if read_manifest(bundle._root) != manifest:  # another bundle has taken its place since, or somebody adds to it
+            return cls.open(path, check=check, trusted_key=trusted_key)
         return bundle
 
     @property
@@ -186,10 +188,11 @@ class Bundle:
         end. One that was removed or replaced stays mapped as it was.
         """
         for entry in files:
+            before = now = self._stamps[entry.path]
             with contextlib.suppress(OSError):
-                now, before = _Stamp.of(self._root / entry.path), self._stamps.get(entry.path)
-                if before and now.inode == before.inode:
-                    self._check_stamp(entry, now)
+                now = _Stamp.of(self._root / entry.path)
+            if now != before and now.inode == before.inode:
+                self._compare([entry])
 
     def graph_files(self, stage: str, flavour: str) -> list[FileEntry]:
         """What is read to open a stage's graph of a flavour. Raises BundleError if the bundle has none."""
@@ -257,9 +260,9 @@ class Bundle:
                 )
 
     def _check_file(self, entry: FileEntry, remedy: str, *, hashes: bool) -> None:
-        path = self.path / entry.path
+        path = self._root / entry.path
         try:
-            inside, exists = path.resolve().is_relative_to(self.path.resolve()), path.is_file()
+            inside, exists = path.resolve().is_relative_to(self._root), path.is_file()
         except (OSError, ValueError, RuntimeError) as error:  # too long, a zero byte, a loop of links
             raise BundleError(f"{self.path}: the manifest names {entry.path!r}: {error}; do not use this bundle") from None
         if not inside:
@@ -268,9 +271,9 @@ class Bundle:
             raise BundleError(f"{self.path} lacks {entry.path!r}; {remedy}")
         self._stamps[entry.path] = stamp = _Stamp.of(path)
         if stamp.size != entry.bytes:
-            raise BundleError(f"{path} has {stamp.size} bytes, the manifest says {entry.bytes}; {remedy}")
+            raise BundleError(f"{self.path / entry.path} has {stamp.size} bytes, the manifest says {entry.bytes}; {remedy}")
         if hashes and sha256_of(path) != entry.sha256:
-            raise BundleError(f"{path} does not have the SHA-256 of the manifest: it was changed or damaged; {remedy}")
+            raise BundleError(f"{self.path / entry.path} does not have the SHA-256 of the manifest: it was changed or damaged; {remedy}")
 
 
 def _remedy(flavour: str, path: Path) -> str:

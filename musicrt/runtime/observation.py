@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
+from contextvars import Context, ContextVar
 from dataclasses import dataclass, field
 
 
@@ -65,6 +65,11 @@ def observe_stages(listener: Listener) -> Iterator[None]:
         yield
     finally:
         _LISTENERS.reset(token)
+
+
+def listeners_in(context: Context) -> tuple[Listener, ...]:
+    """Those that listen in a context which is not the current one."""
+    return context.get(_LISTENERS, ())
 
 
 def tell_listeners(stage: str, backend: str, precision: str, sizes: Mapping[str, int], runs: int, seconds: float) -> None:

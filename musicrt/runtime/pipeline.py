@@ -147,9 +147,12 @@ class Codec(ABC):
         """What a call with these options is to be made with, and made again: with the `options` of what is returned.
 
         Where none is given, it draws a seed: `codec.decode(latents, **codec.record("decode", steps=4).options)`. Files that are written
-        have such a record in them (`musicrt.read_record`). Raises InputError for a bad seed.
+        have such a record in them (`musicrt.read_record`). Raises InputError for a bad seed, or a way that the system has not.
         """
         spec, backend = self.model.spec, self.backend
+        ways = [known for known, methods in WAYS.items() if hasattr(self, methods[0])]
+        if way not in ways:
+            raise InputError(f"{spec.system} can't {way}; it can {', '.join(ways)}")
         hints = {name: hint for method in WAYS[way] for name, hint in get_type_hints(getattr(self, method)).items()}
         return Record(
             way=way,

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 import musicrt
-from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.bundle import MANIFEST, Bundle
 from musicrt.runtime.errors import BundleError
 from musicrt.runtime.model import load
+from musicrt.runtime.registry import build_spec
 from musicrt.runtime.select import BACKENDS
+from musicrt.runtime.spec import ModelSpec
 from tests.conftest import refused
 from tests.reference import signals
 
@@ -120,3 +124,32 @@ def test_a_change_while_a_stage_is_opened_is_seen(bundle: Path) -> None:
     opened = Bundle.open(bundle)
     with refused(BundleError, WEIGHTS, CHANGED), opened.unchanged(opened.graph_files("encoder", "ort")):
         truncate(bundle)
+
+
+def test_another_bundle_that_comes_while_one_is_opened_is_the_one_that_is_open(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    link, other = bundle.with_name("current"), Path(shutil.copytree(bundle, bundle.with_name("other")))
+    manifest = json.loads((bundle / MANIFEST).read_text())
+    manifest["weights"]["sha256"] = "0" * 64
+    (other / MANIFEST).write_text(json.dumps(manifest))
+    link.symlink_to(bundle)
+
+    def lead_elsewhere(*arguments: Any) -> ModelSpec:
+        link.unlink()
+        link.symlink_to(other)
+        return build_spec(*arguments)
+
+    monkeypatch.setattr("musicrt.runtime.bundle.build_spec", lead_elsewhere)
+    opened = Bundle.open(link)
+    assert opened.manifest.weights.sha256 == "0" * 64
+    assert opened.weights == other / WEIGHTS
+
+
+def test_weights_that_were_written_to_and_cant_be_read_are_refused(bundle: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_path: Path) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    opened = Bundle.open(bundle)
+    write_over(bundle)
+    monkeypatch.setattr("musicrt.runtime.bundle.sha256_of", refuse)
+    with refused(BundleError, WEIGHTS, "can't be read any more (Permission denied)"):
+        opened.check_in_use(opened.weight_files("ort"))

@@ -159,6 +159,21 @@ def test_requests_of_a_batch_have_the_times_of_it(nano: Any) -> None:
     assert events[0].stages["decoder"].runs == 1
 
 
+def test_who_listens_to_a_request_of_a_batch_hears_of_it_once(nano: Any) -> None:
+    caller: ContextVar[str] = ContextVar("caller", default="nobody")
+    heard: dict[str, list[str]] = {"all": [], "second": []}
+    with Service(nano, workers=1, max_batch=2, max_wait=10.0) as service:
+        with observe_stages(lambda run: heard["all"].append(run.stage)):
+            first = service.submit("decode", LATENTS, seed=1)
+            caller.set("second")
+            with observe_stages(lambda _run: heard["second"].append(caller.get())):
+                second = service.submit("decode", LATENTS, seed=1)
+        first.result()
+        second.result()
+    assert heard["all"].count("decoder") == 1
+    assert heard["second"] == ["second"] * len(heard["all"])
+
+
 def test_requests_run_in_the_context_of_who_asked() -> None:
     caller: ContextVar[str] = ContextVar("caller", default="nobody")
     heard: list[tuple[str, str]] = []

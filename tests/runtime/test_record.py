@@ -101,6 +101,8 @@ def test_arrays_are_made_again(nano: Any) -> None:
     assert nano.record("encode", chunking="seamless").options == {"chunking": "seamless"}
     with refused(InputError, "seed"):
         nano.record("decode", seed=-1)
+    with refused(InputError, "music2latent can't generate; it can encode, decode"):
+        nano.record("generate")
 
 
 def test_music_for_videos_is_made_again(tiny_bundles: ForSystem, tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+
 import numpy as np
 import pytest
 
@@ -96,9 +98,9 @@ def test_who_would_be_late_by_waiting_does_not_wait() -> None:
     assert codec.batches == [2]
 
 
-def test_one_that_is_cancelled_leaves_the_others_alone_and_the_last_stops_the_work() -> None:
+def test_one_that_is_cancelled_leaves_the_others_alone_and_the_last_stops_the_work(caplog: pytest.LogCaptureFixture) -> None:
     codec = SlowCodec(running=False)
-    with Service(codec, max_batch=2) as service:
+    with caplog.at_level(logging.INFO, "musicrt"), Service(codec, max_batch=2) as service:
         service.submit("decode", number(0))
         codec.wait_for_begin()
         requests = [service.submit("decode", number(value), steps=9) for value in (1, 2)]
@@ -114,6 +116,7 @@ def test_one_that_is_cancelled_leaves_the_others_alone_and_the_last_stops_the_wo
         with pytest.raises(Cancelled):
             requests[1].result(SOON)
     assert codec.batches == [2]
+    assert {vars(record)["event"] for record in caplog.records} == {"request_ended"}  # none runs alone
 
 
 def test_results_of_a_real_codec_are_those_alone_but_for_the_last_digits() -> None:
