@@ -15,33 +15,27 @@ import musicrt
 from musicrt.runtime.audio_writer import write_audio
 from tests.conftest import ForSystem
 
-BUNDLES = {
-    "semanticodec": "semanticodec",
-    "semanticodec-50": "semanticodec",
-    "mucodec": "mucodec",
-    "vidmuse": "vidmuse",
-}
-"""The tiny bundles in the folder `bundles`, by the system that they are of; `music2latent` is nano, which is quicker."""
+TINY = ("semanticodec", "mucodec", "vidmuse")
+"""The tiny bundles in the folder `bundles`; `music2latent` is nano, which is quicker."""
 RATE = 44100
 
 
 @pytest.fixture
-def workshop(tiny_bundles: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], dict[str, object]]:
-    """Makes the working directory of a page, with the bundles that it names, and gives the names that its blocks may use."""
+def workshop(tiny_bundles: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Makes the working directory of a page, with the bundles that it names."""
     pytest.importorskip("onnxruntime")
-    from tests.runtime.video_files import draw, make_video  # skips where videos can't be made
+    from tests.runtime.video_files import make_video  # skips where videos can't be made
 
-    def make(page: str) -> dict[str, object]:
+    def make(page: str) -> None:
         monkeypatch.chdir(tmp_path)
         shutil.copytree(musicrt.EMBEDDED, "bundles/music2latent", copy_function=_link)
-        for name, system in BUNDLES.items():
-            if f"bundles/{name}" in page:
-                shutil.copytree(tiny_bundles(system), f"bundles/{name}", copy_function=_link)
+        for system in TINY:
+            if f"bundles/{system}" in page:
+                shutil.copytree(tiny_bundles(system), f"bundles/{system}", copy_function=_link)
         for path in (Path("song.flac"), Path("intro.flac"), Path("music/a.flac"), Path("music/b.flac")):
             path.parent.mkdir(exist_ok=True)
             write_audio(path, _chord(), RATE)
         make_video(Path("clip.mp4"), 26)
-        return {"frames": np.stack([draw(index) for index in range(26)])}
 
     return make
 

@@ -17,12 +17,13 @@ from tests.docs.blocks import STEPS, Block, matches, read_blocks
 from tests.docs.commands import check_command, read_commands, run_command
 
 
-def run_page(text: str, name: str, names: dict[str, object], monkeypatch: pytest.MonkeyPatch) -> None:
-    """Run the blocks of a page one after the other. names: what those of Python have at first.
+def run_page(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Run the blocks of a page one after the other; those of Python share their names.
 
     Raises what a block raises, and AssertionError; the note of an error says where in the page it was.
     """
     monkeypatch.setattr(output.console, "width", 140)
+    names: dict[str, object] = {}
     for block in read_blocks(text):
         with at_line(name, block.line):
             printed = run_python(block, name, names) if block.language == "python" else run_shell(block, name, monkeypatch)

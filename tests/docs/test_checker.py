@@ -36,12 +36,12 @@ from tests.docs.pages import run_page
 def test_a_fault_is_found(block: str, error: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(Exception, match=error):
-        run_page(f"# Page\n\n{block}\n", "page", {}, monkeypatch)
+        run_page(f"# Page\n\n{block}\n", "page", monkeypatch)
 
 
 def test_an_error_says_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ZeroDivisionError) as caught:
-        run_page("# Page\n\n```python\na = 1\n```\n\n```python\n\na / 0\n```\n", "page.md", {}, monkeypatch)
+        run_page("# Page\n\n```python\na = 1\n```\n\n```python\n\na / 0\n```\n", "page.md", monkeypatch)
     assert caught.value.__notes__ == ["page.md, line 8"]
     assert caught.traceback[-1].lineno == 8  # from 0 on
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 import musicrt
+from tests.docs.blocks import ROOT
 
-ROOT = Path(__file__).parents[2]
 FAULTY = """
 # A page
 
