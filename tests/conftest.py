@@ -19,8 +19,8 @@ import pytest
 from filelock import FileLock
 from safetensors.numpy import load_file
 
-from musicrt.runtime.bundle import read_manifest
 from musicrt.runtime.errors import MusicRTError
+from musicrt.runtime.manifest_file import read_manifest
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from tests.reference.fill import Layout, write_files

@@ -13,9 +13,10 @@ import pytest
 import musicrt
 from benchmarks.results import write_results
 from musicrt.bulk.outputs import Form, open_outputs
-from musicrt.runtime.bundle import Bundle, write_manifest
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import OutputError
 from musicrt.runtime.files import new_file
+from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.signature import sign_manifest
 from tests.command import CPU, fails
 from tests.conftest import refused

@@ -23,10 +23,11 @@ from musicrt.export.stages import SEED
 from musicrt.export.types import tensors_of
 from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.backends.torch import load_bundle_stages
-from musicrt.runtime.bundle import GPU_FP16, Bundle, write_manifest
+from musicrt.runtime.bundle import GPU_FP16, Bundle
 from musicrt.runtime.errors import BundleError
 from musicrt.runtime.files import changing
 from musicrt.runtime.manifest import CalibrationEntry
+from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.registry import build_spec
 from musicrt.runtime.session import Array
 from musicrt.runtime.spec import TRT, StageSpec, pin_name

@@ -15,9 +15,10 @@ from onnx.external_data_helper import set_external_data
 from safetensors.numpy import save_file
 
 from musicrt.calibration.graphs import open_model
-from musicrt.runtime.bundle import INLINE, MANIFEST, STAGES, TARGET_OF, Bundle, manifest_text, write_manifest
+from musicrt.runtime.bundle import INLINE, STAGES, TARGET_OF, Bundle
 from musicrt.runtime.files import new_file, sha256_of, tensor_places
 from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Manifest, Probe
+from musicrt.runtime.manifest_file import MANIFEST, manifest_text, write_manifest
 from musicrt.runtime.spec import LOWERED, StageSpec
 from musicrt.runtime.verify import probe_inputs, record_probe
 

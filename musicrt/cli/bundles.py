@@ -22,8 +22,9 @@ from musicrt.cli.arguments import (
 )
 from musicrt.cli.engines import print_built, print_engines
 from musicrt.cli.output import console, errors, print_bundle, print_calibration, print_facts, print_file, print_json, progress, say
-from musicrt.runtime.bundle import MANIFEST, Bundle
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BundleError, VerificationError
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.registry import find_system, system_names
 from musicrt.runtime.signature import sign_manifest
 from musicrt.runtime.spec import Precision

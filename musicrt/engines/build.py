@@ -12,11 +12,12 @@ from musicrt.engines.compile import OnPhase, Plan, builder_options, compile_plan
 from musicrt.engines.fingerprint import fingerprint
 from musicrt.engines.layers import Report
 from musicrt.engines.profiles import find_buckets, stage_profiles
-from musicrt.runtime.bundle import ENGINES, Bundle, read_manifest, write_manifest
+from musicrt.runtime.bundle import ENGINES, Bundle
 from musicrt.runtime.driver import cuda_obstacle, gpu_architecture
 from musicrt.runtime.errors import BackendError, EngineError, InputError, OutputError
 from musicrt.runtime.files import added_files, changing, new_file, sha256_of
 from musicrt.runtime.manifest import FileEntry, PlanEntry
+from musicrt.runtime.manifest_file import read_manifest, write_manifest
 from musicrt.runtime.spec import TRT, TRT_INT8, Precision
 from musicrt.runtime.tensorrt_family import TARGETS, Family, find_family
 

@@ -13,12 +13,13 @@ from musicrt.export.checkpoints import beside_checkpoint, hash_tensors, read_con
 from musicrt.export.compact import round_weights
 from musicrt.export.flavours import check_flavours, with_flavour
 from musicrt.export.stages import OnStage, write_flavour
-from musicrt.runtime.bundle import MANIFEST, STAGES, Bundle, identity_of
+from musicrt.runtime.bundle import STAGES, Bundle, identity_of
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.files import new_folder, sha256_of
 from musicrt.runtime.hub import find_files, locate_checkpoint
 from musicrt.runtime.manifest import GraphEntry, LicenceEntry, Manifest, Probe, SourceEntry, StageEntry
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.registry import build_spec, find_system, fit_spec, system_module
 from musicrt.runtime.spec import ORT, ModelSpec, StageSpec, System
 

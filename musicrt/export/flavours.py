@@ -7,10 +7,11 @@ from pathlib import Path
 
 from musicrt.export.stages import OnStage, write_flavour
 from musicrt.runtime.backends.torch import load_bundle_stages
-from musicrt.runtime.bundle import STAGES, Bundle, write_manifest
+from musicrt.runtime.bundle import STAGES, Bundle
 from musicrt.runtime.errors import BundleError, ConfigError
 from musicrt.runtime.files import added_files, changing
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Manifest
+from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.spec import TRT
 
 MORE = (TRT,)

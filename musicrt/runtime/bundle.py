@@ -14,25 +14,21 @@ BUNDLE/engines/<name>/          TensorRT plans of the stages, and what is known 
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, NamedTuple, Self
+from typing import Any, Literal
 
-from pydantic import ValidationError
-
-from musicrt.runtime.errors import BackendError, BundleError, ConfigError, VerificationError
-from musicrt.runtime.files import new_file, sha256_of
+from musicrt.runtime.errors import BackendError, BundleError, ConfigError
+from musicrt.runtime.files import sha256_of
 from musicrt.runtime.graph_file import check_graph
-from musicrt.runtime.limits import check_limit
-from musicrt.runtime.manifest import FORMAT, VERSION, FileEntry, GraphEntry, Manifest, PlanEntry, parse_json
+from musicrt.runtime.manifest import FileEntry, GraphEntry, Manifest, PlanEntry
+from musicrt.runtime.manifest_file import read_manifest
 from musicrt.runtime.registry import build_spec, system_names
-from musicrt.runtime.signature import check_signature
 from musicrt.runtime.spec import INT8, LOWERED, ORT, TRT, TRT_INT8, ModelSpec
+from musicrt.runtime.watched_files import WatchedFiles
 
-MANIFEST = "manifest.json"
 STAGES = "stages"
 ENGINES = "engines"
 WEIGHTS = "weights.safetensors"
@@ -55,28 +51,14 @@ EMBEDDED = Path(__file__).parents[1] / "bundles" / "music2latent-nano"
 """The small bundle that is part of the package: the nano codec, trained on music that the project synthesises itself."""
 
 
-class _Stamp(NamedTuple):
-    """What tells a file from another one in its place, and from itself before somebody wrote into it."""
-
-    inode: int
-    size: int
-    changed: int
-
-    @classmethod
-    def of(cls, path: Path) -> Self:
-        found = path.stat()
-        return cls(found.st_ino, found.st_size, found.st_mtime_ns)
-
-
 class Bundle:
-    """An opened bundle. `Bundle.open` is the way to get one."""
+    """An opened bundle. `Bundle.open` is the way to get one. What reads its files asks `watched` whether they are still those."""
 
     def __init__(self, path: Path, manifest: Manifest, spec: ModelSpec) -> None:
         self.path, self.manifest, self.spec = path, manifest, spec
         self._root = path.resolve()  # where `path` is a link, what it leads to now, for as long as this is open
         self._checked: set[Path] = set()
-        self._stamps: dict[str, _Stamp] = {}
-        self._verdicts: dict[tuple[str, _Stamp], bool] = {}
+        self.watched = WatchedFiles(self._root)
 
     @classmethod
     def open(cls, path: Path | str, *, check: Literal["sizes", "hashes"] = "sizes", trusted_key: Path | str | None = None) -> Bundle:
@@ -171,29 +153,6 @@ class Bundle:
         """Where a plan lies."""
         return self._root / plan.file.path
 
-    @contextlib.contextmanager
-    def unchanged(self, files: Iterable[FileEntry]) -> Iterator[None]:
-        """Around reading some of the files. Raises BundleError where one is not, before and behind it, what it was when this was opened."""
-        read = list(files)
-        self._compare(read)
-        try:
-            yield
-        except BackendError:
-            self._compare(read)  # what another library says of half a file helps nobody
-            raise
-        self._compare(read)
-
-    def check_in_use(self, files: Iterable[FileEntry]) -> None:
-        """Raises BundleError where somebody has written into one of the files, which may be mapped: results would be wrong, or the process
-        end. One that was removed or replaced stays mapped as it was.
-        """
-        for entry in files:
-            before = now = self._stamps[entry.path]
-            with contextlib.suppress(OSError):
-                now = _Stamp.of(self._root / entry.path)
-            if now != before and now.inode == before.inode:
-                self._compare([entry])
-
     def graph_files(self, stage: str, flavour: str) -> list[FileEntry]:
         """What is read to open a stage's graph of a flavour. Raises BundleError if the bundle has none."""
         return [self._graph_entry(stage, flavour).file, *self.weight_files(flavour)]
@@ -204,27 +163,6 @@ class Bundle:
             have = ", ".join(graphs) or "none"
             raise BundleError(f"{self.path} has no {flavour!r} graph of stage {stage!r}, only {have}; {_remedy(flavour, self.path)}")
         return graphs[flavour]
-
-    def _compare(self, files: Iterable[FileEntry]) -> None:
-        for entry in files:
-            path = self._root / entry.path
-            try:
-                self._check_stamp(entry, _Stamp.of(path))
-            except OSError as error:
-                raise BundleError(f"{path} can't be read any more ({error.strerror}); put the bundle back, and load it again") from None
-
-    def _check_stamp(self, entry: FileEntry, now: _Stamp) -> None:
-        """Raises BundleError where a file has another content than it had; OSError where it can't be read."""
-        path = self._root / entry.path
-        if now == self._stamps.setdefault(entry.path, now):
-            return
-        if (entry.path, now) not in self._verdicts:
-            self._verdicts[entry.path, now] = sha256_of(path) == entry.sha256  # copied once more, perhaps
-        if not self._verdicts[entry.path, now]:
-            raise BundleError(
-                f"{path} has changed since the bundle was opened; load it again, and replace a bundle in use by renaming only"
-            )
-        self._stamps[entry.path] = now
 
     def _check_manifest(self) -> None:
         """What the manifest says in two ways must agree: a changed hyper-parameter, rate or tensor shows here."""
@@ -269,9 +207,9 @@ class Bundle:
             raise BundleError(f"{self.path}: the manifest names {entry.path!r}, which lies outside of the bundle; do not use this bundle")
         if not exists:
             raise BundleError(f"{self.path} lacks {entry.path!r}; {remedy}")
-        self._stamps[entry.path] = stamp = _Stamp.of(path)
-        if stamp.size != entry.bytes:
-            raise BundleError(f"{self.path / entry.path} has {stamp.size} bytes, the manifest says {entry.bytes}; {remedy}")
+        size = self.watched.note(entry)
+        if size != entry.bytes:
+            raise BundleError(f"{self.path / entry.path} has {size} bytes, the manifest says {entry.bytes}; {remedy}")
         if hashes and sha256_of(path) != entry.sha256:
             raise BundleError(f"{self.path / entry.path} does not have the SHA-256 of the manifest: it was changed or damaged; {remedy}")
 
@@ -280,60 +218,6 @@ def _remedy(flavour: str, path: Path) -> str:
     if flavour in TARGET_OF:
         return f"make them with: musicrt calibrate {path} --target {TARGET_OF[flavour]}"
     return f"add them with: musicrt add-flavour {path} {flavour}" if flavour == TRT else "export it again"
-
-
-def write_manifest(path: Path, manifest: Manifest) -> None:
-    """Put a manifest in the place of that of the bundle at `path`. Raises OutputError, VerificationError as `manifest_text`."""
-    text = manifest_text(manifest)
-    with new_file(path / MANIFEST) as file:
-        file.write_text(text)
-
-
-def manifest_text(manifest: Manifest) -> str:
-    """What is written of a manifest. Raises VerificationError if it could not be read again, as with numbers that are not finite."""
-    text = manifest.model_dump_json(indent=1) + "\n"
-    try:
-        Manifest.model_validate(parse_json(text.encode()))
-    except ValidationError as error:
-        where = ".".join(str(part) for part in error.errors()[0]["loc"])
-        raise VerificationError(f"{where} is no finite number: something in the network overflows; nothing was written") from None
-    except ValueError as error:
-        raise VerificationError(f"the manifest could not be read again ({error}); nothing was written") from None
-    return text
-
-
-def read_manifest(path: Path, trusted_key: Path | None = None) -> Manifest:
-    """The validated manifest of the bundle at `path`, signed with a key if one is given. Raises BundleError; InputError for a bad key."""
-    file = path / MANIFEST
-    try:
-        if not path.exists():
-            raise BundleError(f"{path} does not exist; expected a bundle folder (make one with: musicrt export)")
-        if not path.is_dir():
-            raise BundleError(f"{path} is a file, expected a bundle folder (make one with: musicrt export)")
-        if not file.is_file():
-            raise BundleError(f"{path} has no {MANIFEST}, so it is not a bundle (make one with: musicrt export)")
-        if not file.resolve().is_relative_to(path.resolve()):
-            raise BundleError(f"{file} leads out of the bundle; do not use it, or copy the files themselves")
-        check_limit("manifest_bytes", file.stat().st_size, f"{file} has {file.stat().st_size} bytes", BundleError)
-        text = file.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path} can't be read ({error.strerror or error}); expected a bundle folder") from None
-    if trusted_key is not None:
-        check_signature(path, text, trusted_key)
-    try:
-        content = parse_json(text)
-    except (ValueError, RecursionError) as error:
-        raise BundleError(f"{file} is not JSON ({error}); copy or export the bundle again") from None
-    if not isinstance(content, dict) or content.get("format") != FORMAT:
-        raise BundleError(f"{file} is not the manifest of a musicrt bundle; make one with: musicrt export")
-    if content.get("version") != VERSION:
-        raise BundleError(f"{path} has bundle format {content.get('version')!r}, this musicrt reads format {VERSION}; export it again")
-    try:
-        return Manifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise BundleError(f"{file} is damaged at {where!r}: {first['msg']}; copy or export the bundle again") from None
 
 
 def identity_of(system: str, config: Mapping[str, Any], tensors_sha256: str) -> str:

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
-from musicrt.runtime.bundle import MANIFEST
 from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.model import Model
 from musicrt.runtime.pipeline import Codec
 

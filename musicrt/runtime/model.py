@@ -79,7 +79,7 @@ class Model:
             device=runner.device,
             identity=bundle.identity,
             threads=threads,
-            check_files=functools.partial(bundle.check_in_use, bundle.weight_files(runner.flavour)),
+            check_files=functools.partial(bundle.watched.check_in_use, bundle.weight_files(runner.flavour)),
         )
 
     @classmethod

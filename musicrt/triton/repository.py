@@ -15,9 +15,10 @@ import shutil
 from pathlib import Path
 from typing import NoReturn
 
-from musicrt.runtime.bundle import MANIFEST, Bundle
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.files import new_folder
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.model import Model
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import Choice

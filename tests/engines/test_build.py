@@ -16,9 +16,10 @@ from musicrt.engines.inspect import inspect_engines, read_engine, read_report
 from musicrt.engines.layers import is_island
 from musicrt.engines.profiles import LONGEST
 from musicrt.runtime import tensorrt_family
-from musicrt.runtime.bundle import MANIFEST, Bundle
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.driver import cuda_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, EngineError, InputError, OutputError
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.registry import system_names
 from musicrt.runtime.spec import StageSpec, kept_name
 from tests.conftest import ForSystem, refused

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from musicrt.runtime.bundle import MANIFEST, Bundle
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, BundleError, Cancelled, ConfigError, VerificationError
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.verify import verify_bundle
 from tests.conftest import ForSystem, refused
 from tests.export.graph_types import ONNX_FLOAT, ONNX_HALF, assert_typed, float_types

@@ -16,10 +16,11 @@ from safetensors.numpy import load_file, save_file
 
 from musicrt.runtime import verify as verify_module
 from musicrt.runtime.backends.torch import TorchCpu
-from musicrt.runtime.bundle import MANIFEST, Bundle, identity_of
+from musicrt.runtime.bundle import Bundle, identity_of
 from musicrt.runtime.errors import BackendError, BundleError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import Probe
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.model import Model
 from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
 from musicrt.runtime.verify import probe_error, probe_inputs, record_probe, relative_error, verify_bundle

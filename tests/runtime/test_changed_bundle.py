@@ -13,8 +13,9 @@ import numpy as np
 import pytest
 
 import musicrt
-from musicrt.runtime.bundle import MANIFEST, Bundle
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BundleError
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.model import load
 from musicrt.runtime.registry import build_spec
 from musicrt.runtime.select import BACKENDS
@@ -122,7 +123,7 @@ def test_a_link_that_is_led_elsewhere_changes_nothing_for_those_that_are_open(bu
 
 def test_a_change_while_a_stage_is_opened_is_seen(bundle: Path) -> None:
     opened = Bundle.open(bundle)
-    with refused(BundleError, WEIGHTS, CHANGED), opened.unchanged(opened.graph_files("encoder", "ort")):
+    with refused(BundleError, WEIGHTS, CHANGED), opened.watched.unchanged(opened.graph_files("encoder", "ort")):
         truncate(bundle)
 
 
@@ -150,6 +151,6 @@ def test_weights_that_were_written_to_and_cant_be_read_are_refused(bundle: Path,
 
     opened = Bundle.open(bundle)
     write_over(bundle)
-    monkeypatch.setattr("musicrt.runtime.bundle.sha256_of", refuse)
+    monkeypatch.setattr("musicrt.runtime.watched_files.sha256_of", refuse)
     with refused(BundleError, WEIGHTS, "can't be read any more (Permission denied)"):
-        opened.check_in_use(opened.weight_files("ort"))
+        opened.watched.check_in_use(opened.weight_files("ort"))

@@ -13,8 +13,9 @@ from musicrt.runtime import processor, session
 from musicrt.runtime.bench import suite
 from musicrt.runtime.bench.settings import Settings
 from musicrt.runtime.bench.suite import bench_bundle
-from musicrt.runtime.bundle import Bundle, write_manifest
+from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.model import Model
 from musicrt.runtime.registry import system_names
 from musicrt.runtime.select import BACKENDS

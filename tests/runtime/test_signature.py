@@ -10,8 +10,9 @@ from pathlib import Path
 import pytest
 
 import musicrt
-from musicrt.runtime.bundle import EMBEDDED, MANIFEST, Bundle
+from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError, InputError
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.signature import SIGNATURE, sign_manifest
 from musicrt.runtime.verify import verify_bundle
 from tests.command import call, fails

@@ -14,11 +14,12 @@ import pytest
 from musicrt.runtime import tensorrt_family
 from musicrt.runtime.backends import tensorrt as backend_module
 from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx, TensorrtSession
-from musicrt.runtime.bundle import EMBEDDED, Bundle, write_manifest
+from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.cuda.engine import open_plan
 from musicrt.runtime.driver import cuda_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, EngineError
 from musicrt.runtime.manifest import FileEntry, PlanEntry, ProfileEntry
+from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.model import Model
 from musicrt.runtime.spec import StageSpec, Tolerance
 from musicrt.runtime.tensorrt_family import FAMILIES

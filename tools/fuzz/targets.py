@@ -17,11 +17,12 @@ import numpy as np
 import soundfile
 
 from musicrt.runtime.audio import probe_audio, stream_audio
-from musicrt.runtime.bundle import EMBEDDED, MANIFEST, Bundle
+from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import MusicRTError
 from musicrt.runtime.graph_file import OPERATORS, check_graph
 from musicrt.runtime.limits import VARIABLE
+from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.record import LONGEST, Record, find_record
 from musicrt.runtime.record_reader import read_record
 

@@ -136,7 +136,7 @@ class _OnnxBackend(Backend):
 
     def open_session(self, bundle: Bundle, stage: str) -> OnnxSession:
         """Open one stage of a bundle. Raises BackendError, BundleError."""
-        with bundle.unchanged(bundle.graph_files(stage, self.flavour)):
+        with bundle.watched.unchanged(bundle.graph_files(stage, self.flavour)):
             path, _ = bundle.graph(stage, self.flavour)
             return self.open_graph(bundle.spec.stage(stage).in_flavour(self.flavour), path)
 

@@ -144,7 +144,7 @@ class OpenvinoCpu(Backend):
         spec = bundle.spec.stage(stage).in_flavour(self.flavour)
 
         def compile_model() -> ov.CompiledModel:
-            with bundle.unchanged(bundle.graph_files(stage, self.flavour)):
+            with bundle.watched.unchanged(bundle.graph_files(stage, self.flavour)):
                 path, entry = bundle.graph(stage, self.flavour)
                 return self._compile(spec, path, self.flavour == INT8 and entry.precision == "int8")
 

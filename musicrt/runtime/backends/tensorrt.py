@@ -135,7 +135,7 @@ class _TensorrtBackend(Backend):
         plan = self._choose(bundle, stage)
         spec = bundle.spec.stage(stage).in_flavour(plan.flavour)
         messages = messages_of(self._trt)
-        with self.turn(), bundle.unchanged([plan.file, *(bundle.graph_files(stage, plan.flavour) if plan.stripped else ())]):
+        with self.turn(), bundle.watched.unchanged([plan.file, *(bundle.graph_files(stage, plan.flavour) if plan.stripped else ())]):
             graph = bundle.graph(stage, plan.flavour)[0] if plan.stripped else None
             runtime, engine = open_plan(self._trt, stage, bundle.plan_file(plan), messages, weights=graph)
             return TensorrtSession(spec, OpenEngine(self._trt, spec, (runtime, engine), plan.profiles, messages), self.gpu, self._arena)

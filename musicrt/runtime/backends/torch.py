@@ -238,7 +238,7 @@ def load_bundle_stages(bundle: Bundle) -> dict[str, nn.Module]:
     with torch.device("meta"):
         stages: dict[str, nn.Module] = system_module(bundle.manifest.system, "stages").build_stages(bundle.manifest.config)
     together = torch.nn.ModuleDict(stages)
-    with bundle.unchanged([bundle.manifest.weights]):
+    with bundle.watched.unchanged([bundle.manifest.weights]):
         try:
             weights = load_file(bundle.weights)
         except (SafetensorError, OSError) as error:

@@ -12,9 +12,10 @@ from typing import Any, Generic, TypeVar
 
 from musicrt.export.bundle import export_bundle
 from musicrt.export.checkpoints import hash_tensors
-from musicrt.runtime.bundle import identity_of, read_manifest
+from musicrt.runtime.bundle import identity_of
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.manifest_file import read_manifest
 from musicrt.runtime.model import Model
 from musicrt.runtime.pipeline import Codec
 from musicrt.runtime.registry import build_spec, fit_spec
