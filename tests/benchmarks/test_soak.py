@@ -46,7 +46,10 @@ def test_nothing_grows_and_everything_is_right(tmp_path: Path) -> None:
 
 
 class Leaky(Pipeline):
-    """Keeps memory, a file and a thread of each call that encodes, and once it is `broken`, decodes another bit."""
+    """Keeps memory, a file and a thread of each call that encodes, and once it is `broken`, decodes another bit.
+
+    4 MB a call, because a process that has run other tests holds gigabytes, of which a share may be growth that is none.
+    """
 
     def __init__(self, model: Model, file: Path) -> None:
         super().__init__(model)
@@ -56,7 +59,7 @@ class Leaky(Pipeline):
     def encode_batch(self, *arguments: Any, **options: Any) -> list[NDArray[np.float32]]:
         thread = threading.Thread(target=self._end.wait)
         thread.start()
-        self._kept.append((np.ones(100_000, np.float32), self._file.open("w"), thread))
+        self._kept.append((np.ones(1_000_000, np.float32), self._file.open("w"), thread))
         return super().encode_batch(*arguments, **options)
 
     def decode_batch(self, *arguments: Any, **options: Any) -> list[NDArray[np.float32]]:
