@@ -100,10 +100,10 @@ def open_stage(
     first = time.perf_counter() - begun
     times = measure(lambda: session.run(None, feeds), 0, repeats)
     used = _memory()
-    values = {str(index): np.asarray(value) for index, value in enumerate(produced)}
+    values: dict[str, Any] = {str(index): np.asarray(value) for index, value in enumerate(produced)}
     kept = Path(folder) / _OUTPUTS
     if not kept.exists():
-        np.savez(kept, **values)  # type: ignore[arg-type]  # its stub takes a name for the flag that it has
+        np.savez(kept, **values)
     with np.load(kept, allow_pickle=False) as reference:
         error = relative_error(values, dict(reference))
     memory = {name: {"opened": after[name] - before[name], "used": used[name] - before[name]} for name in before}

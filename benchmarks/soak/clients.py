@@ -147,7 +147,7 @@ class Client:
             outcome = "done" if KINDS[kind](self) else "wrong"
         except tuple(OUTCOMES) as error:
             outcome = next(name for known, name in OUTCOMES.items() if isinstance(error, known))
-        except Exception as error:
+        except Exception as error:  # whatever it is, it is a fault to be told of, and the soak goes on
             outcome = "failed"
             self.tally.faults.append(f"{kind}: {type(error).__name__}: {' '.join(str(error).split())[:200]}")
         self.tally.outcomes[kind, outcome] += 1

@@ -15,7 +15,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.errors import BundleError, InputError
 from musicrt.runtime.muxing import is_video_target
-from musicrt.runtime.pipeline import WAYS, Progress, ignore_progress, options_of
+from musicrt.runtime.pipeline import WAYS, Progress, ignore_progress, options_of, ways_in
 from musicrt.runtime.record import Way
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.spec import Precision
@@ -101,7 +101,7 @@ class Job:
 
 def ways_of(system: str) -> list[Way]:
     """What a system can do with files."""
-    return [way for way, methods in WAYS.items() if hasattr(_pipeline_of(system), methods[0])]
+    return ways_in(_pipeline_of(system))
 
 
 def plan_job(

@@ -33,6 +33,12 @@ WAYS: Mapping[Way, tuple[str, ...]] = {
 }
 """What a system can do with files, and the methods that have the options of it."""
 
+
+def ways_in(pipeline: type) -> list[Way]:
+    """What a class of pipelines can do with files."""
+    return [way for way, methods in WAYS.items() if hasattr(pipeline, methods[0])]
+
+
 Progress = Callable[[int, int], None]
 """Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
 
@@ -150,7 +156,7 @@ class Codec(ABC):
         have such a record in them (`musicrt.read_record`). Raises InputError for a bad seed, or a way that the system has not.
         """
         spec, backend = self.model.spec, self.backend
-        ways = [known for known, methods in WAYS.items() if hasattr(self, methods[0])]
+        ways = ways_in(type(self))
         if way not in ways:
             raise InputError(f"{spec.system} can't {way}; it can {', '.join(ways)}")
         hints = {name: hint for method in WAYS[way] for name, hint in get_type_hints(getattr(self, method)).items()}
