@@ -5,36 +5,33 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import threading
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TextIO
 
 import numpy as np
 import pytest
-from numpy.typing import NDArray
 
 import musicrt
 from benchmarks.soak.clients import EXPECTED
 from benchmarks.soak.judge import FEWEST, FLOORS, Sample, judge
-from benchmarks.soak.report import render
-from benchmarks.soak.rounds import soak
-from benchmarks.soak.workload import Workload
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.model import Model
-from musicrt.runtime.models.music2latent.pipeline import Pipeline
 
 pytest.importorskip("onnxruntime")
 on_linux = pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="only Linux tells what a process holds")
 
 
-@on_linux
-def test_nothing_grows_and_everything_is_right(tmp_path: Path) -> None:
+def run(module: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     """In a process of its own, which holds nothing of other tests."""
-    where = ["--bundle", str(musicrt.EMBEDDED), "--threads", "1", "--out", str(tmp_path / "made")]
-    command = [sys.executable, "-m", "benchmarks.soak", *where, "--seconds", "0", "--lengths", "0.3", "--clients", "2", "--queue", "3"]
+    command = [sys.executable, "-m", module, *map(str, arguments)]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
+    return done
+
+
+@on_linux
+def test_nothing_grows_and_everything_is_right(tmp_path: Path) -> None:
+    where = ["--bundle", musicrt.EMBEDDED, "--threads", "1", "--out", tmp_path / "made"]
+    run("benchmarks.soak", *where, "--seconds", "0", "--lengths", "0.3", "--clients", "2", "--queue", "3")
     content = json.loads((tmp_path / "made.json").read_text())
     assert content["faults"] == []
     assert len(content["samples"]) >= FEWEST
@@ -45,49 +42,14 @@ def test_nothing_grows_and_everything_is_right(tmp_path: Path) -> None:
     assert "**all went as it has to be.**" in (tmp_path / "made.md").read_text()
 
 
-class Leaky(Pipeline):
-    """Keeps memory, a file and a thread of each call that encodes, and once it is `broken`, decodes another bit.
-
-    4 MB a call, because a process that has run other tests holds gigabytes, of which a share may be growth that is none.
-    """
-
-    def __init__(self, model: Model, file: Path) -> None:
-        super().__init__(model)
-        self._file, self._end, self.broken = file, threading.Event(), False
-        self._kept: list[tuple[NDArray[Any], TextIO, threading.Thread]] = []
-
-    def encode_batch(self, *arguments: Any, **options: Any) -> list[NDArray[np.float32]]:
-        thread = threading.Thread(target=self._end.wait)
-        thread.start()
-        self._kept.append((np.ones(1_000_000, np.float32), self._file.open("w"), thread))
-        return super().encode_batch(*arguments, **options)
-
-    def decode_batch(self, *arguments: Any, **options: Any) -> list[NDArray[np.float32]]:
-        results = super().decode_batch(*arguments, **options)
-        if self.broken:
-            results[0].flat[-1] = np.nextafter(results[0].flat[-1], np.float32(2))
-        return results
-
-    def close(self) -> None:
-        self._end.set()
-        for _, file, thread in self._kept:
-            file.close()
-            thread.join()
-        super().close()
-
-
 @on_linux
 def test_leaks_and_wrong_bits_are_seen(tmp_path: Path) -> None:
-    with Leaky(Model.open(musicrt.EMBEDDED, backend="onnxruntime-cpu", threads=1), tmp_path / "file") as codec:
-        work = Workload.prepare(codec, [0.3], None, tmp_path)
-        codec.broken = True
-        record = soak(codec, work, tmp_path, seconds=0, clients=1, workers=2, queue=2, steps=None)
-    faults = "; ".join(record.faults)
+    report = run("tests.benchmarks.leaky", tmp_path).stdout
     for watched in FLOORS:
-        assert f"{watched} grew by" in faults
-    assert "submit: wrong, " in faults
-    assert "of which the service had" in render(record)
-    assert "not all went as it has to be" in render(record)
+        assert f"- {watched} grew by" in report
+    assert "- submit: wrong, " in report
+    assert "of which the service had" in report
+    assert "**not all went as it has to be:**" in report
 
 
 def samples_of(values: Sequence[float]) -> list[Sample]:
