@@ -52,13 +52,21 @@ def run_batches(
         yield from zip(batch, run(batch), strict=True)
 
 
-def stack_channels(results: Iterable[tuple[Window, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:
-    """Put the channels of each window side by side: (window, [channels, ...]); windows of which nothing is kept fall away."""
+def stack_channels(results: Iterable[tuple[Job, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:
+    """Put the channels of each window of one signal side by side: (window, [channels, ...]); windows without results fall away."""
     rows: list[Array] = []
-    for window, row in results:
+    for job, row in results:
         if row is None:
             continue
         rows.append(row)
         if len(rows) == channels:
-            yield window, np.stack(rows)
+            yield job.window, np.stack(rows)
             rows = []
+
+
+def split_signals(results: Iterable[tuple[Job, Array | None]], channels: Sequence[int]) -> list[Iterator[tuple[Window, Array]]]:
+    """The same of several signals with so many channels each, when all jobs have run."""
+    signals: list[list[tuple[Job, Array | None]]] = [[] for _ in channels]
+    for job, value in results:
+        signals[job.signal].append((job, value))
+    return [stack_channels(signal, count) for signal, count in zip(signals, channels, strict=True)]

@@ -364,6 +364,10 @@ class ModelSpec:
 
         return replace(self, stages=tuple(pin(stage) for stage in self.stages)) if pins else self
 
+    def given(self, option: str, value: Any) -> Any:
+        """The value that an option is given, its default for None."""
+        return self.defaults[option] if value is None else value
+
     def stage(self, name: str) -> StageSpec:
         """The stage called `name`; KeyError if the system has none."""
         return {stage.name: stage for stage in self.stages}[name]

@@ -88,7 +88,7 @@ def test_music2latent(steps: int) -> None:
     config = Music2LatentConfig.from_mapping(models[0].spec.config)
     latents = np.random.default_rng(0).normal(size=(2, config.bottleneck_channels, 3)).astype(np.float32)
     noise = PlacedNoise(5, ((0, 16), (1, 16)), (2, config.bins, 3 * config.frames_per_latent))
-    host, gpu = (Music2LatentSampler(model, config).prepare(steps)(latents, noise, lambda: None) for model in models)
+    host, gpu = (Music2LatentSampler(model, config).prepare(steps).run(latents, noise, lambda: None) for model in models)
     np.testing.assert_array_equal(gpu, host)
     assert len(device.named("run")) == steps
 

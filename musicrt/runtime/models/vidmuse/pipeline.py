@@ -26,7 +26,7 @@ from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Vide
 from musicrt.runtime.models.vidmuse.plan import Plan, make_plan, read_prompts
 from musicrt.runtime.models.vidmuse.spec import BATCH, CAPACITY
 from musicrt.runtime.packing import bits_of
-from musicrt.runtime.pipeline import Progress, ignore_progress
+from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.source import Audio, open_source
 
 Float = NDArray[np.float32]
@@ -188,7 +188,7 @@ class Pipeline(Generator):
     def check_settings(self, options: GenerateOptions) -> None:
         """Raises InputError for a value of an option that no video makes right."""
         self.check_options(self.generate_stream, options)
-        check_settings(self.config, self.model.spec.defaults, options)
+        check_settings(self.config, self.model.spec, options)
 
     def output_channels(self, channels: int, /, **_options: Any) -> int:
         """One, whatever went in."""
@@ -264,4 +264,4 @@ class Pipeline(Generator):
         """Everything that can be said before the work begins. timesteps: of a single window. Raises VideoError, AudioError, InputError."""
         self.check_options(self.generate_stream, options)
         prompts = partial(read_prompts, self.audio, options.get("prompt"))
-        return make_plan(self.config, self.model.spec.defaults, videos, size, prompts, options, timesteps)
+        return make_plan(self.config, self.model.spec, videos, size, prompts, options, timesteps)
