@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
@@ -24,17 +23,16 @@ from musicrt.runtime.models.mucodec.lengths import (
     SHARED,
     WINDOW,
     Fit,
-    Span,
     check_fit,
     decoded_samples,
-    decoder_windows,
     encoded_codes,
     encoder_windows,
 )
-from musicrt.runtime.models.mucodec.noise import Arrays, Noise, choose_noise
+from musicrt.runtime.models.mucodec.noise import Arrays, Noise
 from musicrt.runtime.models.mucodec.options import DecodeOptions, EncodeOptions
-from musicrt.runtime.models.mucodec.prompt import Prompt, PromptEncoder
-from musicrt.runtime.models.mucodec.sampler import Sample, Sampler
+from musicrt.runtime.models.mucodec.plan import Plan, make_plan
+from musicrt.runtime.models.mucodec.prompt import PromptEncoder
+from musicrt.runtime.models.mucodec.sampler import Sampler
 from musicrt.runtime.models.mucodec.spec import BATCH
 from musicrt.runtime.models.mucodec.synthesis import Synthesis
 from musicrt.runtime.pipeline import Codec
@@ -47,23 +45,6 @@ Codes = NDArray[np.int64]
 
 WINDOWS = 1
 """Windows that are encoded together: one fills a CPU, and its features take hundreds of megabytes."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A decode that is about to begin."""
-
-    codes: Codes
-    prompt: Prompt | None
-    sample: Sample
-    spans: Sequence[Span]
-    noise: Noise
-    fit: Fit
-
-    @property
-    def evaluations(self) -> int:
-        """Of the estimator."""
-        return self.sample.steps * len(self.spans)
 
 
 class Pipeline(Codec):
@@ -234,17 +215,10 @@ class Pipeline(Codec):
     def _roundtrip_steps(self) -> int:
         return self.config.chain.num_steps_sound2sound
 
-    def _plan(self, values: NDArray[Any], **options: Unpack[DecodeOptions]) -> _Plan:
-        """Everything that can be said of a decode before it begins. Raises AudioError, InputError."""
-        codes, fit, given = self.check_codes(values), check_fit(options.get("fit", "window")), options.get("prompt")
-        prompt = None if given is None else Prompt.read(given)
-        steps, guidance = (self.model.spec.given(name, options.get(name)) for name in ("steps", "guidance"))
-        sample = self.sampler.prepare(steps, guidance)
-        spans = decoder_windows(codes.shape[2], prompt.frames if prompt else 0, fit)
-        noise = choose_noise(options.get("seed"), options.get("noise"), spans)
-        return _Plan(codes, prompt, sample, spans, noise, fit)
+    def _plan(self, values: NDArray[Any], **options: Unpack[DecodeOptions]) -> Plan:
+        return make_plan(self.check_codes(values), self.model.spec, self.sampler, options)
 
-    def _decode(self, plan: _Plan, on_step: OnStep) -> Iterator[Float]:
+    def _decode(self, plan: Plan, on_step: OnStep) -> Iterator[Float]:
         """The sound of the windows, cross-faded, and cut where the codes end (SPEC section 4.1)."""
         codes, length = plan.codes, decoded_samples(plan.codes.shape[2])
 
