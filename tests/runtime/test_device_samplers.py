@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import musicrt
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.sampler import Sampler as MuCodecSampler
 from musicrt.runtime.models.music2latent.config import Config as Music2LatentConfig
@@ -19,7 +20,7 @@ from musicrt.runtime.models.semanticodec.sampler import Sampler as SemantiCodecS
 from musicrt.runtime.noise import PlacedNoise
 from musicrt.runtime.registry import build_spec, system_module
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.session import Array, Session
 from musicrt.runtime.spec import StageSpec
 from tests.conftest import tiny_layout
 from tests.runtime.denoising_gpu import rounded

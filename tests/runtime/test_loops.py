@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import Cancelled, InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops.consistency import ConsistencySchedule, combine, precondition, renoise, sample, scale_input
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.models.music2latent.sampler import Sampler
-from musicrt.runtime.session import FakeSession
 from tests.conftest import refused
 
 Float = NDArray[np.float32]

@@ -17,9 +17,9 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.model import Model
+from musicrt.runtime.precision import INT8
 from musicrt.runtime.registry import system_names
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.spec import INT8
 from musicrt.runtime.verify import verify_bundle
 from tests.conftest import ForSystem, refused
 

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops.ddim import DdimSchedule
 from musicrt.runtime.models.semanticodec.lengths import WINDOW_HOP, WINDOW_SAMPLES, decoded_samples
 from musicrt.runtime.models.semanticodec.noise import Place, SeededNoise
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
-from musicrt.runtime.session import FakeSession
 from tests.conftest import ForSystem
 from tests.runtime.semanticodec_codecs import (
     Float,

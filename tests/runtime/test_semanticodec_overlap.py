@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.lengths import FADE, WINDOW_HOP, WINDOW_SAMPLES, decode_windows, decoded_samples, token_windows
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.models.semanticodec.spec import build_spec
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import FakeSession
 
 Float = NDArray[np.float32]
 
