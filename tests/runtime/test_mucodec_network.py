@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from musicrt.runtime.models.mucodec.config import Config
 from tests.reference.fill import Layout, write_files
 from tests.reference.runner import DATA
-from tests.reference.signals import audio, normal
+from tests.reference.signals import audio
 
 torch = pytest.importorskip("torch")
 
@@ -29,6 +29,7 @@ from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalis
 from musicrt.runtime.models.mucodec.network.muq import BatchNorm  # noqa: E402
 from musicrt.runtime.models.mucodec.network.quantizer import NormFeat, ResidualQuantizer  # noqa: E402
 from musicrt.runtime.models.mucodec.spec import CHECKPOINT  # noqa: E402
+from tests.runtime.torch_tensors import assert_close, draw  # noqa: E402
 
 FOLDER = DATA / "mucodec"
 PREFIXES = {"muq": "model.", "quantizer": "rvq_muencoder_emb.", "conditioner": "", "normfeat": "normfeat."}
@@ -38,16 +39,6 @@ PREFIXES |= {"estimator": "cfm_wrapper.estimator.", "first_stage": "first_stage_
 def read_layout(variant: str) -> Layout:
     layout: Layout = json.loads((FOLDER / f"layout-{variant}.json").read_text())
     return layout
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    drawn: Tensor = torch.from_numpy(normal(name, shape))
-    return drawn
-
-
-def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert got.shape == expected.shape
-    assert float((got - expected).norm()) <= tolerance * float(expected.norm())
 
 
 @pytest.fixture(autouse=True)
