@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,8 @@ from musicrt.runtime.source import AudioSource, SampleReader
 from musicrt.runtime.windows import Window
 
 Float = NDArray[np.float32]
+Encode = Callable[[Sequence[Float]], list[Float]]
+"""Spectra [2, F, 8 l] of one length -> latents [64, l] of each, or features [8192, l]."""
 
 
 class WindowEncoder:
@@ -39,8 +41,12 @@ class WindowEncoder:
             for channel in range(source.channels):
                 yield Job(signal, channel, window, spectrum[channel])
 
-    def encode(self, spectra: Sequence[Float], *, features: bool) -> list[Float]:
-        """Spectra [2, F, 8 l] of one length -> latents [64, l] of each, or features [8192, l]. Raises BackendError."""
-        name = "features" if features else "latents"
-        values = self._model.session("encoder").run({"representation": np.stack(spectra)}, [name])[name]
-        return list(values if features else values / np.float32(self._config.sigma_rescale))
+    def prepare(self, *, features: bool) -> Encode:
+        """Open the stage. Raises BackendError, and so does what it gives."""
+        session, name = self._model.session("encoder"), "features" if features else "latents"
+
+        def encode(spectra: Sequence[Float]) -> list[Float]:
+            values = session.run({"representation": np.stack(spectra)}, [name])[name]
+            return list(values if features else values / np.float32(self._config.sigma_rescale))
+
+        return encode

@@ -244,9 +244,10 @@ class Pipeline(Codec):
     ) -> Iterator[tuple[Job, Float | None]]:
         """Every channel of every window with its latents or features."""
         tally = Tally(count_kept([source.channels for source in sources], plans), on_progress)
+        encode = self.encoder.prepare(features=features)
 
         def run(jobs: list[Job]) -> list[Float]:
-            values = self.encoder.encode([job.data for job in jobs], features=features)
+            values = encode([job.data for job in jobs])
             tally.add(len(jobs))
             return values
 
