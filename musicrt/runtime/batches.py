@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.progress import Tally
 from musicrt.runtime.windows import Window
 
 Array = NDArray[Any]
@@ -50,6 +51,19 @@ def run_batches(
             yield from zip(waiting.pop(job.data.shape), run(batch), strict=True)
     for batch in waiting.values():
         yield from zip(batch, run(batch), strict=True)
+
+
+def run_data(
+    jobs: Iterable[Job], size: int, run: Callable[[list[Array]], Sequence[Array]], tally: Tally
+) -> Iterator[tuple[Job, Array | None]]:
+    """The same with a function of the data alone, where a job is a piece of work."""
+
+    def run_batch(batch: list[Job]) -> Sequence[Array]:
+        results = run([job.data for job in batch])
+        tally.add(len(batch))
+        return results
+
+    return run_batches(jobs, size, run_batch)
 
 
 def stack_channels(results: Iterable[tuple[Job, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:

@@ -11,7 +11,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, check_batch, run_batches, split_signals
+from musicrt.runtime.batches import check_batch, run_data, split_signals
 from musicrt.runtime.codes import check_range, read_codes
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
@@ -87,14 +87,9 @@ class Pipeline(Codec):
         sources = [check_source(open_source(one, self.sample_rate, sample_rate, kernel="sinc")) for one in audio]
         counts = [encoded_codes(source.samples) for source in sources]
         tally = Tally(sum(len(encoder_windows(count, check_fit(fit))) for count in counts), on_progress)
-
-        def run(jobs: list[Job]) -> list[Codes]:
-            codes = self.windows.encode([job.data for job in jobs])
-            tally.add(len(jobs))
-            return codes
-
         jobs = chain.from_iterable(self.windows.plan(i, source, fit) for i, source in enumerate(sources))
-        results = split_signals(run_batches(jobs, check_batch(max_batch_size, BATCH.maximum), run), [1] * len(sources))
+        computed = run_data(jobs, check_batch(max_batch_size, BATCH.maximum), self.windows.encode, tally)
+        results = split_signals(computed, [1] * len(sources))
         ordered = [sorted(result, key=lambda one: one[0].start) for result in results]
         return [np.concatenate([codes for _, codes in one], axis=2)[:, :, :count] for one, count in zip(ordered, counts, strict=True)]
 

@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, check_batch, run_batches, split_signals, stack_channels
+from musicrt.runtime.batches import Job, check_batch, run_batches, run_data, split_signals, stack_channels
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import Model
@@ -245,14 +245,8 @@ class Pipeline(Codec):
         """Every channel of every window with its latents or features."""
         tally = Tally(count_kept([source.channels for source in sources], plans), on_progress)
         encode = self.encoder.prepare(features=features)
-
-        def run(jobs: list[Job]) -> list[Float]:
-            values = encode([job.data for job in jobs])
-            tally.add(len(jobs))
-            return values
-
         jobs = chain.from_iterable(self.encoder.plan(i, *job) for i, job in enumerate(zip(sources, lengths, plans, strict=True)))
-        return run_batches(jobs, check_batch(size, BATCH.maximum), run)
+        return run_data(jobs, check_batch(size, BATCH.maximum), encode, tally)
 
     def _decode_windows(
         self, signals: Sequence[Float], plans: Sequence[list[Window]], sample: Sample, noise: Noise, size: int, on_progress: Progress

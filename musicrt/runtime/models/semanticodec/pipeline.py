@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, check_batch, run_batches, split_signals, stack_channels
+from musicrt.runtime.batches import Job, check_batch, run_batches, run_data, split_signals, stack_channels
 from musicrt.runtime.codes import check_range, read_codes
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
@@ -77,14 +77,8 @@ class Pipeline(Codec):
         rows = [_count_rows(source, channels) for source in sources]
         counts = [encoded_tokens(source.samples, self.config.stack) for source in sources]
         tally = Tally(sum(row * -(-count // self.config.tokens) for row, count in zip(rows, counts, strict=True)), on_progress)
-
-        def run(jobs: list[Job]) -> list[Tokens]:
-            tokens = self.segments.encode([job.data for job in jobs])
-            tally.add(len(jobs))
-            return tokens
-
         jobs = chain.from_iterable(self.segments.plan(i, *job) for i, job in enumerate(zip(sources, rows, counts, strict=True)))
-        results = split_signals(run_batches(jobs, check_batch(max_batch_size, BATCH.maximum), run), rows)
+        results = split_signals(run_data(jobs, check_batch(max_batch_size, BATCH.maximum), self.segments.encode, tally), rows)
         return [np.concatenate([value for _, value in result], axis=1)[:, :count] for result, count in zip(results, counts, strict=True)]
 
     def encode_source(
