@@ -28,6 +28,7 @@ from musicrt.runtime.models.mucodec.network.checkpoint import Networks, is_dead_
 from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, position_rates, unpatch  # noqa: E402
 from musicrt.runtime.models.mucodec.network.muq import BatchNorm  # noqa: E402
 from musicrt.runtime.models.mucodec.network.quantizer import NormFeat, ResidualQuantizer  # noqa: E402
+from musicrt.runtime.models.mucodec.network.velocity import Context, Timesteps, Velocity  # noqa: E402
 from musicrt.runtime.models.mucodec.spec import CHECKPOINT  # noqa: E402
 from tests.runtime.torch_tensors import assert_close, draw  # noqa: E402
 
@@ -206,9 +207,9 @@ def test_estimator_in_parts_gives_the_same(load: Callable[[str], Networks], fram
     x, incontext, known = (draw(name, 2, 32, frames, 32) for name in ("x", "incontext", "condition"))
     timestep = torch.tensor([0.1, 0.8])
     conditions = [known, torch.zeros_like(known)]
-    context, velocity = stages.Context(network), stages.Velocity(network)
+    context, velocity = Context(network), Velocity(network)
     rows = torch.stack([context(incontext, condition) for condition in conditions])
-    got = velocity(rows, x, *stages.Timesteps(network)(timestep))
+    got = velocity(rows, x, *Timesteps(network)(timestep))
     for row, condition in zip(got, conditions, strict=True):
         assert_close(row, whole_estimator(network, torch.cat([x, incontext, condition], dim=1), timestep), 2e-5)
 
