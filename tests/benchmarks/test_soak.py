@@ -81,13 +81,13 @@ def test_leaks_and_wrong_bits_are_seen(tmp_path: Path) -> None:
     with Leaky(Model.open(musicrt.EMBEDDED, backend="onnxruntime-cpu", threads=1), tmp_path / "file") as codec:
         work = Workload.prepare(codec, [0.3], None, tmp_path)
         codec.broken = True
-        record = soak(codec, work, tmp_path, seconds=0, clients=1, workers=2, queue=2, steps=None)
-    faults = "; ".join(record.faults)
+        findings = soak(codec, work, tmp_path, seconds=0, clients=1, workers=2, queue=2, steps=None)
+    faults = "; ".join(findings.faults)
     for watched in FLOORS:
         assert f"{watched} grew by" in faults
     assert "submit: wrong, " in faults
-    assert "of which the service had" in render(record)
-    assert "not all went as it has to be" in render(record)
+    assert "of which the service had" in render(findings)
+    assert "not all went as it has to be" in render(findings)
 
 
 def samples_of(values: Sequence[float]) -> list[Sample]:
