@@ -15,7 +15,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.errors import BundleError, InputError
 from musicrt.runtime.muxing import is_video_target
-from musicrt.runtime.pipeline import WAYS, Progress, ignore_progress, options_of, ways_in
+from musicrt.runtime.pipeline import Progress, ignore_progress, options_in, ways_in
 from musicrt.runtime.record import Way
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.spec import Precision
@@ -93,7 +93,7 @@ class Job:
     def with_options(self, options: Mapping[str, Any]) -> Job:
         """The same with other options. Raises InputError for one that the system has not."""
         pipeline = _pipeline_of(self.system)
-        known = [name for method in WAYS[self.way] for name in options_of(getattr(pipeline, method))]
+        known = options_in(pipeline, self.way)
         if unknown := [name for name in options if name not in known]:
             raise InputError(f"{self.system} has no option {unknown[0]!r}; for {self.way} it has {', '.join(known)}")
         return replace(self, options=dict(options))

@@ -23,7 +23,7 @@ from musicrt.runtime.models.music2latent.options import DecodeOptions, EncodeOpt
 from musicrt.runtime.models.music2latent.sampler import Sampler
 from musicrt.runtime.models.music2latent.spec import BATCH
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
-from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
+from musicrt.runtime.pipeline import Codec, Progress, ignore_progress, with_record
 from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
 from musicrt.runtime.windows import Window, chunk_windows, join_windows, overlapping_windows
 
@@ -112,6 +112,7 @@ class Pipeline(Codec):
         results = ((job.window, value) for job, value in run_batches(self._encode_jobs(0, source, length, plan), 1, run))
         return join_windows(stack_channels(results, source.channels), length, guard=_GUARD)
 
+    @with_record
     def encode_source(
         self,
         audio: str | Path,
