@@ -6,6 +6,7 @@ Importing this package is light: a name loads what it needs when it is first use
 from __future__ import annotations
 
 import importlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ if TYPE_CHECKING:
     from musicrt.runtime.serving.service import Service
 
 __version__ = "0.1.0"
+
+logging.getLogger("musicrt").addHandler(logging.NullHandler())  # what is shown is the program's to say
 
 _HOMES = {
     "EMBEDDED": "bundle",

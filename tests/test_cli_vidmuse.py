@@ -34,8 +34,11 @@ def clip(tmp_path: Path) -> Path:
 def test_music_of_a_video(bundle: Path, clip: Path) -> None:
     raw, finished = clip.with_name("raw.wav"), clip.with_name("music.flac")
     options = ("--top-k", "50", "--guidance", "2", "--no-loudness")
-    said = call("generate", bundle, clip, "-o", raw, *options, *SHORT)
+    tokens, decoded = clip.with_name("raw.safetensors"), clip.with_name("decoded.wav")
+    said = call("generate", bundle, clip, "-o", raw, "--tokens", tokens, *options, *SHORT)
     assert said.out == f"{raw}: 0.50 s at 32000 Hz\n"
+    call("decode", bundle, tokens, decoded, *CPU)
+    np.testing.assert_array_equal(read_audio(decoded)[0], read_audio(raw)[0])
     with Pipeline(Model.open(bundle, backend="onnxruntime-cpu")) as pipeline:
         expected = pipeline.generate(clip, duration=0.5, seed=3, top_k=50, guidance=2.0)
     audio, rate = read_audio(raw)
@@ -116,4 +119,5 @@ def test_wrong_videos_and_targets(bundle: Path, clip: Path) -> None:
     fails(3, "generate", bundle, clip.with_name("none.mp4"), "-o", clip.with_name("a.wav"), *CPU, says=("none.mp4",))
     fails(3, "generate", bundle, clip, "-o", clip, *CPU, says=("as the video and as the file to write",))
     fails(3, "generate", bundle, clip, "-o", clip.with_name("a.txt"), *CPU, says=("'.txt'",))
+    fails(3, "generate", bundle, clip.parent, "-o", clip.with_name("a"), "--tokens", "t", *CPU, says=("--tokens t with a folder",))
     assert {path.name for path in clip.parent.iterdir()} == {"clip.mp4", "song.wav"}

@@ -15,7 +15,7 @@ from pathlib import Path
 
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from benchmarks.soak.report import render
-from benchmarks.soak.rounds import Record, soak
+from benchmarks.soak.rounds import Findings, soak
 from benchmarks.soak.workload import Workload
 from musicrt.runtime.errors import VerificationError
 from musicrt.runtime.model import load
@@ -43,23 +43,23 @@ def main(arguments: Sequence[str]) -> None:
         content = describe_run("soak", options.bundle, settings, options.threads)
         say("every request once, alone …")
         work = Workload.prepare(codec, options.lengths, options.steps, Path(folder))
-        record = soak(codec, work, Path(folder), seconds=options.seconds, **counts)
-    write_results(options.out, {**content, **describe(record)}, render(record))
-    if record.faults:
-        raise VerificationError(f"{len(record.faults)} faults, {record.faults[0]} first; see {options.out.name}.md")
+        findings = soak(codec, work, Path(folder), seconds=options.seconds, **counts)
+    write_results(options.out, {**content, **describe(findings)}, render(findings))
+    if findings.faults:
+        raise VerificationError(f"{len(findings.faults)} faults, {findings.faults[0]} first; see {options.out.name}.md")
 
 
-def describe(record: Record) -> dict[str, object]:
+def describe(findings: Findings) -> dict[str, object]:
     """The raw values, as JSON values."""
     return {
         "outcomes": [
-            {"kind": kind, "outcome": outcome, "count": count} for (kind, outcome), count in sorted(record.tally.outcomes.items())
+            {"kind": kind, "outcome": outcome, "count": count} for (kind, outcome), count in sorted(findings.tally.outcomes.items())
         ],
-        "submitted": record.tally.submitted,
-        "events": dict(record.events),
-        "trends": {name: asdict(trend) for name, trend in record.trends.items()},
-        "faults": record.faults,
-        "samples": [asdict(sample) for sample in record.samples],
+        "submitted": findings.tally.submitted,
+        "events": dict(findings.events),
+        "trends": {name: asdict(trend) for name, trend in findings.trends.items()},
+        "faults": findings.faults,
+        "samples": [asdict(sample) for sample in findings.samples],
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from benchmarks.soak.clients import EXPECTED, KINDS
 from benchmarks.soak.judge import SCATTER, SHARE, WARM_UP
-from benchmarks.soak.rounds import Record
+from benchmarks.soak.rounds import Findings
 from musicrt.runtime.measure import markdown_table
 
 _RULE = (
@@ -14,26 +14,26 @@ _RULE = (
 )
 
 
-def render(record: Record) -> str:
+def render(findings: Findings) -> str:
     """Requests by kind and outcome, what was watched, and the faults."""
-    outcomes = sorted({outcome for _, outcome in record.tally.outcomes})
+    outcomes = sorted({outcome for _, outcome in findings.tally.outcomes})
     counts = [
         [
             f"`{kind}`: {' '.join((KINDS[kind].__doc__ or '').split()).rstrip('.').lower()}",
-            *(str(record.tally.outcomes[kind, one]) for one in outcomes),
+            *(str(findings.tally.outcomes[kind, one]) for one in outcomes),
         ]
         for kind in EXPECTED
     ]
     watched = [
         [name, f"{trend.first:.1f}", f"{trend.last:.1f}", f"{trend.grown:+.2f}", f"{trend.allowed:.2f}", "yes" if trend.is_flat else "NO"]
-        for name, trend in record.trends.items()
+        for name, trend in findings.trends.items()
     ]
-    last = record.samples[-1]
+    last = findings.samples[-1]
     return "\n\n".join(
         [
-            f"{last.requests} requests in {last.seconds:.0f} s, of which the service had {record.tally.submitted}, and "
-            + ("**all went as it has to be.**" if not record.faults else "**not all went as it has to be:**"),
-            *(["\n".join(f"- {fault}" for fault in record.faults)] if record.faults else []),
+            f"{last.requests} requests in {last.seconds:.0f} s, of which the service had {findings.tally.submitted}, and "
+            + ("**all went as it has to be.**" if not findings.faults else "**not all went as it has to be:**"),
+            *(["\n".join(f"- {fault}" for fault in findings.faults)] if findings.faults else []),
             "## Requests by kind and outcome",
             markdown_table(("kind", *outcomes), counts),
             "## What the process holds",

@@ -25,7 +25,7 @@ _SAY = 30.0
 
 
 @dataclass(frozen=True)
-class Record:
+class Findings:
     """What was seen. events: how many requests of the service ended in which way, as `on_request` has it."""
 
     samples: Sequence[Sample]
@@ -63,7 +63,7 @@ def soak(
     workers: int | None,
     queue: int,
     steps: int | None,
-) -> Record:
+) -> Findings:
     """Rounds for so long, and at least as many as it takes to judge; in each, every client makes one request of every kind. Before them,
     every call is made as often at once as it can be, so that what that takes does not look like growth when it comes by chance.
 
@@ -92,7 +92,7 @@ def soak(
             if time.monotonic() - said > _SAY:
                 said = time.monotonic()
                 say(f"{samples[-1].seconds:.0f} s: {samples[-1].requests} requests, {samples[-1].memory_mb:.0f} MB")
-    return Record(samples, tally, events)
+    return Findings(samples, tally, events)
 
 
 def _wait_until_idle(service: Service) -> None:

@@ -15,7 +15,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.errors import BundleError, InputError
 from musicrt.runtime.muxing import is_video_target
-from musicrt.runtime.pipeline import WAYS, options_of, ways_in
+from musicrt.runtime.pipeline import options_in, ways_in
 from musicrt.runtime.precision import Precision
 from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.record import Way
@@ -94,7 +94,7 @@ class Job:
     def with_options(self, options: Mapping[str, Any]) -> Job:
         """The same with other options. Raises InputError for one that the system has not."""
         pipeline = _pipeline_of(self.system)
-        known = [name for method in WAYS[self.way] for name in options_of(getattr(pipeline, method))]
+        known = options_in(pipeline, self.way)
         if unknown := [name for name in options if name not in known]:
             raise InputError(f"{self.system} has no option {unknown[0]!r}; for {self.way} it has {', '.join(known)}")
         return replace(self, options=dict(options))

@@ -12,6 +12,7 @@ large with 413; where all replicas are busy and as many requests wait as may, Ra
 from __future__ import annotations
 
 import asyncio
+import logging
 import mimetypes
 import threading
 from collections.abc import Mapping
@@ -78,6 +79,7 @@ class Service:
 
     def __init__(self, jobs: Mapping[str, Job]) -> None:
         """Raises BundleError, BackendError."""
+        logging.basicConfig()  # to stderr, which Ray keeps
         self._jobs, self._turn = jobs, threading.Lock()
         self._codec = next(iter(jobs.values())).open()
 

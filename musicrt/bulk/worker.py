@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ class Worker:
 
     def __init__(self, job: Job, outputs: Outputs) -> None:
         """Raises BundleError, BackendError."""
+        logging.basicConfig()  # to stderr, which Ray keeps
         self._job, self._outputs, self._codec = job, outputs, job.open()
 
     def __call__(self, lot: pyarrow.Table) -> pyarrow.Table:

@@ -14,7 +14,7 @@ from musicrt.calibration.inputs import Piece
 from musicrt.calibration.metrics import mel_distance, signal_to_noise, stft_distance
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.model import Model
-from musicrt.runtime.pipeline import options_of
+from musicrt.runtime.pipeline import options_in
 from musicrt.runtime.precision import Gate
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import Choice
@@ -59,7 +59,7 @@ def run_pieces(
 
 def decode_options(codec: Any, steps: int | None) -> dict[str, Any]:
     """The seed, and the steps if they are given, where the system has them."""
-    known = options_of(codec.decode_stream)
+    known = options_in(codec, "decode")
     wanted = {"seed": _SEED, "steps": steps}
     return {name: value for name, value in wanted.items() if value is not None and name in known}
 

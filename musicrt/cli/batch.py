@@ -12,15 +12,15 @@ from typing import Annotated, Any, Literal
 import typer
 
 from musicrt.cli.arguments import BackendOption, JsonOption, PrecisionOption, bundle_path, needing
-from musicrt.cli.options import DECODING, ENCODING, FEATURES, GENERATION, Flag, OptionsCommand, with_options
+from musicrt.cli.options import OFFERED, OptionsCommand, with_options
 from musicrt.cli.output import print_json, progress, say
 from musicrt.runtime.errors import InputError
 
 app = typer.Typer(name="batch", no_args_is_help=True, help="Work on many files, on this machine or a cluster (needs the extra `ray`).")
 
 
-def _command(way: Literal["encode", "decode", "generate"], offered: Mapping[str, Flag]) -> Callable[..., None]:
-    @with_options(offered)
+def _command(way: Literal["encode", "decode", "generate"]) -> Callable[..., None]:
+    @with_options(OFFERED[way])
     def run(
         bundle: Annotated[Path, typer.Option(help="A bundle folder, or `embedded`; on a cluster one that every node sees.")],
         source: Annotated[
@@ -70,10 +70,10 @@ def _command(way: Literal["encode", "decode", "generate"], offered: Mapping[str,
     return run
 
 
-_WAYS: Mapping[Literal["encode", "decode", "generate"], tuple[Mapping[str, Flag], str]] = {
-    "encode": ({**ENCODING, **FEATURES}, "Encode many audio files."),
-    "decode": (DECODING, "Decode many files of encoded audio."),
-    "generate": (GENERATION, "Make music for many videos."),
+_HELP: Mapping[Literal["encode", "decode", "generate"], str] = {
+    "encode": "Encode many audio files.",
+    "decode": "Decode many files of encoded audio.",
+    "generate": "Make music for many videos.",
 }
-for _way, (_offered, _help) in _WAYS.items():
-    app.command(name=_way, help=_help, cls=OptionsCommand)(_command(_way, _offered))
+for _way, _help in _HELP.items():
+    app.command(name=_way, help=_help, cls=OptionsCommand)(_command(_way))

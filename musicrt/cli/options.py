@@ -1,8 +1,7 @@
 """The options of encoding, decoding and generating that systems may have, as the command line offers them.
 
 None has a default here: what is not given is not passed on, so that each system's own default holds; and what is given to a system
-that has no such option is refused. Names are those of the parameters of `encode_source` and `decode_stream`, and of a generator's
-`generate_stream` and `compose`.
+that has no such option is refused. Names are those of the parameters of the methods in `WAYS` of `musicrt/runtime/pipeline.py`.
 """
 
 from __future__ import annotations
@@ -12,13 +11,16 @@ import inspect
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from typer.core import TyperCommand, TyperOption
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.registry import system_module, system_names
+
+if TYPE_CHECKING:
+    from musicrt.runtime.record import Way
 
 Command = Callable[..., None]
 
@@ -92,13 +94,20 @@ GENERATION: Mapping[str, Flag] = {
     "max_batch_size": _MAX_BATCH_SIZE,
 }
 OPTIONS: Mapping[str, Flag] = {**ENCODING, **FEATURES, **DECODING, **GENERATION}
-_METHODS: Mapping[str, tuple[str, ...]] = {
-    "encode": ("encode_source",),
-    "decode": ("decode_stream",),
-    "roundtrip": ("encode_source", "decode_stream"),
-    "generate": ("generate_stream", "compose"),
+OFFERED: Mapping[str, Mapping[str, Flag]] = {
+    "encode": {**ENCODING, **FEATURES},
+    "decode": DECODING,
+    "roundtrip": {**ENCODING, **DECODING},
+    "generate": GENERATION,
 }
-"""Where the options of each command come from."""
+"""The options of each command."""
+_WAYS: Mapping[str, tuple[Way, ...]] = {
+    "encode": ("encode",),
+    "decode": ("decode",),
+    "roundtrip": ("encode", "decode"),
+    "generate": ("generate",),
+}
+"""What a pipeline is asked for by each command."""
 
 
 class OptionsCommand(TyperCommand):
@@ -114,11 +123,11 @@ class OptionsCommand(TyperCommand):
 
 def owners_of_options(command: str) -> dict[str, list[str]]:
     """The systems that have each option of a command."""
-    from musicrt.runtime.pipeline import options_of
+    from musicrt.runtime.pipeline import options_in, ways_in
 
     codecs = {system: system_module(system, "pipeline").Pipeline for system in system_names()}
     known = {
-        system: {option for method in _METHODS[command] if hasattr(codec, method) for option in options_of(getattr(codec, method))}
+        system: {option for way in _WAYS[command] if way in ways_in(codec) for option in options_in(codec, way)}
         for system, codec in codecs.items()
     }
     return {name: [system for system, names in known.items() if name in names] for name in OPTIONS}
@@ -153,11 +162,11 @@ def given_of(options: Mapping[str, Flag], given: Mapping[str, Any]) -> dict[str,
     return {name: value for name, value in given.items() if name in options}
 
 
-def check_flags(codec: Any, methods: Iterable[Callable[..., Any]], offered: Mapping[str, Flag], given: Iterable[str]) -> None:
-    """Raises InputError, in the words of the command line, for a given option that none of these methods of a codec has."""
-    from musicrt.runtime.pipeline import options_of
+def check_flags(codec: Any, command: str, given: Iterable[str]) -> None:
+    """Raises InputError, in the words of the command line, for an option that was given to a command and that a codec has not."""
+    from musicrt.runtime.pipeline import options_in
 
-    known = {name for method in methods for name in options_of(method)}
+    offered, known = OFFERED[command], {name for way in _WAYS[command] for name in options_in(codec, way)}
     unknown = [name for name in given if name not in known]
     if unknown:
         has = ", ".join(flag.name for name, flag in offered.items() if name in known) or "none"

@@ -15,10 +15,11 @@ from rich.progress import Progress
 from rich.table import Table
 
 from musicrt.runtime.bundle import KEPT_IN, Bundle
-from musicrt.runtime.encoded import load_encoded
+from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.manifest import CalibrationEntry
-from musicrt.runtime.record import Record, find_record
+from musicrt.runtime.record import Record
 from musicrt.runtime.registry import bit_rates, system_names
+from musicrt.runtime.video import Video
 
 console, errors = Console(), Console(stderr=True)
 
@@ -74,21 +75,19 @@ def print_calibration(target: str, entry: CalibrationEntry, as_json: bool = Fals
 
 def print_file(path: Path, as_json: bool = False) -> None:
     """What a file holds, and what it was made with. Raises AudioError, VideoError, EncodedError, InputError."""
-    from musicrt.runtime.audio import probe_audio  # libsndfile, which most commands do without
-    from musicrt.runtime.audio_writer import SUFFIXES
-    from musicrt.runtime.record_reader import read_record
-    from musicrt.runtime.video import VIDEO_SUFFIXES, Video
+    from musicrt.runtime.record_reader import open_made, record_of  # libsndfile, which most commands do without
 
-    suffix = path.suffix.lower()
-    if suffix in SUFFIXES:
-        audio = probe_audio(path)
-        facts = {"format": f"{audio.format} {audio.subtype}", "sample_rate": audio.sample_rate, "channels": audio.channels}
-        _print_made(path, {**facts, "seconds": audio.samples / audio.sample_rate}, read_record(path), as_json)
-    elif suffix in VIDEO_SUFFIXES:
-        video = Video(path)
-        _print_made(path, {"seconds": video.duration, "frames": video.frames, "rate": video.rate}, find_record(video.comment), as_json)
+    made = open_made(path)
+    if isinstance(made, Encoded):
+        _print_encoded(path, made, as_json)
+        return
+    facts: dict[str, Any]
+    if isinstance(made, Video):
+        facts = {"seconds": made.duration, "frames": made.frames, "rate": made.rate}
     else:
-        _print_encoded(path, as_json)
+        facts = {"format": f"{made.format} {made.subtype}", "sample_rate": made.sample_rate, "channels": made.channels}
+        facts["seconds"] = made.samples / made.sample_rate
+    _print_made(path, facts, record_of(made), as_json)
 
 
 def _print_made(path: Path, facts: Mapping[str, Any], record: Record | None, as_json: bool) -> None:
@@ -117,9 +116,8 @@ def _print_record(record: Record | None, title: str = "made") -> None:
         _print_record(record.source, "which was made")
 
 
-def _print_encoded(path: Path, as_json: bool) -> None:
-    """The values, and the bits they take for each second of the audio. Raises EncodedError."""
-    encoded = load_encoded(path)
+def _print_encoded(path: Path, encoded: Encoded, as_json: bool) -> None:
+    """The values, and the bits they take for each second of the audio."""
     rates = bit_rates(encoded.system) if encoded.system in system_names() else {}
     file_rate = 8 * path.stat().st_size / encoded.seconds if encoded.samples else 0.0
     if as_json:

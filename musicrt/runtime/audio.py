@@ -18,6 +18,7 @@ from musicrt.runtime.errors import AudioError, InputError
 from musicrt.runtime.limits import check_limit
 from musicrt.runtime.resampling import Resampler, check_kernel, join_blocks, resample_blocks
 from musicrt.runtime.soundfiles import Disk, OneWayFile, reason_of
+from musicrt.runtime.w64 import read_comment
 from musicrt.runtime.waveform import HIGHEST_RATE, Audio, check_rate, find_bad
 
 _LOG = logging.getLogger("musicrt")
@@ -31,7 +32,9 @@ _WIDTHS = {"PCM_U8": 1, "PCM_16": 2, "PCM_24": 3, "PCM_32": 4, "FLOAT": 4, "DOUB
 
 @dataclass(frozen=True)
 class AudioInfo:
-    """What an audio file says of itself. `samples` is per channel; for an MP3 without a length header it is an estimate."""
+    """What an audio file says of itself. `samples` is per channel; for an MP3 without a length header it is an estimate. `comment`: empty
+    where it has none.
+    """
 
     path: Path
     sample_rate: int
@@ -39,6 +42,7 @@ class AudioInfo:
     samples: int
     format: str
     subtype: str
+    comment: str
 
 
 def probe_audio(path: str | Path) -> AudioInfo:
@@ -46,17 +50,11 @@ def probe_audio(path: str | Path) -> AudioInfo:
     path = Path(path)
     file, disk = _open_source(path)
     with disk, file:
-        info = AudioInfo(path, file.samplerate, file.channels, file.frames, file.format, file.subtype)
+        comment = read_comment(disk) if file.format == "W64" else str(file.comment)
+        info = AudioInfo(path, file.samplerate, file.channels, file.frames, file.format, file.subtype, comment)
     if info.samples < _UNKNOWN_LENGTH:
         return info
     return replace(info, samples=sum(block.shape[1] for block in stream_audio(path)))
-
-
-def read_comment(path: str | Path) -> str:
-    """The comment of a file, empty where it has none. Raises AudioError."""
-    file, disk = _open_source(Path(path))
-    with disk, file:
-        return str(file.comment)
 
 
 def read_audio(path: str | Path, sample_rate: int | None = None, kernel: Resampler = "soxr") -> tuple[Audio, int]:

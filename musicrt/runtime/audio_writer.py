@@ -17,6 +17,7 @@ import soundfile
 from musicrt.runtime.errors import AudioError, InputError, OutputError
 from musicrt.runtime.files import new_file
 from musicrt.runtime.soundfiles import Disk, OneWayFile, reason_of
+from musicrt.runtime.w64 import CommentedDisk
 from musicrt.runtime.waveform import HIGHEST_RATE, MOST_CHANNELS, check_audio, check_rate
 
 if TYPE_CHECKING:
@@ -58,7 +59,7 @@ class AudioWriter:
     """Write an audio file block by block; use it in a `with` block. The file appears when that ends well, otherwise nothing does.
 
     The suffix of `path` gives the format, `subtype` its encoding (24-bit PCM where there is a choice). record: what the audio was made
-    with, for the comment that all formats but W64 have.
+    with, for the comment of the file.
     Raises AudioError for what the format can't hold, OutputError for what the disk can't.
     """
 
@@ -69,12 +70,13 @@ class AudioWriter:
         self._samples = self._clipped = 0
         with contextlib.ExitStack() as stack:
             self._temporary = stack.enter_context(new_file(self.path))
-            self._disk = stack.enter_context(Disk(self._temporary, "wb"))
+            comment = "" if record is None else record.line
+            in_list = comment if self._format.name == "W64" else ""
+            self._disk = stack.enter_context(CommentedDisk(self._temporary, in_list) if in_list else Disk(self._temporary, "wb"))
             try:
                 self._file = OneWayFile(self._disk, "w", self.sample_rate, self.channels, subtype, format=self._format.name)
-                if record is not None:
-                    with contextlib.suppress(soundfile.LibsndfileError):  # W64 has no place for it
-                        self._file.comment = record.line
+                if comment and not in_list:
+                    self._file.comment = comment
             except soundfile.LibsndfileError as error:
                 what = f"{self._format.name} {subtype} at {sample_rate} Hz with {channels} channels"
                 raise AudioError(f"can't write {self.path} as {what}: {reason_of(error)}") from error

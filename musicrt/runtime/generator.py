@@ -19,7 +19,7 @@ from musicrt.runtime.encoded import Encoded, write_encoded
 from musicrt.runtime.errors import InputError, OutputError
 from musicrt.runtime.files import new_file, sha256_of
 from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
-from musicrt.runtime.pipeline import Codec, options_of
+from musicrt.runtime.pipeline import Codec, options_in
 from musicrt.runtime.record import Record
 from musicrt.runtime.video import VIDEO_SUFFIXES
 
@@ -66,11 +66,6 @@ class Generator(Codec):
     def rehearse(self, seconds: float, seed: int) -> None:
         """Make so much music for a video that is made up, and throw it away: what calibration listens to. Raises BackendError."""
 
-    @property
-    def generation_options(self) -> list[str]:
-        """Names of the options of `compose`."""
-        return list(dict.fromkeys([*options_of(self.generate_stream), *options_of(self.compose)]))
-
     def generate_file(self, video: Any, target: str | Path, tokens: str | Path | None = None, **options: Any) -> int:
         """Write the music of a video into an audio file, or, where the suffix is that of a video, into a copy of it; the samples written.
 
@@ -78,7 +73,7 @@ class Generator(Codec):
         `decode_file` makes the music as it was before its loudness was changed. Raises VideoError, AudioError, InputError, OutputError,
         BackendError.
         """
-        self._check_generation(options)
+        self.check_options(options_in(self, "generate"), options)
         target = Path(target)
         _check_apart(video, target, *([] if tokens is None else [Path(tokens)]))
         if not is_video_target(target):
@@ -103,7 +98,7 @@ class Generator(Codec):
         Videos whose `<stem>_output.wav` is there are left out. Everything is checked before the first is begun. The paths of the
         audio files written. Errors as of `generate_file`.
         """
-        self._check_generation(options)
+        self.check_options(options_in(self, "generate"), options)
         options, todo = self._seeded("generate", options), self._plan_folder(Path(folder), Path(target))
         if not todo:
             return []
@@ -161,13 +156,6 @@ class Generator(Codec):
             for block in counted():
                 writer.write(block)
         return written
-
-    def _check_generation(self, options: Mapping[str, Any]) -> None:
-        """Raises InputError for an option that the system has not."""
-        known = self.generation_options
-        unknown = [name for name in options if name not in (*known, "on_progress")]
-        if unknown:
-            raise InputError(f"{self.model.spec.system} has no option {unknown[0]!r}; it has {', '.join(known)}")
 
 
 def _check_apart(video: Any, *written: Path) -> None:

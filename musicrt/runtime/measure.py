@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import json
+import logging
 import os
 import platform
 import subprocess
@@ -189,6 +190,7 @@ def run_isolated(target: str, arguments: Mapping[str, Any], environment: Mapping
 def serve() -> None:
     """The other side of `run_isolated`: read a request from stdin, call, write the answer."""
     global _started
+    logging.basicConfig()
     request = json.load(sys.stdin)
     _started = request["started"]
     module, _, function = request["target"].partition(":")

@@ -120,7 +120,8 @@ class Model:
             if stage not in self._sessions:
                 started = time.perf_counter()
                 session = self._open_session(stage)
-                session.backend, session.precision = self.backend.name, self.backend.precision
+                if not session.backend:  # else another model opened it
+                    session.backend, session.precision = self.backend.name, self.backend.precision
                 seconds = time.perf_counter() - started
                 fields = {"event": "stage_opened", "stage": stage, "backend": session.backend, "seconds": seconds}
                 _LOG.debug("stage %s opened in %.2f s", stage, seconds, extra=fields)

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, ClassVar, Self, get_args, get_type_hints
+from typing import Any, ClassVar, Self, TypeVar, cast, get_args, get_type_hints
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +46,26 @@ def options_of(method: Callable[..., Any]) -> list[str]:
     return [one.name for one in parameters if one.kind is one.KEYWORD_ONLY and one.name != "on_progress"]
 
 
+def options_in(pipeline: Codec | type, way: Way) -> list[str]:
+    """Names of the options that a pipeline, or a class of them, has in one of its ways."""
+    return list(dict.fromkeys(name for method in WAYS[way] for name in options_of(getattr(pipeline, method))))
+
+
+_Encode = TypeVar("_Encode", bound=Callable[..., Encoded])
+
+
+def with_record(encode: _Encode) -> _Encode:
+    """Decorates a system's `encode_source`: what it gives has the record of the call."""
+
+    @functools.wraps(encode)
+    def call(codec: Codec, audio: str | Path, **options: Any) -> Encoded:
+        encoded = encode(codec, audio, **options)
+        record = codec.record("encode", **options).model_copy(update={"input": sha256_of(Path(audio))})
+        return dataclasses.replace(encoded, record=record)
+
+    return cast(_Encode, call)
+
+
 class Codec(ABC):
     """A codec on an opened model. Subclasses write `encode_source` and `decode_stream`; files are handled here.
 
@@ -75,7 +96,7 @@ class Codec(ABC):
     @property
     @abstractmethod
     def encode_source(self) -> Callable[..., Encoded]:
-        """A method `(path, **options)`: encode a file in bounded memory."""
+        """A method `(path, **options)`, decorated by `with_record`: encode a file in bounded memory."""
 
     @property
     @abstractmethod
@@ -118,7 +139,7 @@ class Codec(ABC):
         """Encode an audio file into a file of encoded audio. Raises AudioError, InputError, OutputError, BackendError."""
         self._check_encoding(options)
         with new_file(Path(target)) as temporary:  # before the work, so that a bad target fails at once
-            encoded = self._encode(audio, options)
+            encoded = self.encode_source(audio, **options)
             write_encoded(temporary, encoded)
         return encoded
 
@@ -138,11 +159,11 @@ class Codec(ABC):
     ) -> int:
         """Encode an audio file and decode it into another; the number of samples written. Errors as of the two ways."""
         self._check_encoding(encode_options)
-        self.check_options(self.decode_stream, decode_options)
+        self.check_options(options_in(self, "decode"), decode_options)
         self.check_decoding(**decode_options)
         channels = self.output_channels(probe_audio(audio).channels, **encode_options)
         AudioWriter.check_target(target, self.sample_rate, channels)
-        return self._write(self._encode(audio, encode_options), target, decode_options)
+        return self._write(self.encode_source(audio, **encode_options), target, decode_options)
 
     def record(self, way: Way, /, **options: Any) -> Record:
         """What a call with these options is to be made with, and made again: with the `options` of what is returned.
@@ -183,9 +204,8 @@ class Codec(ABC):
                 f"{(self.model.identity or 'none')[:12]}, variant {spec.variant}; load the bundle it was made with"
             )
 
-    def check_options(self, method: Callable[..., Any], options: Iterable[str]) -> None:
-        """Raises InputError if a method of this system has not all these options, with those that it has."""
-        known = options_of(method)
+    def check_options(self, known: Sequence[str], options: Iterable[str]) -> None:
+        """Raises InputError for an option beyond those that are `known`, as `options_in` gives them, and names these."""
         unknown = [name for name in options if name not in (*known, "on_progress")]
         if unknown:
             raise InputError(f"{self.model.spec.system} has no option {unknown[0]!r}; it has {', '.join(known) or 'none'}")
@@ -202,21 +222,14 @@ class Codec(ABC):
 
     def _seeded(self, way: Way, options: Mapping[str, Any]) -> dict[str, Any]:
         """The same with a seed, where there is to be one, so that it is known. Raises InputError for a bad one."""
-        takes_seed = any("seed" in options_of(getattr(self, method)) for method in WAYS[way])
-        if not takes_seed or options.get("noise") is not None:
+        if "seed" not in options_in(self, way) or options.get("noise") is not None:
             return dict(options)
         return {**options, "seed": choose_seed(options.get("seed"))}
-
-    def _encode(self, audio: str | Path, options: Mapping[str, Any]) -> Encoded:
-        """Encoded audio with its record."""
-        encoded = self.encode_source(audio, **options)
-        record = self.record("encode", **options).model_copy(update={"input": sha256_of(Path(audio))})
-        return dataclasses.replace(encoded, record=record)
 
     def _write(self, encoded: Encoded, target: str | Path, options: Mapping[str, Any], file: Path | None = None) -> int:
         """file: that of the encoded audio, if there is one."""
         self.check_encoded(encoded)
-        self.check_options(self.decode_stream, options)
+        self.check_options(options_in(self, "decode"), options)
         options = self._seeded("decode", options)
         source = None if encoded.record is None else encoded.record.model_copy(update={"source": None})
         update = {"input": None if file is None else sha256_of(file), "source": source}
@@ -267,4 +280,4 @@ class Codec(ABC):
 
     def _check_encoding(self, options: Iterable[str]) -> None:
         self._identity()
-        self.check_options(self.encode_source, options)
+        self.check_options(options_in(self, "encode"), options)

@@ -10,7 +10,7 @@ import contextlib
 import hashlib
 import json
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
@@ -44,7 +44,8 @@ class Record(BaseModel):
     """How an output was made. `identity`: of the bundle, None where the model came from none.
 
     version: of this package. runtime: what ran, in words. threads: that the bundle was loaded with. options: those that were given, and the
-    seed; files and arrays among them as "sha256:…". input: SHA-256 of the file that went in. source: the record of that, if it had one.
+    seed; files and arrays among them as "sha256:…" of their bytes, those of a list of arrays one after the other. input: SHA-256 of the
+    file that went in. source: the record of that, if it had one.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
@@ -119,8 +120,12 @@ def _describe(value: Any, is_file: bool) -> bool | int | float | str:
         return as_word(value)
     if isinstance(value, bool | int) or (isinstance(value, float) and math.isfinite(value)):
         return value
-    if isinstance(value, np.ndarray):
-        return f"sha256:{hashlib.sha256(np.ascontiguousarray(value).tobytes()).hexdigest()}"
+    arrays = [value] if isinstance(value, np.ndarray) else value
+    if isinstance(arrays, Sequence) and arrays and all(isinstance(one, np.ndarray) for one in arrays):
+        digest = hashlib.sha256()
+        for one in arrays:
+            digest.update(np.ascontiguousarray(one).data)
+        return f"sha256:{digest.hexdigest()}"
     return f"given as {type(value).__name__}"
 
 

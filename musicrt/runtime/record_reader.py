@@ -1,14 +1,30 @@
-"""Finding the record in a file, whatever its kind."""
+"""Files of any kind: what they are, and the record of what they were made with."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-from musicrt.runtime.audio import read_comment
+from musicrt.runtime.audio import AudioInfo, probe_audio
 from musicrt.runtime.audio_writer import SUFFIXES
-from musicrt.runtime.encoded import load_encoded
+from musicrt.runtime.encoded import Encoded, load_encoded
 from musicrt.runtime.record import Record, find_record
 from musicrt.runtime.video import VIDEO_SUFFIXES, Video
+
+Made = AudioInfo | Video | Encoded
+"""What a file may be."""
+
+
+def open_made(path: str | Path) -> Made:
+    """An audio file or a video, by its suffix, or else encoded audio. Raises AudioError, VideoError, EncodedError for what is none."""
+    suffix = Path(path).suffix.lower()
+    if suffix in SUFFIXES:
+        return probe_audio(path)
+    return Video(path) if suffix in VIDEO_SUFFIXES else load_encoded(path)
+
+
+def record_of(made: Made) -> Record | None:
+    """What it was made with, None where it does not say. Raises InputError for a damaged record."""
+    return made.record if isinstance(made, Encoded) else find_record(made.comment)
 
 
 def read_record(path: str | Path) -> Record | None:
@@ -16,9 +32,4 @@ def read_record(path: str | Path) -> Record | None:
 
     Raises AudioError, VideoError, EncodedError for what is none, InputError for a damaged record.
     """
-    suffix = Path(path).suffix.lower()
-    if suffix in SUFFIXES:
-        return find_record(read_comment(path))
-    if suffix in VIDEO_SUFFIXES:
-        return find_record(Video(path).comment)
-    return load_encoded(path).record
+    return record_of(open_made(path))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -24,6 +25,7 @@ class TritonPythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Open the bundle. Raises BundleError, BackendError, InputError, which Triton shows when the model is not loaded."""
+        logging.basicConfig()  # into the server's log
         config = json.loads(args["model_config"])
         self._settings = Settings.read(config)
         if args["model_instance_kind"] == "GPU":

@@ -53,11 +53,11 @@ def stage_config(name: str, stage: StageSpec, settings: Settings) -> dict[str, A
 
 
 class StageSession(Session):
-    """A stage that another model of the same server runs."""
+    """A stage that another model of the same server runs. backend, precision: what that is configured for."""
 
-    def __init__(self, stage: StageSpec, model: str) -> None:
+    def __init__(self, stage: StageSpec, model: str, backend: str, precision: str) -> None:
         super().__init__(stage)
-        self._model = model
+        self._model, self.backend, self.precision = model, backend, precision
 
     def _run(self, feeds: Mapping[str, Array], names: tuple[str, ...]) -> dict[str, Array]:
         import triton_python_backend_utils as utils  # the server's own, only there inside it
@@ -81,12 +81,19 @@ def open_model(folder: Path, settings: Settings) -> Model:
 
 
 def open_stages(folder: Path, name: str, settings: Settings) -> Model:
-    """The model of a bundle whose stages run in the server, but for those with states. Raises BundleError, BackendError."""
+    """The model of a bundle whose stages run in the server, but for those with states. Its backend is the one that runs the graphs there,
+    as `stage_config` has it. Raises BundleError, BackendError.
+    """
     bundle = Bundle.open(folder)
-    own = open_model(folder, settings)
+    own, backend = open_model(folder, settings), f"onnxruntime-{settings.device}"
 
     def open_session(stage: str) -> Session:
         spec = bundle.spec.stage(stage)
-        return StageSession(spec.in_flavour(ORT), stage_model(name, stage)) if is_served(spec) else own.session(stage)
+        if not is_served(spec):
+            return own.session(stage)
+        return StageSession(spec.in_flavour(ORT), stage_model(name, stage), backend, bundle.graph(stage, ORT)[1].precision)
 
-    return Model(bundle.spec, open_session, Choice("triton", "stages as models of the server"), identity=bundle.identity)
+    words = "stages as models of a Triton server"
+    if kept := [stage.name for stage in bundle.spec.stages if stage.states]:
+        words += f", but {', '.join(kept)}: {own.backend.name} in {own.backend.precision}"
+    return Model(bundle.spec, open_session, Choice(backend, words), identity=bundle.identity, threads=own.threads)

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from musicrt.cli.options import DECODING, ENCODING, GENERATION, Flag
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.generator import Generator
-from musicrt.runtime.pipeline import Codec, options_of
+from musicrt.runtime.pipeline import WAYS, Codec, options_of
+from musicrt.runtime.record import Way
 
 
 @dataclass(frozen=True)
@@ -51,8 +52,8 @@ class Setting:
 def settings_of(codec: Codec) -> list[Setting]:
     """Those of generating, or of encoding and decoding."""
     if isinstance(codec, Generator):
-        return _settings(codec, GENERATION, [codec.generate_stream, codec.compose])
-    return _settings(codec, {**ENCODING, **DECODING}, [codec.encode_source, codec.decode_stream])
+        return _settings(codec, GENERATION, ["generate"])
+    return _settings(codec, {**ENCODING, **DECODING}, ["encode", "decode"])
 
 
 def read_settings(settings: Iterable[Setting], values: Iterable[Any]) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def own_options(method: Callable[..., Any], options: Mapping[str, Any]) -> dict[
     return {name: value for name, value in options.items() if name in options_of(method)}
 
 
-def _settings(codec: Codec, flags: Mapping[str, Flag], methods: list[Callable[..., Any]]) -> list[Setting]:
+def _settings(codec: Codec, flags: Mapping[str, Flag], ways: Sequence[Way]) -> list[Setting]:
+    methods = [getattr(codec, method) for way in ways for method in WAYS[way]]
     known = [name for method in methods for name in options_of(method)]
     return [Setting(name, flag, _default(codec, name, methods)) for name, flag in flags.items() if name in known]
 

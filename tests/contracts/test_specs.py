@@ -69,6 +69,7 @@ def test_codec_takes_options_by_name_and_reports_progress(system: str) -> None:
         assert {one.kind for one in parameters[:2]} == {inspect.Parameter.POSITIONAL_OR_KEYWORD}
         assert {one.kind for one in parameters[2:]} == {inspect.Parameter.KEYWORD_ONLY}
         assert [one.name for one in parameters[2:-1]] == options_of(method)
+    assert inspect.unwrap(codec.encode_source) is not codec.encode_source, "decorate it with `with_record`"
 
 
 @pytest.mark.parametrize("system", SYSTEMS)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [*(ROOT / name for name in ("README.md", "SECURITY.md", "CONTRIBUTING.md")), *sorted((ROOT / "docs").glob("*.md"))]
 REASONS = ("installs", "needs a GPU", "needs a server", "needs official weights", "takes minutes")
 """Why a block is not run, in a comment on the line before it; it is then checked."""
 

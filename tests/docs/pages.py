@@ -6,6 +6,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from musicrt.cli import output
 from tests.docs.blocks import STEPS, Block, matches, read_blocks
 from tests.docs.commands import check_command, read_commands, run_command
 
+_LOG = logging.getLogger("musicrt")
+
 
 def run_page(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Run the blocks of a page one after the other; those of Python share their names.
@@ -24,11 +27,12 @@ def run_page(text: str, name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """
     monkeypatch.setattr(output.console, "width", 140)
     names: dict[str, object] = {}
-    for block in read_blocks(text):
-        with at_line(name, block.line):
-            printed = run_python(block, name, names) if block.language == "python" else run_shell(block, name, monkeypatch)
-            if block.printed is not None and block.reason is None:
-                assert matches(block.printed, printed), f"printed:\n{printed}"
+    with logs_restored():
+        for block in read_blocks(text):
+            with at_line(name, block.line):
+                printed = run_python(block, name, names) if block.language == "python" else run_shell(block, name, monkeypatch)
+                if block.printed is not None and block.reason is None:
+                    assert matches(block.printed, printed), f"printed:\n{printed}"
 
 
 def run_python(block: Block, name: str, names: dict[str, object]) -> str:
@@ -79,6 +83,17 @@ def names_of(module: str) -> set[str]:
     body = ast.parse(Path(found.origin).read_text()).body
     assigned = [name for one in body if isinstance(one, ast.Assign | ast.AnnAssign) for name in ast.walk(one) if isinstance(name, ast.Name)]
     return {name.id for name in assigned} | {one.name for one in body if isinstance(one, ast.FunctionDef | ast.ClassDef)}
+
+
+@contextlib.contextmanager
+def logs_restored() -> Iterator[None]:
+    """Handlers that a page adds go with it, and so does its level."""
+    handlers, level = [*_LOG.handlers], _LOG.level
+    try:
+        yield
+    finally:
+        _LOG.handlers = handlers
+        _LOG.setLevel(level)
 
 
 @contextlib.contextmanager

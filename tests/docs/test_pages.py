@@ -1,4 +1,4 @@
-"""What stands in README.md and docs/ runs."""
+"""What stands in README.md, SECURITY.md, CONTRIBUTING.md and docs/ runs."""
 
 from __future__ import annotations
 

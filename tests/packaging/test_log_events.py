@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -29,6 +31,12 @@ def events_of(tree: ast.Module) -> list[str]:
             if isinstance(event := pairs.get("event"), ast.Constant):
                 found.append(str(event.value))
     return found
+
+
+def test_a_program_that_configures_no_logging_hears_nothing() -> None:
+    code = "import logging, musicrt; logging.getLogger('musicrt').error('loud'); logging.getLogger('musicrt.tensorrt').error('loud')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("", "")
 
 
 def test_every_line_has_an_event_that_is_documented() -> None:

@@ -11,11 +11,12 @@ from typing import Any
 
 import numpy as np
 import pytest
+import soundfile
 from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 import musicrt
-from musicrt.runtime.audio import read_audio, read_comment
+from musicrt.runtime.audio import probe_audio, read_audio
 from musicrt.runtime.audio_writer import SUFFIXES, AudioWriter
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import EncodedError, InputError
@@ -126,6 +127,23 @@ def test_music_for_videos_is_made_again(tiny_bundles: ForSystem, tmp_path: Path)
     assert make_again(record, bundle, video, tmp_path / "again.flac").read_bytes() == audio.read_bytes()
 
 
+def test_what_encode_source_gives_is_recorded_as_a_file_is(nano: Any, tmp_path: Path) -> None:
+    song = save(tmp_path / "song.wav", sine(330, 44100, 0.3))
+    save_encoded(tmp_path / "a.st", nano.encode_source(song, chunking="official"))
+    nano.encode_file(song, tmp_path / "b.st", chunking="official")
+    assert (tmp_path / "a.st").read_bytes() == (tmp_path / "b.st").read_bytes()
+    record = read_record(tmp_path / "a.st")
+    assert record is not None
+    assert (record.options, record.input) == ({"chunking": "official"}, sha256_of(song))
+
+
+def test_own_noise_is_recorded_and_no_seed_is_drawn(nano: Any) -> None:
+    arrays = [np.arange(6, dtype=np.float32).reshape(2, 3)[:, ::2], np.ones((1, 2), np.float32)]
+    expected = f"sha256:{hashlib.sha256(arrays[0].tobytes() + arrays[1].tobytes()).hexdigest()}"
+    for given in (arrays, tuple(arrays)):
+        assert nano.record("decode", noise=given, steps=2).options == {"noise": expected, "steps": 2}
+
+
 # In files
 
 
@@ -136,9 +154,41 @@ def test_audio_files_keep_it(tmp_path: Path, suffix: str) -> None:
     for target, record in ((path, RECORD), (bare, None)):
         with AudioWriter(target, 48000, 1, record=record) as writer:
             writer.write(sound)
-    assert read_record(path) == (None if suffix == ".w64" else RECORD)
+    assert read_record(path) == RECORD
     assert read_record(bare) is None
     np.testing.assert_array_equal(read_audio(path)[0], read_audio(bare)[0])
+
+
+@pytest.mark.parametrize("samples", [0, 1, 70_001])
+def test_others_read_w64_files_with_a_comment(tmp_path: Path, samples: int) -> None:
+    av = pytest.importorskip("av")
+    path, sound = tmp_path / "a.w64", np.linspace(-1, 1, 2 * samples, dtype=np.float32).reshape(2, samples)
+    with AudioWriter(path, 44100, 2, record=RECORD) as writer:
+        for start in range(0, samples, 50_000):
+            writer.write(sound[:, start : start + 50_000])
+    assert int.from_bytes(path.read_bytes()[16:24], "little") == path.stat().st_size
+    read, rate = soundfile.read(path, dtype="float32", always_2d=True)
+    assert rate == 44100
+    np.testing.assert_allclose(read.T, sound, atol=2**-23)
+    if samples:  # FFmpeg opens no W64 file without, with a comment or none
+        with av.open(str(path)) as container:
+            assert container.metadata["comment"] == RECORD.line
+            assert sum(frame.samples for frame in container.decode(audio=0)) == samples
+
+
+def test_w64_files_of_others_have_no_record(tmp_path: Path) -> None:
+    path, listed = tmp_path / "a.w64", tmp_path / "b.w64"
+    soundfile.write(path, np.zeros((10, 1)), 8000, "PCM_24", format="W64")
+    assert read_record(path) is None
+    with AudioWriter(listed, 8000, 1, record=RECORD) as writer:
+        writer.write(np.zeros((1, 10), np.float32))
+    content = listed.read_bytes()
+    assert content.count(b"ICMT") == 1
+    listed.write_bytes(content.replace(b"ICMT", b"INAM"))
+    assert read_record(listed) is None
+    at = content.index(b"ICMT") + 4
+    listed.write_bytes(content[:at] + b"\xff" * 4 + content[at + 4 :])  # a length beyond the list, which ends it
+    assert read_record(listed) == RECORD
 
 
 def test_the_longest_line_fits_into_a_wave_file(tmp_path: Path) -> None:
@@ -150,7 +200,7 @@ def test_the_longest_line_fits_into_a_wave_file(tmp_path: Path) -> None:
         with AudioWriter(tmp_path / "a.wav", 44100, 1, record=record) as writer:
             writer.write(np.zeros((1, 10), np.float32))
         assert len(record.line) <= LONGEST
-        assert find_record(read_comment(tmp_path / "a.wav")) == expected
+        assert find_record(probe_audio(tmp_path / "a.wav").comment) == expected
     assert len(fitting.line) == LONGEST
 
 
@@ -192,7 +242,7 @@ def test_no_paths_and_names_are_in_it(nano: Any, tmp_path: Path) -> None:
     secret = tmp_path / "a private name.wav"
     nano.encode_file(save(secret, sine(440, 44100, 0.2)), tmp_path / "a.st")
     nano.decode_file(tmp_path / "a.st", tmp_path / "a.wav")
-    comment = read_comment(tmp_path / "a.wav")
+    comment = probe_audio(tmp_path / "a.wav").comment
     assert json.loads(comment)["source"]["input"] == sha256_of(secret)
     for word in ("private", str(tmp_path), str(musicrt.EMBEDDED), platform.node() or "-", str(Path.home())):
         assert word not in comment
@@ -202,13 +252,20 @@ def test_files_and_arrays_among_options_are_hashes(tmp_path: Path) -> None:
     (tmp_path / "p.wav").write_bytes(b"abc")
     array = np.arange(3, dtype=np.float32)
     hashed, missing = hashlib.sha256(b"abc").hexdigest(), tmp_path / "none.wav"
-    given = {"prompt": str(tmp_path / "p.wav"), "other": tmp_path / "p.wav", "gone": missing, "codes": array, "noise": [array], "eta": None}
+    given = {
+        "prompt": str(tmp_path / "p.wav"),
+        "other": tmp_path / "p.wav",
+        "gone": missing,
+        "codes": array,
+        "eta": None,
+        "noise": object(),
+    }
     assert describe_options({**given, "fit": "window\n", "on_progress": print, "steps": np.int32(3), "bad": float("nan")}, ["prompt"]) == {
         "prompt": f"sha256:{hashed}",
         "other": f"sha256:{hashed}",
         "gone": "unreadable",
         "codes": f"sha256:{hashlib.sha256(array.tobytes()).hexdigest()}",
-        "noise": "given as list",
+        "noise": "given as object",
         "fit": "window?",
         "steps": 3,
         "bad": "given as float",

@@ -12,7 +12,7 @@ import pytest
 from musicrt.runtime.errors import AudioError, Cancelled, InputError, MusicRTError, VideoError
 from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
-from musicrt.runtime.pipeline import options_of
+from musicrt.runtime.pipeline import options_in, options_of
 from tests.conftest import refused
 from tests.runtime.progress import Recorder
 from tests.runtime.vidmuse_codecs import CARD, Watched, clip, frames, open_light, picture, uniforms
@@ -80,7 +80,7 @@ def test_options_that_the_command_line_can_offer(light: Watched) -> None:
     pipeline = light[0]
     assert options_of(pipeline.generate_stream) == OPTIONS
     assert options_of(pipeline.compose) == ["loudness", "max_batch_size"]
-    assert pipeline.generation_options == [*OPTIONS, "loudness", "max_batch_size"]
+    assert options_in(pipeline, "generate") == [*OPTIONS, "loudness", "max_batch_size"]
     assert options_of(pipeline.encode_source) == options_of(pipeline.decode_stream) == []
 
 

@@ -16,8 +16,10 @@ import pytest
 import musicrt
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError, OutputError
+from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.triton.config import Settings, to_pbtxt
 from musicrt.triton.repository import write_repository
+from musicrt.triton.stages import open_stages
 from tests.command import call, fails
 from tests.conftest import refused
 from tests.serving.triton_server import client_packages
@@ -119,6 +121,17 @@ def test_stages_may_be_models(tiny_bundles: Callable[[str], Path], tmp_path: Pat
     assert not parse((tmp_path / "repo" / "v_decode" / "config.pbtxt").read_text()).model_warmup
     with refused(InputError, "int8", "float32"):
         write_repository(bundle.path, tmp_path / "other", Settings(stage_models=True, precision="int8"))
+
+
+def test_stages_as_models_say_what_runs_them(tiny_bundles: Callable[[str], Path]) -> None:
+    pytest.importorskip("onnxruntime")
+    settings = Settings(stage_models=True, threads=1, backend="onnxruntime-cpu", device="cuda")
+    with open_stages(tiny_bundles("vidmuse"), "v", settings) as model:
+        ran = {name: (model.session(name).backend, model.session(name).precision) for name in ("lm", "synthesis")}
+        record = Pipeline(model).record("decode")
+    assert ran == {"lm": ("onnxruntime-cpu", "float32"), "synthesis": ("onnxruntime-cuda", "float32")}
+    assert (record.backend, record.precision, record.threads) == ("onnxruntime-cuda", "float32", 1)
+    assert record.runtime == "stages as models of a Triton server, but lm: onnxruntime-cpu in float32"
 
 
 def test_text_is_that_of_protobuf() -> None:

@@ -17,6 +17,7 @@ import numpy as np
 import soundfile
 
 from musicrt.runtime.audio import probe_audio, stream_audio
+from musicrt.runtime.audio_writer import AudioWriter
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.encoded import Encoded, load_encoded, save_encoded
 from musicrt.runtime.errors import MusicRTError
@@ -154,6 +155,15 @@ def _audio(*formats: tuple[str, str]) -> list[bytes]:
     return contents
 
 
+def _waves() -> list[bytes]:
+    """Those of libsndfile, and a W64 file with a record, which is ours."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "a.w64"
+        with AudioWriter(path, 16000, 1, record=find_record(_records()[0].decode())) as writer:
+            writer.write(np.zeros((1, 50), np.float32))
+        return [*_audio(("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("RF64", "PCM_16"), ("W64", "ULAW")), path.read_bytes()]
+
+
 def _read_video(data: bytes, folder: Path) -> None:
     from musicrt.runtime.muxing import mux_audio
     from musicrt.runtime.video import Video
@@ -262,14 +272,13 @@ def _options() -> list[bytes]:
     return [line.replace(" ", "\0").encode() for line in lines]
 
 
-_WAVES = (("WAV", "PCM_16"), ("WAV", "FLOAT"), ("AIFF", "PCM_24"), ("RF64", "PCM_16"), ("W64", "ULAW"))
 _PACKED = (("FLAC", "PCM_16"), ("OGG", "VORBIS"), ("OGG", "OPUS"), ("MP3", "MPEG_LAYER_III"))
 TARGETS = {
     "manifest": Target(_read_manifest, _manifests),
     "encoded": Target(_read_encoded, _encoded),
     "header": Target(_read_header, _headers),
     "record": Target(_read_record, _records),
-    "wave": Target(_read_audio, lambda: _audio(*_WAVES)),
+    "wave": Target(_read_audio, _waves),
     "packed": Target(_read_audio, lambda: _audio(*_PACKED)),
     "video": Target(_read_video, _videos),
     "graph": Target(_read_graph, _graphs),

@@ -14,7 +14,7 @@ from musicrt.runtime.bench.contenders import Contender
 from musicrt.runtime.bench.settings import SEED
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, measure, measure_task, synthesise_music
-from musicrt.runtime.pipeline import options_of
+from musicrt.runtime.pipeline import options_in
 from musicrt.runtime.session import Session
 from musicrt.runtime.verify import probe_error, probe_inputs, relative_error, typed_inputs
 
@@ -118,8 +118,8 @@ def time_stages(
 def decoding_options(codec: Any, steps: int | None) -> dict[str, Any]:
     """Raises InputError for steps of a system that takes none."""
     options = {} if steps is None else {"steps": steps}
-    codec.check_options(codec.decode_stream, options)
-    return {**options, "seed": SEED} if "seed" in options_of(codec.decode_stream) else options
+    codec.check_options(options_in(codec, "decode"), options)
+    return {**options, "seed": SEED} if "seed" in options_in(codec, "decode") else options
 
 
 def _recorded_error(session: Session, bundle: Bundle) -> float | None:

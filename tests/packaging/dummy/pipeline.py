@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.model import Model
-from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.pipeline import Codec, with_record
 from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
 
@@ -34,6 +34,7 @@ class Pipeline(Codec):
         """
         return np.concatenate(list(self._encode_blocks(open_source(audio, self.sample_rate, sample_rate), ignore_progress)), axis=-1)
 
+    @with_record
     def encode_source(self, audio: str | Path, *, on_progress: Progress = ignore_progress) -> Encoded:
         """Encode a file, with what it takes to decode it. Its other keyword-only parameters, of which there are none, are the options."""
         source = self._open_file(audio)

@@ -35,7 +35,7 @@ from musicrt.runtime.models.mucodec.prompt import PromptEncoder
 from musicrt.runtime.models.mucodec.sampler import Sampler
 from musicrt.runtime.models.mucodec.spec import BATCH
 from musicrt.runtime.models.mucodec.synthesis import Synthesis
-from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.pipeline import Codec, options_in, with_record
 from musicrt.runtime.progress import Progress, Tally, ignore_progress
 from musicrt.runtime.source import Audio, open_source
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
@@ -93,6 +93,7 @@ class Pipeline(Codec):
         ordered = [sorted(result, key=lambda one: one[0].start) for result in results]
         return [np.concatenate([codes for _, codes in one], axis=2)[:, :, :count] for one, count in zip(ordered, counts, strict=True)]
 
+    @with_record
     def encode_source(
         self, audio: str | Path, *, fit: Fit = "window", max_batch_size: int = WINDOWS, on_progress: Progress = ignore_progress
     ) -> Encoded:
@@ -115,7 +116,7 @@ class Pipeline(Codec):
 
         Everything is checked before the first is decoded. noise: of a single array only. Other arguments and errors as in `decode_stream`.
         """
-        self.check_options(self.decode_stream, options)
+        self.check_options(options_in(self, "decode"), options)
         if options.get("noise") is not None and len(codes) != 1:
             raise InputError(f"got noise for {len(codes)} code arrays, expected one; decode them one by one, or pass a seed")
         plans = [self._plan(one, **options) for one in codes]
@@ -156,7 +157,7 @@ class Pipeline(Codec):
         """
         if options.get("steps") is None:
             options["steps"] = self._roundtrip_steps
-        self.check_options(self.decode_stream, options)
+        self.check_options(options_in(self, "decode"), options)
         self.check_decoding(**options)
         return self.decode(self.encode(audio, sample_rate=sample_rate, fit=options.get("fit", "window")), **options)
 

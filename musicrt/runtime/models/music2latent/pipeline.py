@@ -32,7 +32,7 @@ from musicrt.runtime.models.music2latent.windows import (
     is_official,
     seamless_windows,
 )
-from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.pipeline import Codec, with_record
 from musicrt.runtime.progress import Progress, Tally, ignore_progress
 from musicrt.runtime.source import Audio, AudioSource, open_source
 from musicrt.runtime.windows import Window, chunk_windows, join_windows
@@ -112,6 +112,7 @@ class Pipeline(Codec):
         results = self._encode_windows([source], [length], [plan], 1, on_progress, features=extract_features)
         return join_windows(stack_channels(results, source.channels), length, guard=GUARD)
 
+    @with_record
     def encode_source(
         self,
         audio: str | Path,

@@ -26,7 +26,7 @@ from musicrt.runtime.models.semanticodec.noise import Arrays, InjectedNoise, Noi
 from musicrt.runtime.models.semanticodec.options import Channels, DecodeOptions, EncodeOptions, SamplerName
 from musicrt.runtime.models.semanticodec.sampler import Sampler
 from musicrt.runtime.models.semanticodec.spec import BATCH
-from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.pipeline import Codec, options_in, with_record
 from musicrt.runtime.progress import Progress, Tally, ignore_progress
 from musicrt.runtime.source import Audio, AudioSource, open_source
 from musicrt.runtime.windows import Window
@@ -81,6 +81,7 @@ class Pipeline(Codec):
         results = split_signals(run_data(jobs, check_batch(max_batch_size, BATCH.maximum), self.segments.encode, tally), rows)
         return [np.concatenate([value for _, value in result], axis=1)[:, :count] for result, count in zip(results, counts, strict=True)]
 
+    @with_record
     def encode_source(
         self,
         audio: str | Path,
@@ -113,7 +114,7 @@ class Pipeline(Codec):
         max_batch_size: windows that run together. on_progress: called after each evaluation.
         Returns a float32 [batch, 1, samples] for each. Raises InputError, BackendError.
         """
-        self.check_options(self.decode_stream, options)
+        self.check_options(options_in(self, "decode"), options)
         signals = [self.check_tokens(one) for one in tokens]
         if options.get("noise") is not None and len(signals) != 1:
             raise InputError(f"got noise for {len(signals)} token arrays, expected one; decode them one by one, or pass a seed")

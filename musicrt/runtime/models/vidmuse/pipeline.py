@@ -26,6 +26,7 @@ from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Vide
 from musicrt.runtime.models.vidmuse.plan import Plan, make_plan, read_prompts
 from musicrt.runtime.models.vidmuse.spec import BATCH, CAPACITY
 from musicrt.runtime.packing import bits_of
+from musicrt.runtime.pipeline import options_of, with_record
 from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.source import Audio, open_source
 
@@ -164,6 +165,7 @@ class Pipeline(Generator):
         on_progress(1, 1)
         return codes
 
+    @with_record
     def encode_source(self, audio: str | Path, *, on_progress: Progress = ignore_progress) -> Encoded:
         """Encode a file, with what it takes to decode it; its `values` are codes [1, n, codebooks]. Errors as in `encode`."""
         source = self._open_file(audio, kernel="julius")
@@ -187,7 +189,7 @@ class Pipeline(Generator):
 
     def check_settings(self, options: GenerateOptions) -> None:
         """Raises InputError for a value of an option that no video makes right."""
-        self.check_options(self.generate_stream, options)
+        self.check_options(options_of(self.generate_stream), options)
         check_settings(self.config, self.model.spec, options)
 
     def output_channels(self, channels: int, /, **_options: Any) -> int:
@@ -250,6 +252,6 @@ class Pipeline(Generator):
 
     def _plan(self, videos: Sequence[Video], size: int, timesteps: int | None = None, /, **options: Unpack[GenerateOptions]) -> Plan:
         """Everything that can be said before the work begins. timesteps: of a single window. Raises VideoError, AudioError, InputError."""
-        self.check_options(self.generate_stream, options)
+        self.check_options(options_of(self.generate_stream), options)
         prompts = partial(read_prompts, self.audio, options.get("prompt"))
         return make_plan(self.config, self.model.spec, videos, size, prompts, options, timesteps)
