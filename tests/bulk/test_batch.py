@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -19,6 +21,8 @@ from musicrt.bulk.job import Job, plan_job
 from musicrt.bulk.outputs import FAILED, Form, open_outputs
 from musicrt.runtime.errors import BackendError, BundleError, InputError
 from musicrt.runtime.record import Way
+from tests.bulk.jobs import Poisoned, Telling
+from tests.conftest import ForSystem
 from tests.runtime.audio_files import noise, save
 
 ray = pytest.importorskip("ray")
@@ -33,8 +37,11 @@ NAMES = ["a.wav", "b/a.wav", "b/a.flac", "b/c/d.wav", "e.flac"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
+    """With a GPU that is a number only."""
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with connected():
         yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -127,13 +134,55 @@ def test_worker_that_dies_takes_no_file_with_it(music: Path, tmp_path: Path) -> 
     assert len(stamps(tmp_path / "out")) == 5
 
 
+def test_file_that_ends_every_process_is_listed_and_the_others_are_done(music: Path, tmp_path: Path) -> None:
+    for name in ("crash.wav", "b/memory.wav", "good.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(music / "a.wav", tmp_path / "in" / name)
+    summary = run(Poisoned.of(plan("encode")), tmp_path / "in", tmp_path / "out", lot=3)
+    failed = {line["file"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / FAILED).read_text().splitlines())}
+    assert (summary.done, summary.failed) == (1, failed)
+    assert list(stamps(tmp_path / "out")) == ["good.wav.safetensors"]
+    assert sorted(failed) == ["b/memory.wav", "crash.wav"]
+    assert "two times, the last time by SIGKILL, mostly a lack of memory; " in failed["b/memory.wav"]
+    assert "two times, the last time by SIGSEGV, mostly a crash in a library; " in failed["crash.wav"]
+
+
+def test_gpus_are_shared_out(music: Path, tmp_path: Path) -> None:
+    assert plan_pool("auto") == Pool(workers=1, cpus=1, gpus=1.0)
+    assert plan_pool("onnxruntime-cuda", gpus=0.5) == Pool(workers=2, cpus=1, gpus=0.5)
+    assert plan_pool("onnxruntime-cpu") == Pool(workers=2, cpus=1, gpus=0.0)
+    with pytest.raises(BackendError, match="a worker needs 1 cores and 2 GPUs, this cluster has 2 and 1; ask for less"):
+        plan_pool("auto", gpus=2.0)
+    job = Telling.of(plan("encode"))
+    outputs = open_outputs(tmp_path / "out", "files", job.suffix)
+    run_job(job, find_corpus(music, job.suffixes), outputs, plan_pool("auto", workers=1, gpus=0.5))
+    assert {path.read_text() for path in outputs.folder.rglob("*.safetensors")} == {"0"}
+
+
+def test_music_for_videos(tiny_bundles: ForSystem, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.runtime.video_files import make_video
+
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    videos = [make_video(tmp_path / "in" / name, 25) for name in ("a.mp4", "b/a.mkv")]
+    make_video(tmp_path / "in" / "short.mp4", 10)
+    options = {"duration": 0.5, "seed": 3}
+    job = plan_job("generate", tiny_bundles("vidmuse"), options, suffix=".flac", backend="onnxruntime-cpu")
+    summary = run(job, tmp_path / "in", tmp_path / "out")
+    assert (summary.done, summary.seconds, list(summary.failed)) == (2, 2.0, ["short.mp4"])
+    assert "at least 1 s" in summary.failed["short.mp4"]
+    with musicrt.load(job.bundle, backend="onnxruntime-cpu", threads=1) as model:
+        for video in videos:
+            model.generate_file(video, tmp_path / "alone.flac", **options)
+            made = tmp_path / "out" / f"{video.relative_to(tmp_path / 'in')}.flac"
+            assert made.read_bytes() == (tmp_path / "alone.flac").read_bytes()
+
+
 def test_what_concerns_all_files_ends_the_job(music: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="steps"):
         run(plan("decode", steps=0), _codes(tmp_path), tmp_path / "out")
     with pytest.raises(BackendError, match="unknown backend 'none'"):
         run(plan_job("encode", musicrt.EMBEDDED, backend="none"), music, tmp_path / "other")
-    with pytest.raises(BackendError, match="a worker needs 1 cores and 1 GPUs, this cluster has "):
-        plan_pool("auto", gpus=1.0)
     with pytest.raises(InputError, match="got 10000 workers"):
         plan_pool("auto", workers=10_000)
 
@@ -149,6 +198,12 @@ def test_job_is_checked_before_ray_is_asked(tmp_path: Path) -> None:
         plan_job("encode", musicrt.EMBEDDED, suffix=".wav")
     with pytest.raises(BundleError):
         plan_job("encode", tmp_path)
+
+
+def test_files_among_options_are_the_same_in_every_folder(tiny_bundles: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = plan_job("generate", tiny_bundles("vidmuse"), {"prompt": Path("a.wav"), "seed": 1})
+    assert job.options == {"prompt": tmp_path / "a.wav", "seed": 1}
 
 
 def assert_same(path: Path, other: Path) -> None:
