@@ -90,8 +90,8 @@ def _work(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, todo: Collecti
         found = [row for row in found if not row["reason"]]
         if not found:
             return
-        share = math.ceil(len(found) / (_SHARES * pool.workers))
-        lots, size = _read(ray.data.from_arrow(_cut(found, min(lot, share)))), None  # each is a block
+        size = min(lot, math.ceil(len(found) / (_SHARES * pool.workers)))
+        lots = _read(ray.data.from_arrow(_cut(found, size)))  # each is a block
     reports = _map(
         lots,
         Worker,
@@ -135,7 +135,7 @@ def _read(dataset: ray.data.Dataset) -> ray.data.Dataset:
 def _map(dataset: ray.data.Dataset, work: Any, size: int | None = None, **remote: Any) -> ray.data.Dataset:
     """The tables that `work` makes of tables. What ends its process again and again must not go on for ever, as it does by default."""
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way to say how often, and 2.64 may have one
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way; 2.64, which drops this one, is not allowed yet
         return dataset.map_batches(work, batch_format="pyarrow", batch_size=size, **remote)
 
 

@@ -19,7 +19,7 @@ import musicrt
 from musicrt.bulk.corpus import find_corpus
 from musicrt.bulk.job import Job, plan_job
 from musicrt.bulk.outputs import FAILED, Form, open_outputs
-from musicrt.runtime.errors import BackendError, BundleError, InputError
+from musicrt.runtime.errors import BackendError, BundleError, Cancelled, InputError
 from musicrt.runtime.record import Way
 from tests.bulk.jobs import Poisoned, Telling
 from tests.conftest import ForSystem
@@ -27,6 +27,8 @@ from tests.runtime.audio_files import noise, save
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("onnxruntime")
+from pyarrow import parquet  # noqa: E402 - comes with ray
+
 from musicrt.bulk.batch import Summary, run_job  # noqa: E402 - needs ray
 from musicrt.bulk.cluster import Pool, connected, plan_pool  # noqa: E402
 
@@ -63,8 +65,20 @@ def run(job: Job, source: Path, target: Path, form: Form = "files", lot: int = 2
     return run_job(job, find_corpus(source, job.suffixes), open_outputs(target, form, job.suffix), Pool(workers=1, cpus=1, lot=lot))
 
 
-def stamps(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+def break_off(job: Job, source: Path, target: Path, form: Form) -> None:
+    """Begin, and stop at the first result."""
+
+    def stop(_done: int, _total: int) -> None:
+        if stamps(target, form):
+            raise Cancelled("enough")
+
+    outputs = open_outputs(target, form, job.suffix)
+    with pytest.raises(Cancelled):
+        run_job(job, find_corpus(source, job.suffixes), outputs, Pool(workers=1, cpus=1, lot=1), on_progress=stop)
+
+
+def stamps(folder: Path, ending: str = "safetensors") -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob(f"*.{ending}")}
 
 
 def test_files_are_those_of_the_codec_and_are_not_made_twice(music: Path, tmp_path: Path) -> None:
@@ -93,17 +107,32 @@ def test_files_are_those_of_the_codec_and_are_not_made_twice(music: Path, tmp_pa
 
 
 def test_shards_lead_from_audio_to_audio(music: Path, tmp_path: Path) -> None:
-    assert run(plan("encode"), music, tmp_path / "codes", "parquet").done == 5
-    names = sorted(path.name for path in (tmp_path / "codes").glob("*.parquet"))
-    again = run(plan("encode"), music, tmp_path / "codes", "parquet")
-    assert (again.kept, again.done) == (5, 0)
-    assert sorted(path.name for path in (tmp_path / "codes").glob("*.parquet")) == names
+    break_off(plan("encode"), music, tmp_path / "codes", "parquet")
+    before = stamps(tmp_path / "codes", "parquet")
+    summary = run(plan("encode"), music, tmp_path / "codes", "parquet")
+    assert 0 < summary.kept == 5 - summary.done
+    after = stamps(tmp_path / "codes", "parquet")
+    assert {name: after[name] for name in before} == before
     summary = run(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio")
     assert (summary.total, summary.done, summary.failed) == (5, 5, {})
     with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
         codec.encode_file(music / "b/a.flac", tmp_path / "alone")
         codec.decode_file(tmp_path / "alone", tmp_path / "alone.wav", seed=3)
     assert (tmp_path / "audio" / "b/a.flac.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
+
+
+def test_files_lead_to_shards_of_audio(music: Path, tmp_path: Path) -> None:
+    with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
+        for name in NAMES[:4]:
+            (tmp_path / "codes" / name).parent.mkdir(parents=True, exist_ok=True)
+            codec.encode_file(music / name, tmp_path / "codes" / f"{name}.safetensors")
+            codec.decode_file(tmp_path / "codes" / f"{name}.safetensors", tmp_path / f"{NAMES.index(name)}.wav", seed=3)
+    break_off(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio", "parquet")
+    summary = run(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio", "parquet")
+    assert 0 < summary.kept == 4 - summary.done
+    rows = [row for name in stamps(tmp_path / "audio", "parquet") for row in parquet.read_table(tmp_path / "audio" / name).to_pylist()]
+    made = [(f"{name}.safetensors", (tmp_path / f"{index}.wav").read_bytes()) for index, name in enumerate(NAMES[:4])]
+    assert sorted((row["name"], row["bytes"]) for row in rows) == sorted(made)
 
 
 def test_worker_that_dies_takes_no_file_with_it(music: Path, tmp_path: Path) -> None:
@@ -165,12 +194,12 @@ def test_music_for_videos(tiny_bundles: ForSystem, tmp_path: Path) -> None:
 
     (tmp_path / "in" / "b").mkdir(parents=True)
     videos = [make_video(tmp_path / "in" / name, 25) for name in ("a.mp4", "b/a.mkv")]
-    make_video(tmp_path / "in" / "short.mp4", 10)
+    (tmp_path / "in" / "broken.mp4").write_bytes(b"none")
     options = {"duration": 0.5, "seed": 3}
     job = plan_job("generate", tiny_bundles("vidmuse"), options, suffix=".flac", backend="onnxruntime-cpu")
     summary = run(job, tmp_path / "in", tmp_path / "out")
-    assert (summary.done, summary.seconds, list(summary.failed)) == (2, 2.0, ["short.mp4"])
-    assert "at least 1 s" in summary.failed["short.mp4"]
+    assert (summary.done, summary.seconds, list(summary.failed)) == (2, 2.0, ["broken.mp4"])
+    assert "no video, or not a whole one" in summary.failed["broken.mp4"]
     with musicrt.load(job.bundle, backend="onnxruntime-cpu", threads=1) as model:
         for video in videos:
             model.generate_file(video, tmp_path / "alone.flac", **options)
