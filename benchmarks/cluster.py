@@ -8,6 +8,7 @@ RAY_ADDRESS. The node that dies is killed with all of its processes, as if its p
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -69,7 +70,8 @@ def _run_on_nodes(command: list[str], target: Path, nodes: int, dies: bool) -> d
         facts: dict[str, Any] = {"workers": [sum(_is_worker(pid) for pid in _below(raylet)) for raylet in raylets]}
         if dies:
             for pid in [raylets[-1], *_below(raylets[-1])]:
-                os.kill(pid, signal.SIGKILL)
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
             facts["there when it died"] = len(_results(target))
         return {**facts, **_finish(program, target)}
     finally:
@@ -106,8 +108,8 @@ def _values(target: Path, name: str) -> bytes:
 def _below(pid: int) -> list[int]:
     """The processes that a process began, and theirs."""
     try:
-        children = [int(word) for word in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-    except OSError:
+        children = [int(word) for file in Path(f"/proc/{pid}/task").glob("*/children") for word in file.read_text().split()]
+    except OSError:  # it has just ended
         return []
     return children + [other for child in children for other in _below(child)]
 
