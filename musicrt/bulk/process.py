@@ -34,9 +34,8 @@ class JobProcess:
             try:
                 if not self._process.is_alive():
                     self._start()
-                self._pipe.send((source, target))
-                return float(self._answer())
-            except (EOFError, BrokenPipeError, ConnectionResetError):
+                return float(self._ask(source, target))
+            except _EndedError:
                 self._process.join()
         raise BackendError(f"it ended its worker's process two times, the last time {self._end}; see Ray's logs, or take the file out")
 
@@ -57,17 +56,26 @@ class JobProcess:
         self._process.start()
         theirs.close()  # so that its end is seen here
         try:
-            self._answer()
-        except EOFError:
+            self._ask()
+        except _EndedError:
             self._process.join()
             raise BackendError(f"opening {self._job.bundle} ended the process {self._end}; see Ray's logs") from None
 
-    def _answer(self) -> Any:
-        """Raises what was raised there, and EOFError where the process ended."""
-        answer = self._pipe.recv()
+    def _ask(self, *paths: Path) -> Any:
+        """What it answers to the paths of a file, or says when it has begun. Raises what was raised there, and _EndedError."""
+        try:
+            if paths:
+                self._pipe.send(paths)
+            answer = self._pipe.recv()
+        except (EOFError, OSError):
+            raise _EndedError from None
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+class _EndedError(Exception):
+    """The process ended."""
 
 
 def _serve(job: Job, pipe: Connection) -> None:
