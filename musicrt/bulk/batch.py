@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import warnings
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -24,11 +25,10 @@ from musicrt.bulk.worker import Worker, measure, reason_of
 from musicrt.runtime.files import as_output_error
 from musicrt.runtime.progress import Progress, ignore_progress
 
-_LOST = "its worker failed, with others and alone; see Ray's logs"
+_LOST = "its worker was lost, with others and alone, as where a node has no memory; see Ray's logs"
 _LOOK = 64  # files that a task measures
 _SHARES = 4  # lots of each worker at least, so that all of them end together
 _LIGHT = {"num_cpus": 0}  # beside workers that have all cores, or nothing would move
-_RETRIES = {"max_restarts": -1, "max_task_retries": 1}  # a file that kills its worker must not do so for ever
 
 
 @dataclass
@@ -60,9 +60,9 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
                 _note(summary, file, name, reason)
         if todo:
             ray.get(ray.remote(num_cpus=pool.cpus, num_gpus=pool.gpus, max_retries=0)(Job.check).remote(job))
-        # What is lost with a worker is done once more, each file alone.
-        for lot, look in ((pool.lot, _LOOK), (1, 1)):
-            for row in _work(job, corpus, outputs, pool, todo, lot, look) if todo else ():
+        # What is lost with a worker or its node is done once more, each file alone.
+        for lot, queue in ((pool.lot, 2), (1, 1)):
+            for row in _work(job, corpus, outputs, pool, todo, lot, queue) if todo else ():
                 todo.discard(row["name"])
                 if row["reason"]:
                     _note(summary, file, row["name"], row["reason"])
@@ -79,47 +79,50 @@ def run_job(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, *, on_progre
     return summary
 
 
-def _work(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, todo: Collection[str], lot: int, look: int) -> Iterator[dict[str, Any]]:
-    """A report for each file, in the order in which lots end."""
+def _work(job: Job, corpus: Corpus, outputs: Outputs, pool: Pool, todo: Collection[str], lot: int, queue: int) -> Iterator[dict[str, Any]]:
+    """A report for each file, in the order in which lots end. queue: lots that a worker has."""
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its own progress; ours is `on_progress`
     if corpus.shards:
-        lots, size = _stream_rows(job, corpus, frozenset(todo), lot), lot
+        lots, size = _stream_rows(corpus, frozenset(todo), lot), lot
     else:
-        found = _measure_files(job, corpus, todo, look)
+        found = _measure_files(job, corpus, todo)
         yield from (row for row in found if row["reason"])
         found = [row for row in found if not row["reason"]]
         if not found:
             return
-        share = math.ceil(len(found) / (_SHARES * pool.workers))
-        lots, size = _read(ray.data.from_arrow(_cut(found, min(lot, share)))), None  # each is a block
-    reports = lots.map_batches(
+        size = min(lot, math.ceil(len(found) / (_SHARES * pool.workers)))
+        lots = _read(ray.data.from_arrow(_cut(found, size)))  # each is a block
+    reports = _map(
+        lots,
         Worker,
+        size,
         fn_constructor_args=(job, outputs),
-        compute=ray.data.ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=2),
-        batch_format="pyarrow",
-        batch_size=size,
+        compute=ray.data.ActorPoolStrategy(size=pool.workers, max_tasks_in_flight_per_actor=queue),
         num_cpus=pool.cpus,
         num_gpus=pool.gpus,
-        ray_remote_args_fn=lambda: dict(_RETRIES),
+        max_restarts=-1,
+        max_task_retries=1,
     )
     yield from reports.iter_rows()
 
 
-def _measure_files(job: Job, corpus: Corpus, todo: Collection[str], look: int) -> list[dict[str, Any]]:
-    """The rows of files with their lengths, longest first."""
+def _measure_files(job: Job, corpus: Corpus, todo: Collection[str]) -> list[dict[str, Any]]:
+    """The rows of files with their lengths, longest first. Those that were lost with a task, as where a file crashes it, have none."""
     rows = [{"name": name, "path": path} for name, path in zip(corpus.names, corpus.paths, strict=True) if name in todo]
-    measured = _read(ray.data.from_arrow(_cut(rows, look))).map_batches(partial(measure, job), batch_format="pyarrow", batch_size=None)
-    return sorted(measured.iter_rows(), key=lambda row: -float(row["seconds"]))
+    measured = list(_map(_read(ray.data.from_arrow(_cut(rows, _LOOK))), partial(measure, job), max_retries=0).iter_rows())
+    there = {row["name"] for row in measured}
+    measured += [{"seconds": 0.0, "reason": "", **row} for row in rows if row["name"] not in there]
+    return sorted(measured, key=lambda row: -float(row["seconds"]))
 
 
-def _stream_rows(job: Job, corpus: Corpus, todo: Collection[str], lot: int) -> ray.data.Dataset:
-    """The rows of Parquet files as they lie there, each lot longest first: their bytes are too many to be sorted."""
+def _stream_rows(corpus: Corpus, todo: Collection[str], lot: int) -> ray.data.Dataset:
+    """The rows of Parquet files as they lie there: their bytes are too many to be sorted."""
 
     def select(rows: pyarrow.Table) -> pyarrow.Table:
-        return measure(job, rows.filter(pyarrow.array([name in todo for name in rows.column("name").to_pylist()], pyarrow.bool_())))
+        return rows.filter(pyarrow.array([name in todo for name in rows.column("name").to_pylist()], pyarrow.bool_()))
 
     read = _read(ray.data.read_parquet(list(corpus.shards), columns=["name", "bytes"], partitioning=None, **_LIGHT))
-    return read.map_batches(select, batch_format="pyarrow", batch_size=lot, **_LIGHT)
+    return _map(read, select, lot, **_LIGHT)
 
 
 def _read(dataset: ray.data.Dataset) -> ray.data.Dataset:
@@ -127,6 +130,13 @@ def _read(dataset: ray.data.Dataset) -> ray.data.Dataset:
     dataset.context.enable_progress_bars = False
     dataset.context.max_errored_blocks = -1
     return dataset
+
+
+def _map(dataset: ray.data.Dataset, work: Any, size: int | None = None, **remote: Any) -> ray.data.Dataset:
+    """The tables that `work` makes of tables. What ends its process again and again must not go on for ever, as it does by default."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # Ray has no other way; 2.64, which drops this one, is not allowed yet
+        return dataset.map_batches(work, batch_format="pyarrow", batch_size=size, **remote)
 
 
 def _cut(rows: Sequence[dict[str, Any]], size: int) -> list[pyarrow.Table]:

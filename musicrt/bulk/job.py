@@ -130,7 +130,8 @@ def plan_job(
         with TemporaryDirectory() as folder:
             AudioWriter.check_target(Path(folder, f"a{chosen}"), rate, _pipeline_of(system).row_channels)
     job = Job(way, Path(bundle).absolute(), system, opened.identity, chosen, {}, backend, precision, threads)
-    return job.with_options(options or {})
+    files = {name: value.absolute() for name, value in (options or {}).items() if isinstance(value, Path)}  # workers are in other folders
+    return job.with_options({**(options or {}), **files})
 
 
 def _pipeline_of(system: str) -> Any:

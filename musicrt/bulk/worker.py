@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import logging
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -13,27 +12,23 @@ from typing import Any
 import pyarrow
 
 from musicrt.bulk.job import Job
-from musicrt.bulk.outputs import Outputs
-from musicrt.runtime.errors import MusicRTError
-
-FAULTS = (MusicRTError, OSError, MemoryError)
-"""What concerns one file. Anything else is a fault of the program, and is left to end the lot."""
+from musicrt.bulk.outputs import Outputs, Write
+from musicrt.bulk.process import FAULTS, JobProcess
 
 REPORT = pyarrow.schema([("name", pyarrow.string()), ("seconds", pyarrow.float64()), ("reason", pyarrow.string())])
 """A row for each file: seconds of audio, and why it failed, empty where it did not."""
 
 
 class Worker:
-    """An actor of the pool. A lot is a table with `name`, `seconds`, `reason`, and `path` or `bytes`."""
+    """An actor of the pool. A lot is a table with `name`, `path` or `bytes`, and where they were measured `seconds` and `reason`."""
 
     def __init__(self, job: Job, outputs: Outputs) -> None:
         """Raises BundleError, BackendError."""
-        logging.basicConfig()  # to stderr, which Ray keeps
-        self._job, self._outputs, self._codec = job, outputs, job.open()
+        self._outputs, self._process = outputs, JobProcess(job)
 
     def __call__(self, lot: pyarrow.Table) -> pyarrow.Table:
         """The report on a lot: a row for each of its files."""
-        rows = lot.to_pylist()
+        rows = [{"seconds": 0.0, "reason": "", **row} for row in lot.to_pylist()]
         try:
             with self._outputs.collect([row["name"] for row in rows]) as write:
                 for row in rows:
@@ -42,9 +37,12 @@ class Worker:
             rows = [{**row, "reason": row["reason"] or describe(error)} for row in rows]
         return pyarrow.Table.from_pylist([{key: row[key] for key in REPORT.names} for row in rows], REPORT)
 
-    def _work(self, row: Mapping[str, Any], write: Any) -> None:
+    def _work(self, row: dict[str, Any], write: Write) -> None:
+        def make(target: Path) -> None:
+            row["seconds"] = self._process.run(source, target)
+
         with opened(row) as source:
-            write(row["name"], partial(self._job.run, self._codec, source))
+            write(row["name"], make)
 
 
 def measure(job: Job, rows: pyarrow.Table) -> pyarrow.Table:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
+import shutil
 import signal
 import threading
 import time
@@ -17,12 +19,16 @@ import musicrt
 from musicrt.bulk.corpus import find_corpus
 from musicrt.bulk.job import Job, plan_job
 from musicrt.bulk.outputs import FAILED, Form, open_outputs
-from musicrt.runtime.errors import BackendError, BundleError, InputError
+from musicrt.runtime.errors import BackendError, BundleError, Cancelled, InputError
 from musicrt.runtime.record import Way
+from tests.bulk.jobs import Poisoned, Telling
+from tests.conftest import ForSystem
 from tests.runtime.audio_files import noise, save
 
 ray = pytest.importorskip("ray")
 pytest.importorskip("onnxruntime")
+from pyarrow import parquet  # noqa: E402 - comes with ray
+
 from musicrt.bulk.batch import Summary, run_job  # noqa: E402 - needs ray
 from musicrt.bulk.cluster import Pool, connected, plan_pool  # noqa: E402
 
@@ -33,8 +39,11 @@ NAMES = ["a.wav", "b/a.wav", "b/a.flac", "b/c/d.wav", "e.flac"]
 
 @pytest.fixture(scope="module", autouse=True)
 def _cluster() -> Iterator[None]:
+    """With a GPU that is a number only."""
+    ray.init(address="local", num_cpus=2, num_gpus=1, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     with connected():
         yield
+    ray.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -56,8 +65,20 @@ def run(job: Job, source: Path, target: Path, form: Form = "files", lot: int = 2
     return run_job(job, find_corpus(source, job.suffixes), open_outputs(target, form, job.suffix), Pool(workers=1, cpus=1, lot=lot))
 
 
-def stamps(folder: Path) -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob("*.safetensors")}
+def break_off(job: Job, source: Path, target: Path, form: Form) -> None:
+    """Begin, and stop at the first result."""
+
+    def stop(_done: int, _total: int) -> None:
+        if stamps(target, form):
+            raise Cancelled("enough")
+
+    outputs = open_outputs(target, form, job.suffix)
+    with pytest.raises(Cancelled):
+        run_job(job, find_corpus(source, job.suffixes), outputs, Pool(workers=1, cpus=1, lot=1), on_progress=stop)
+
+
+def stamps(folder: Path, ending: str = "safetensors") -> dict[str, int]:
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob(f"*.{ending}")}
 
 
 def test_files_are_those_of_the_codec_and_are_not_made_twice(music: Path, tmp_path: Path) -> None:
@@ -86,17 +107,32 @@ def test_files_are_those_of_the_codec_and_are_not_made_twice(music: Path, tmp_pa
 
 
 def test_shards_lead_from_audio_to_audio(music: Path, tmp_path: Path) -> None:
-    assert run(plan("encode"), music, tmp_path / "codes", "parquet").done == 5
-    names = sorted(path.name for path in (tmp_path / "codes").glob("*.parquet"))
-    again = run(plan("encode"), music, tmp_path / "codes", "parquet")
-    assert (again.kept, again.done) == (5, 0)
-    assert sorted(path.name for path in (tmp_path / "codes").glob("*.parquet")) == names
+    break_off(plan("encode"), music, tmp_path / "codes", "parquet")
+    before = stamps(tmp_path / "codes", "parquet")
+    summary = run(plan("encode"), music, tmp_path / "codes", "parquet")
+    assert 0 < summary.kept == 5 - summary.done
+    after = stamps(tmp_path / "codes", "parquet")
+    assert {name: after[name] for name in before} == before
     summary = run(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio")
     assert (summary.total, summary.done, summary.failed) == (5, 5, {})
     with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
         codec.encode_file(music / "b/a.flac", tmp_path / "alone")
         codec.decode_file(tmp_path / "alone", tmp_path / "alone.wav", seed=3)
     assert (tmp_path / "audio" / "b/a.flac.wav").read_bytes() == (tmp_path / "alone.wav").read_bytes()
+
+
+def test_files_lead_to_shards_of_audio(music: Path, tmp_path: Path) -> None:
+    with musicrt.load(backend="onnxruntime-cpu", threads=1) as codec:
+        for name in NAMES[:4]:
+            (tmp_path / "codes" / name).parent.mkdir(parents=True, exist_ok=True)
+            codec.encode_file(music / name, tmp_path / "codes" / f"{name}.safetensors")
+            codec.decode_file(tmp_path / "codes" / f"{name}.safetensors", tmp_path / f"{NAMES.index(name)}.wav", seed=3)
+    break_off(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio", "parquet")
+    summary = run(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio", "parquet")
+    assert 0 < summary.kept == 4 - summary.done
+    rows = [row for name in stamps(tmp_path / "audio", "parquet") for row in parquet.read_table(tmp_path / "audio" / name).to_pylist()]
+    made = [(f"{name}.safetensors", (tmp_path / f"{index}.wav").read_bytes()) for index, name in enumerate(NAMES[:4])]
+    assert sorted((row["name"], row["bytes"]) for row in rows) == sorted(made)
 
 
 def test_worker_that_dies_takes_no_file_with_it(music: Path, tmp_path: Path) -> None:
@@ -127,13 +163,55 @@ def test_worker_that_dies_takes_no_file_with_it(music: Path, tmp_path: Path) -> 
     assert len(stamps(tmp_path / "out")) == 5
 
 
+def test_file_that_ends_every_process_is_listed_and_the_others_are_done(music: Path, tmp_path: Path) -> None:
+    for name in ("crash.wav", "b/memory.wav", "good.wav"):
+        (tmp_path / "in" / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(music / "a.wav", tmp_path / "in" / name)
+    summary = run(Poisoned.of(plan("encode")), tmp_path / "in", tmp_path / "out", lot=3)
+    failed = {line["file"]: line["reason"] for line in map(json.loads, (tmp_path / "out" / FAILED).read_text().splitlines())}
+    assert (summary.done, summary.failed) == (1, failed)
+    assert list(stamps(tmp_path / "out")) == ["good.wav.safetensors"]
+    assert sorted(failed) == ["b/memory.wav", "crash.wav"]
+    assert "two times, the last time by SIGKILL, mostly a lack of memory; " in failed["b/memory.wav"]
+    assert "two times, the last time by SIGSEGV, mostly a crash in a library; " in failed["crash.wav"]
+
+
+def test_gpus_are_shared_out(music: Path, tmp_path: Path) -> None:
+    assert plan_pool("auto") == Pool(workers=1, cpus=1, gpus=1.0)
+    assert plan_pool("onnxruntime-cuda", gpus=0.5) == Pool(workers=2, cpus=1, gpus=0.5)
+    assert plan_pool("onnxruntime-cpu") == Pool(workers=2, cpus=1, gpus=0.0)
+    with pytest.raises(BackendError, match="a worker needs 1 cores and 2 GPUs, this cluster has 2 and 1; ask for less"):
+        plan_pool("auto", gpus=2.0)
+    job = Telling.of(plan("encode"))
+    outputs = open_outputs(tmp_path / "out", "files", job.suffix)
+    run_job(job, find_corpus(music, job.suffixes), outputs, plan_pool("auto", workers=1, gpus=0.5))
+    assert {path.read_text() for path in outputs.folder.rglob("*.safetensors")} == {"0"}
+
+
+def test_music_for_videos(tiny_bundles: ForSystem, tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from tests.runtime.video_files import make_video
+
+    (tmp_path / "in" / "b").mkdir(parents=True)
+    videos = [make_video(tmp_path / "in" / name, 25) for name in ("a.mp4", "b/a.mkv")]
+    (tmp_path / "in" / "broken.mp4").write_bytes(b"none")
+    options = {"duration": 0.5, "seed": 3}
+    job = plan_job("generate", tiny_bundles("vidmuse"), options, suffix=".flac", backend="onnxruntime-cpu")
+    summary = run(job, tmp_path / "in", tmp_path / "out")
+    assert (summary.done, summary.seconds, list(summary.failed)) == (2, 2.0, ["broken.mp4"])
+    assert "no video, or not a whole one" in summary.failed["broken.mp4"]
+    with musicrt.load(job.bundle, backend="onnxruntime-cpu", threads=1) as model:
+        for video in videos:
+            model.generate_file(video, tmp_path / "alone.flac", **options)
+            made = tmp_path / "out" / f"{video.relative_to(tmp_path / 'in')}.flac"
+            assert made.read_bytes() == (tmp_path / "alone.flac").read_bytes()
+
+
 def test_what_concerns_all_files_ends_the_job(music: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="steps"):
         run(plan("decode", steps=0), _codes(tmp_path), tmp_path / "out")
     with pytest.raises(BackendError, match="unknown backend 'none'"):
         run(plan_job("encode", musicrt.EMBEDDED, backend="none"), music, tmp_path / "other")
-    with pytest.raises(BackendError, match="a worker needs 1 cores and 1 GPUs, this cluster has "):
-        plan_pool("auto", gpus=1.0)
     with pytest.raises(InputError, match="got 10000 workers"):
         plan_pool("auto", workers=10_000)
 
@@ -149,6 +227,12 @@ def test_job_is_checked_before_ray_is_asked(tmp_path: Path) -> None:
         plan_job("encode", musicrt.EMBEDDED, suffix=".wav")
     with pytest.raises(BundleError):
         plan_job("encode", tmp_path)
+
+
+def test_files_among_options_are_the_same_in_every_folder(tiny_bundles: ForSystem, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = plan_job("generate", tiny_bundles("vidmuse"), {"prompt": Path("a.wav"), "seed": 1})
+    assert job.options == {"prompt": tmp_path / "a.wav", "seed": 1}
 
 
 def assert_same(path: Path, other: Path) -> None:
