@@ -17,7 +17,7 @@ from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.driver import device_obstacle
 from musicrt.runtime.errors import BackendError, InputError
-from musicrt.runtime.gate import Gate, keep_in_forks
+from musicrt.runtime.gate import Gate, call_all, keep_in_forks
 from musicrt.runtime.observation import tell_listeners
 from musicrt.runtime.processor import bfloat16_obstacle
 from musicrt.runtime.spec import INT8, ORT, Precision, StageSpec, TensorSpec
@@ -154,9 +154,7 @@ class Session(ABC):
         if self._gate.shut():
             with self._lock:
                 dependent, self._dependent = self._dependent, {}
-            for drop in dependent:
-                drop()
-            self._close()
+            call_all([*dependent, self._close])
 
     def at_close(self, drop: Callable[[], None]) -> None:
         """Have this called when it is closed, once: for what keeps memory on a GPU from call to call, and the calls bound to that."""
