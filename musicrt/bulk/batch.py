@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -149,5 +150,6 @@ def _note(summary: Summary, file: FileIO, name: str, reason: str) -> None:
             while line:
                 line = line[file.write(line) :]  # less than all of it where the disk fills up, or a signal comes
     except OutputError:
-        file.truncate(start)
+        with contextlib.suppress(OSError):  # a disk that is gone
+            file.truncate(start)
         raise
