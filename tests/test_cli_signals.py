@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime")
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such signals")
-@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)])
 def test_a_signal_ends_a_job_and_takes_its_file_along(sent: signal.Signals, code: int, tmp_path: Path) -> None:
     source, target = tmp_path / "song.wav", tmp_path / "out.wav"
     write_audio(source, np.random.default_rng(0).uniform(-0.1, 0.1, (1, 60 * 44100)).astype(np.float32), 44100)
@@ -35,5 +35,8 @@ def test_a_signal_ends_a_job_and_takes_its_file_along(sent: signal.Signals, code
         job.kill()
     assert job.returncode == code, said
     assert "Traceback" not in said
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out.wav", "song.wav"]
+    left = sorted(path.name for path in tmp_path.iterdir())
+    assert left[-2:] == ["out.wav", "song.wav"]
+    assert all(name.startswith(".out.wav.") for name in left[:-2])
+    assert len(left[:-2]) == (sent == signal.SIGKILL)  # which nobody can tidy up after
     assert target.read_bytes() == b"what was there before"

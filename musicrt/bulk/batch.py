@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import math
@@ -22,6 +23,7 @@ from musicrt.bulk.corpus import Corpus
 from musicrt.bulk.job import Job
 from musicrt.bulk.outputs import FAILED, Outputs, check_name
 from musicrt.bulk.worker import Worker, measure, reason_of
+from musicrt.runtime.errors import OutputError
 from musicrt.runtime.files import as_output_error
 from musicrt.runtime.progress import Progress, ignore_progress
 
@@ -150,7 +152,14 @@ def _open_list(path: Path) -> FileIO:
 
 
 def _note(summary: Summary, file: FileIO, name: str, reason: str) -> None:
-    """Raises OutputError."""
+    """A whole line or none. Raises OutputError."""
     summary.failed[name] = reason
-    with as_output_error(Path(file.name)):
-        file.write(json.dumps({"file": name, "reason": reason}).encode() + b"\n")
+    line, start = json.dumps({"file": name, "reason": reason}).encode() + b"\n", file.tell()
+    try:
+        with as_output_error(Path(file.name)):
+            while line:
+                line = line[file.write(line) :]  # less than all of it where the disk fills up, or a signal comes
+    except OutputError:
+        with contextlib.suppress(OSError):  # a disk that is gone
+            file.truncate(start)
+        raise

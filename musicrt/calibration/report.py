@@ -24,15 +24,15 @@ _SHOWN = 20  # layers of a stage in the table
 
 
 def write_report(folder: Path, found: Calibration) -> list[Path]:
-    """Write into a folder, which is made if need be; the files that are there now. Raises OutputError."""
+    """Write into a folder, which is made if need be; the files that are there now. Raises OutputError; what was written before stays: the
+    numbers first, and the text only beside all that it shows.
+    """
     make_folder(folder)
     obstacle = pictures_obstacle()
+    _write(folder / "report.json", json.dumps(to_json(found), indent=1))
     pictures = {} if obstacle else _draw(folder, found)
-    texts = {"report.json": json.dumps(to_json(found), indent=1), "report.md": to_markdown(found, pictures, obstacle)}
-    for name, text in texts.items():
-        with new_file(folder / name) as file:
-            file.write_text(text + "\n")
-    return [folder / name for name in (*texts, *pictures)]
+    _write(folder / "report.md", to_markdown(found, pictures, obstacle))
+    return [folder / name for name in ("report.json", "report.md", *pictures)]
 
 
 def make_folder(folder: Path) -> None:
@@ -103,6 +103,11 @@ def to_markdown(found: Calibration, pictures: Mapping[str, str], obstacle: str |
         *(f"![{text}]({name})" for name, text in pictures.items()),
     ]
     return "\n\n".join([*parts, f"No pictures: {obstacle}."] if obstacle else parts)
+
+
+def _write(path: Path, text: str) -> None:
+    with new_file(path) as file:
+        file.write_text(text + "\n")
 
 
 def _sensitivities(found: Calibration) -> list[str]:

@@ -16,7 +16,7 @@ from safetensors.numpy import save_file
 
 from musicrt.calibration.graphs import open_model
 from musicrt.runtime.bundle import INLINE, STAGES, TARGET_OF, Bundle
-from musicrt.runtime.files import new_file, sha256_of, tensor_places
+from musicrt.runtime.files import added_files, as_output_error, new_file, sha256_of, tensor_places
 from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Manifest, Probe
 from musicrt.runtime.manifest_file import MANIFEST, manifest_text, write_manifest
 from musicrt.runtime.precision import LOWERED
@@ -32,14 +32,15 @@ def store_lowered(
     """Give a bundle these graphs as a flavour of `LOWERED`, in the place of those that it may have, and of engines that were made of them.
 
     Stages without one share that of the flavour beneath. The models' own constants are moved out of them. To be called while nobody else
-    changes the bundle. On an error the bundle is as it was, or, if that comes while files change places, without the flavour. Raises
-    OutputError, BackendError, VerificationError for numbers that are not finite.
+    changes the bundle. On an error the bundle is as it was, or, if that comes while files change places, without the flavour: all is
+    written before that. Raises OutputError, BackendError, VerificationError for numbers that are not finite.
     """
     folder = bundle.path / STAGES
     probes = {name: _probe(bundle, bundle.spec.stage(name), flavour, model, threads) for name, model in models.items()}
     graphs = {stage.name: bundle.manifest.stages[stage.name].graphs[LOWERED[flavour]] for stage in bundle.spec.stages}
     place = folder / f"weights.{flavour}.safetensors"
-    with contextlib.ExitStack() as files:
+    with added_files(folder), contextlib.ExitStack() as files:
+        content = files.enter_context(new_file(bundle.path / MANIFEST))  # the first, which takes its place as the last
         weights = files.enter_context(new_file(place))
         _move_constants(models, weights, place.name)
         for name, model in models.items():
@@ -55,10 +56,10 @@ def store_lowered(
                 probe=probes[name],
             )
         manifest = _with(bundle.manifest, flavour, _entry(place, weights), graphs, calibration)
-        manifest_text(manifest)  # fails now, and not when files have changed places
+        with as_output_error(bundle.path / MANIFEST):
+            content.write_text(manifest_text(manifest))
         if flavour in bundle.flavours:  # a reader may come while files change places
             write_manifest(bundle.path, _without(bundle.manifest, flavour))
-    write_manifest(bundle.path, manifest)
     changed = Bundle.open(bundle.path)
     needed = {(bundle.path / name).resolve() for name in (MANIFEST, *(entry.path for entry in changed.files))}
     for file in _own_files(bundle.manifest, flavour):

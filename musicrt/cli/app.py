@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import logging
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, NoReturn
@@ -16,10 +19,11 @@ import musicrt
 from musicrt.cli import batch, bundles, files, machine, serving
 from musicrt.cli.options import OptionsCommand
 from musicrt.cli.output import console, errors
-from musicrt.runtime.errors import MusicRTError
+from musicrt.runtime.errors import MusicRTError, OutputError
 from musicrt.termination import tidy_termination
 
 _LOG = logging.getLogger("musicrt")
+_NO_SPACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 app = typer.Typer(name="musicrt", no_args_is_help=True, add_completion=False, rich_markup_mode=None, pretty_exceptions_enable=False)
 
 
@@ -30,11 +34,23 @@ def run() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", handlers=[handler])
     try:
         with tidy_termination():
-            app()
+            try:
+                app()
+            finally:
+                sys.stdout.flush()  # here, where it can still be told that it fails
     except MusicRTError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:
         _fail("not enough memory; use shorter audio, or, where the system has them, --chunking seamless or a smaller --max-batch-size", 1)
+    except BrokenPipeError:  # who read what was printed has enough
+        _drop_output()
+        sys.exit(1)
+    except OSError as error:
+        if error.errno not in _NO_SPACE:
+            raise
+        _drop_output()
+        what = error.filename or "what is printed, or a temporary file"
+        _fail(f"can't write {what}: {error.strerror}; make room there, or set TMPDIR to a folder with more", OutputError.exit_code)
 
 
 @app.callback(invoke_without_command=True)
@@ -76,6 +92,12 @@ app.add_typer(batch.app)
 def _is_news(record: logging.LogRecord) -> bool:
     """Commands say themselves what they run on."""
     return getattr(record, "event", "") != "bundle_opened" or _LOG.isEnabledFor(logging.DEBUG)
+
+
+def _drop_output() -> None:
+    """Of what could not be printed: Python would try once more when it ends."""
+    with contextlib.suppress(OSError):  # it is no file
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:

@@ -120,9 +120,11 @@ def bench(
     )
     with progress("measuring") as advance:
         report = bench_bundle(bundle_path(bundle), settings, on_work=lambda text, done, total: advance(done, total, text))
-    sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
-    if out is not None:
-        from musicrt.runtime.bench.files import write_report
+    try:
+        sys.stdout.write((report.to_json() if as_json else report.to_markdown()) + "\n")
+    finally:  # the numbers took minutes: one place is enough to keep them
+        if out is not None:
+            from musicrt.runtime.bench.files import write_report
 
-        for line in write_report(out, report):
-            errors.print(escape(line), highlight=False, soft_wrap=True)
+            for line in write_report(out, report):
+                errors.print(escape(line), highlight=False, soft_wrap=True)

@@ -18,8 +18,8 @@ from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.files import new_folder, sha256_of
 from musicrt.runtime.hub import find_files, locate_checkpoint
-from musicrt.runtime.manifest import GraphEntry, LicenceEntry, Manifest, Probe, SourceEntry, StageEntry
-from musicrt.runtime.manifest_file import MANIFEST
+from musicrt.runtime.manifest import GraphEntry, LicenceEntry, Manifest, Probe, SourceEntry, StageEntry, is_one_line
+from musicrt.runtime.manifest_file import MANIFEST, manifest_text
 from musicrt.runtime.precision import ORT
 from musicrt.runtime.registry import build_spec, find_system, fit_spec, system_module
 from musicrt.runtime.spec import ModelSpec, StageSpec, System
@@ -54,6 +54,9 @@ def export_bundle(
     Raises CheckpointError, ConfigError, OutputError, VerificationError.
     """
     check_flavours(flavours)
+    for what, text in (("description", description), ("licence of the weights", weights_licence or "")):
+        if not is_one_line(text):
+            raise ConfigError(f"got the {what} {text[:80]!a}, expected one line without control characters")
     known, given = find_system(system), Path(config) if config else None
     asked = _choose_spec(known, variant, given)
     source = locate_checkpoint(asked.checkpoint, checkpoint)
@@ -89,7 +92,7 @@ def export_bundle(
         for done, flavour in enumerate(flavours, 1):
             weights, graphs, _ = write_flavour(folder, spec, stages, flavour, _shifted(on_stage, done, flavours))
             manifest = with_flavour(manifest, flavour, weights, graphs)
-        (folder / MANIFEST).write_text(manifest.model_dump_json(indent=1) + "\n")
+        (folder / MANIFEST).write_text(manifest_text(manifest))
         Bundle.open(folder)
     return Bundle.open(target)
 

@@ -21,7 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from musicrt.runtime.errors import CheckpointError
+from musicrt.runtime.errors import CheckpointError, MusicRTError, one_line
 from musicrt.runtime.hub import Source, find_files
 from musicrt.runtime.spec import CheckpointSpec
 from musicrt.runtime.unpickling import load_tensors
@@ -56,16 +56,16 @@ def read_array(path: Path) -> Tensor:
         array.close()
         reason = f"holds a {type(array).__name__}"
     except (OSError, EOFError, ValueError, TypeError, OverflowError, MemoryError, SyntaxError, tokenize.TokenError) as error:
-        reason = _reason(error).partition(". ")[0]  # numpy goes on with how to read the file unsafely
+        reason = one_line(error).partition(". ")[0]  # numpy goes on with how to read the file unsafely
     raise CheckpointError(f"{path} can't be read as an array of numbers ({reason}); download it again")
 
 
-def read_safetensors(path: Path) -> dict[str, Any]:
-    """The tensors of a safetensors file. Raises CheckpointError."""
+def read_safetensors(path: Path, kind: type[MusicRTError] = CheckpointError, remedy: str = "download it again") -> dict[str, Tensor]:
+    """The tensors of a safetensors file. Raises an error of that kind, which ends with the remedy."""
     try:
         return dict(load_file(path))
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path} can't be read as a safetensors file ({_reason(error)}); download it again") from None
+    except (SafetensorError, *_DAMAGE) as error:  # the latter from torch, of shapes that it can't have
+        raise kind(f"{path} can't be read as a safetensors file ({one_line(error)}); {remedy}") from None
 
 
 def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
@@ -79,10 +79,10 @@ def read_tensors(path: Path, *, with_objects: bool = False) -> dict[str, Any]:
             content = _load(path, with_objects)
     except pickle.UnpicklingError as error:
         named = re.search(r"GLOBAL (\S+)", str(error))  # torch goes on with how to read the file unsafely
-        reason = f"it names {_printable(named[1])}" if named else _reason(error)
+        reason = f"it names {_printable(named[1])}" if named else one_line(error)
         raise CheckpointError(f"{path} is not a plain tensor checkpoint and was not executed ({reason}); use the official file") from None
     except _DAMAGE as error:
-        raise CheckpointError(f"{path} can't be read as a torch checkpoint ({_reason(error)}); download it again") from None
+        raise CheckpointError(f"{path} can't be read as a torch checkpoint ({one_line(error)}); download it again") from None
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds a {type(content).__name__}, expected a dictionary of tensors; use the official file")
     return content
@@ -184,8 +184,3 @@ def load_weights(
 def _printable(name: object) -> str:
     """A name that a file gives, for messages: in ASCII, and not too long."""
     return ascii(str(name))[1:-1][:80]
-
-
-def _reason(error: Exception) -> str:
-    """What another library says, in one line."""
-    return " ".join(str(error).split())[:160]

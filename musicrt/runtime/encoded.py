@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from musicrt.runtime.errors import EncodedError, InputError
+from musicrt.runtime.errors import EncodedError, InputError, one_line
 from musicrt.runtime.files import new_file
 from musicrt.runtime.limits import check_limit
 from musicrt.runtime.packing import pack_codes, unpack_codes
@@ -137,7 +137,7 @@ def load_encoded(path: str | Path) -> Encoded:
     except EncodedError:
         raise
     except (SafetensorError, OSError, ValueError, TypeError, AttributeError) as error:  # the last: a dtype that numpy has not
-        raise EncodedError(f"{path} is damaged or not encoded audio ({error}); encode the audio again") from None
+        raise EncodedError(f"{path} is damaged or not encoded audio ({one_line(error)}); encode the audio again") from None
     if header.get("format") not in (FORMAT, TOKENS_FORMAT) or stored is None:
         known = f"{FORMAT!r} or {TOKENS_FORMAT!r}"
         raise EncodedError(f"{path} has format {header.get('format')!r}, expected {known}; encode the audio again with this version")

@@ -3,6 +3,11 @@
 from __future__ import annotations
 
 
+def one_line(text: object) -> str:
+    """What another library says, or a file, as a part of a message: one line, printable, of at most 160 characters."""
+    return "".join(letter if letter.isprintable() else "?" for letter in " ".join(str(text).split()))[:160]
+
+
 class MusicRTError(Exception):
     """Base of all errors of this package. `exit_code` is what the command line ends with."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
+from collections.abc import Callable, Iterable
 from typing import Any
 from weakref import WeakSet
 
@@ -60,6 +61,22 @@ class Gate:
         with self._change:
             self._inside.remove(threading.get_ident())
             self._change.notify_all()
+
+
+def call_all(calls: Iterable[Callable[[], object]]) -> None:
+    """Make every one of these calls, whatever others raise, so that nothing stays open; the first error is raised in the end, with notes
+    of the others.
+    """
+    failed: list[BaseException] = []
+    for call in calls:
+        try:
+            call()
+        except BaseException as error:
+            failed.append(error)
+    for other in failed[1:]:
+        failed[0].add_note(f"and then {type(other).__name__}: {other}")
+    if failed:
+        raise failed[0]
 
 
 def keep_in_forks(owner: Any) -> None:

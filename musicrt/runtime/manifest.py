@@ -15,7 +15,8 @@ from musicrt.runtime.precision import Gate
 FORMAT = "musicrt-bundle"
 VERSION = 1
 
-_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
+# What ends a line, steers a terminal, turns the direction of what follows, or is no character.
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u061c\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
@@ -186,7 +187,10 @@ class Manifest(_Entry):
 
 
 def parse_json(text: bytes) -> Any:
-    """JSON in which every name comes once, every number is finite, and no text steers a terminal. Raises ValueError, RecursionError."""
+    """JSON in which every name comes once, every number is finite, and every text is one line that does not steer a terminal.
+
+    Raises ValueError, RecursionError.
+    """
     content = json.loads(text, object_pairs_hook=_unique, parse_constant=_refuse_number, parse_float=_finite)
     _check_texts(content)
     return content
@@ -201,9 +205,14 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
+def is_one_line(text: str) -> bool:
+    """Whether a manifest may hold a text: without ends of lines, and without characters that steer a terminal."""
+    return not _CONTROL.search(text)
+
+
 def _check_texts(content: Any) -> None:
-    """Some are shown by `musicrt inspect`, and all may be part of an error."""
-    if isinstance(content, str) and _CONTROL.search(content):
+    """Some are shown by `musicrt inspect`, and all may be part of an error, which is one line."""
+    if isinstance(content, str) and not is_one_line(content):
         raise ValueError(f"the text {content[:80]!a} has control characters")
     for part in (*content.keys(), *content.values()) if isinstance(content, dict) else content if isinstance(content, list) else ():
         _check_texts(part)

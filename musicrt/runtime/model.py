@@ -13,7 +13,7 @@ from typing import Any, Literal, Self
 
 from musicrt.runtime.backend import Backend
 from musicrt.runtime.bundle import EMBEDDED, Bundle
-from musicrt.runtime.gate import Gate
+from musicrt.runtime.gate import Gate, call_all
 from musicrt.runtime.hub import Source
 from musicrt.runtime.precision import Precision
 from musicrt.runtime.registry import build_spec, fit_spec, system_module
@@ -129,10 +129,12 @@ class Model:
             return self._sessions[stage]
 
     def close(self) -> None:
-        """Close every session, once what other threads run in it has ended; closing twice is fine."""
+        """Close every session, once what other threads run in it has ended; closing twice is fine. What one session raises comes when all
+        are closed.
+        """
         if self._gate.shut():
-            while self._sessions:
-                self._sessions.popitem()[1].close()
+            sessions, self._sessions = self._sessions, {}
+            call_all(session.close for session in reversed(sessions.values()))
 
     def __enter__(self) -> Self:
         return self

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.checks import check_array, check_tensor
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.errors import BackendError, InputError
-from musicrt.runtime.gate import Gate, keep_in_forks
+from musicrt.runtime.gate import Gate, call_all, keep_in_forks
 from musicrt.runtime.observation import tell_listeners
 from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.tensors import TensorSpec
@@ -153,9 +153,7 @@ class Session(ABC):
         if self._gate.shut():
             with self._lock:
                 dependent, self._dependent = self._dependent, {}
-            for drop in dependent:
-                drop()
-            self._close()
+            call_all([*dependent, self._close])
 
     def at_close(self, drop: Callable[[], None]) -> None:
         """Have this called when it is closed, once: for what keeps memory on a GPU from call to call, and the calls bound to that."""

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from io import FileIO
 from pathlib import Path
 
 import pytest
 
 from musicrt.bulk.outputs import FAILED, JOB, Outputs, check_name, open_outputs
 from musicrt.runtime.errors import InputError, OutputError
+from tests.conftest import refused
+from tests.runtime.audio_files import disk_of
 
 JOB_FACTS = {"way": "encode", "identity": "1" * 64}
 
@@ -47,6 +51,27 @@ def test_failed_results_are_not_in_a_shard(tmp_path: Path) -> None:
         with pytest.raises(FileNotFoundError):
             write("b", lambda path: path.unlink())
     assert outputs.done() == {"a"}
+
+
+def test_what_failed_is_noted_in_whole_lines(tmp_path: Path) -> None:
+    """However little of one the system takes at once; and where the disk fills up within one, that line is left out."""
+    pytest.importorskip("ray")
+    from musicrt.bulk.batch import Summary, _note, _open_list
+
+    class Slow(FileIO):
+        def write(self, data: bytes) -> int:  # type: ignore[override]
+            return super().write(data[:7])
+
+    with Slow(tmp_path / FAILED, "w") as slow:
+        for name in ("a.wav", "é.wav"):
+            _note(Summary(2, 0), slow, name, "damaged")
+    lines = (tmp_path / FAILED).read_text().splitlines()
+    assert [json.loads(line) for line in lines] == [{"file": name, "reason": "damaged"} for name in ("a.wav", "é.wav")]
+    with disk_of(60), _open_list(tmp_path / FAILED) as file:
+        _note(Summary(2, 0), file, "a.wav", "damaged")
+        with refused(OutputError, "can't write", tmp_path / FAILED, "File too large"):
+            _note(Summary(2, 0), file, "b.wav", "damaged")
+    assert (tmp_path / FAILED).read_text() == lines[0] + "\n"
 
 
 @pytest.mark.parametrize("form", ["files", "parquet"])

@@ -244,6 +244,12 @@ def test_cancelling_leaves_nothing(tiny_checkpoint: Path, tmp_path: Path) -> Non
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("name", ["description", "weights_licence"])
+def test_text_that_no_manifest_may_hold_is_refused_before_the_work(tmp_path: Path, name: str) -> None:
+    with refused(ConfigError, r"'ours\nand more'", "expected one line"):
+        export_bundle("music2latent", tmp_path / "none.pt", tmp_path / "out", **{name: "ours\nand more"})  # type: ignore[arg-type]
+
+
 def test_existing_bundle_is_never_overwritten(tiny_checkpoint: Path, tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / "precious").write_text("mine")

@@ -20,12 +20,15 @@ from hypothesis import strategies as st
 
 MEMORY = 64 << 20  # bytes that Python and NumPy may hold at once
 EXAMPLES = {"manifest": 40, "video": 25, "options": 20}
-NEEDS = {"video": "av", "graph": "onnx"}
+NEEDS = {"video": "av", "graph": "onnx", "weights": "torch"}
 FOUND: Sequence[tuple[str, bytes]] = (
     ("manifest", b'{"format":"musicrt-bundle","version":1e999}'),
     ("manifest", b'{"format":"musicrt-bundle","version":' + b"9" * 5000 + b"}"),
     ("manifest", b'{"format":"musicrt-bundle","version":1,"system":"\\ud800"}'),
     ("header", b'{"__metadata__":{},"values":{"dtype":"F32","shape":[18446744073709551615,2],"data_offsets":[0,8]}}\0' + bytes(8)),
+    ("weights", b'{"more":{"dtype":"F32","shape":[0,9223372036854775808],"data_offsets":[0,0]}}\0'),
+    ("weights", b'{"more":{"dtype":"F32\\n\\u001b[2J","shape":[0],"data_offsets":[0,0]}}\0'),
+    ("header", b'{"__metadata__":{},"values":{"dtype":"F32\\n\\u001b[2J","shape":[0],"data_offsets":[0,0]}}\0'),
     ("graph", b"\x3a\xff\xff\xff\xff\xff\xff\xff\xff\xff\x01"),
     ("options", b"decode\0b\0a.tok\0a.wav\0--threads\0" + b"[" * 2000),
     ("options", b"decode\0b\0a.tok\0a.wav\0--seed\0" + b"9" * 5000),

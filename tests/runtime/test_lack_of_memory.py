@@ -12,7 +12,7 @@ import pytest
 
 from musicrt.runtime.select import BACKENDS
 
-RUNTIMES = [name for name in ("onnxruntime-cpu", "openvino-cpu") if BACKENDS[name].obstacle() is None]
+RUNTIMES = [name for name in ("onnxruntime-cpu", "openvino-cpu", "torch-cpu") if BACKENDS[name].obstacle() is None]
 PROGRAM = """
     import resource, sys
     from pathlib import Path

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
+import traceback
+import weakref
 from typing import Any
 
 import numpy as np
@@ -173,6 +176,24 @@ def test_an_error_ends_its_request_only(error: BaseException) -> None:
             failed.result(SOON)
         assert caught.value is error
         assert after.result(SOON)[0] == 1
+
+
+def test_an_error_that_is_kept_keeps_nothing_of_its_call() -> None:
+    """Where memory ran out, the next request needs what the failed one had."""
+    error = BackendError("not enough memory")
+    error.__cause__ = MemoryError()
+    with Service(SlowCodec()) as service:
+        gc.disable()
+        try:
+            values = number(0)
+            kept = weakref.ref(values)
+            request = service.submit("decode", values, fail=error)
+            del values
+            assert request.exception(SOON) is error
+            until(lambda: kept() is None)
+        finally:
+            gc.enable()
+    assert [frame.name for frame in traceback.extract_tb(error.__traceback__)][-1] == "decode"
 
 
 def test_progress_of_the_caller_is_called_and_may_stop_it() -> None:

@@ -96,6 +96,43 @@ def test_closing_waits_for_running_calls_and_refuses_later_ones() -> None:
     model.close()
 
 
+def test_closing_goes_on_where_a_session_fails() -> None:
+    closed: list[str] = []
+
+    class Failing(FakeSession):
+        def _close(self) -> None:
+            closed.append(self.stage.name)
+            if self.stage in SPEC.stages[1:3]:
+                raise BackendError(f"no way to close {self.stage.name}")
+
+    model = Model(SPEC, lambda stage: Failing(SPEC.stage(stage)), Choice("fake", "a test"))
+    names = [stage.name for stage in SPEC.stages[:4]]
+    for name in names:
+        model.session(name).at_close(lambda name=name: closed.append(f"what {name} kept"))  # type: ignore[misc]
+    with pytest.raises(BackendError, match=f"no way to close {names[2]}") as caught:
+        model.close()
+    assert closed == [what for name in reversed(names) for what in (f"what {name} kept", name)]
+    assert caught.value.__notes__ == [f"and then BackendError: no way to close {names[1]}"]
+    model.close()
+
+
+def test_a_session_is_closed_even_if_what_depends_on_it_is_not() -> None:
+    class Noting(FakeSession):
+        is_closed = False
+
+        def _close(self) -> None:
+            self.is_closed = True
+
+    def fail() -> None:
+        raise BackendError("no way")
+
+    session = Noting(STAGE)
+    session.at_close(fail)
+    with refused(BackendError, "no way"):
+        session.close()
+    assert session.is_closed
+
+
 def test_a_gate_lets_its_own_thread_shut_it() -> None:
     gate = Gate("it")
     with gate:

@@ -27,6 +27,8 @@ def main() -> None:
     arguments = parser.parse_args()
     with atheris.instrument_imports(include=["musicrt", "typer"]):  # targets import some of these when they run, which is too late
         import musicrt.cli.app
+        import musicrt.runtime.backends.torch_weights
+        import musicrt.runtime.checkpoint
         import musicrt.runtime.muxing
         import musicrt.runtime.video  # noqa: F401
         from tools.fuzz.targets import TARGETS, run_target

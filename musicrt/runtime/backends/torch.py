@@ -14,12 +14,13 @@ import numpy as np
 
 from musicrt.runtime.backend import Backend, failure
 from musicrt.runtime.backends.torch_bfloat16 import call_lowered, prepare_lowering
+from musicrt.runtime.backends.torch_weights import put_weights
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.cuda.graph import SWITCH
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
-from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
+from musicrt.runtime.errors import BackendError, MusicRTError
 from musicrt.runtime.precision import Precision
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.session import Array, Session
@@ -234,26 +235,9 @@ def _stream(handle: int) -> Any:
 def load_bundle_stages(bundle: Bundle) -> dict[str, nn.Module]:
     """The torch modules of all stages, with the bundle's weights. Raises BundleError."""
     import torch
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
 
     with torch.device("meta"):
         stages: dict[str, nn.Module] = system_module(bundle.manifest.system, "stages").build_stages(bundle.manifest.config)
-    together = torch.nn.ModuleDict(stages)
     with bundle.watched.unchanged([bundle.manifest.weights]):
-        try:
-            weights = load_file(bundle.weights)
-        except (SafetensorError, OSError) as error:
-            raise BundleError(f"{bundle.weights} can't be read ({error}); copy the bundle again") from None
-    expected = {name: tensor.shape for name, tensor in together.named_parameters()}
-    wrong = [
-        name
-        for name, shape in expected.items()
-        if name not in weights or weights[name].shape != shape or weights[name].dtype not in (torch.float32, torch.float16)
-    ]
-    if wrong:
-        raise BundleError(f"{bundle.weights} does not fit the network: {len(wrong)} tensors, {wrong[0]} first; export the bundle again")
-    # Stages may share layers (a fused stage has those of its parts): each is stored once, under the first name.
-    keys = [key for key in together.state_dict(keep_vars=True) if key in expected]
-    together.load_state_dict({key: weights[key].float() for key in keys}, strict=False, assign=True)
+        put_weights(torch.nn.ModuleDict(stages), bundle.weights)
     return {name: stage.eval().requires_grad_(False) for name, stage in stages.items()}

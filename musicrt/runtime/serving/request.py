@@ -6,6 +6,7 @@ import asyncio
 import contextvars
 import threading
 import time
+import traceback
 from collections.abc import Callable, Generator, Hashable, Mapping
 from concurrent.futures import Future
 from dataclasses import dataclass, field
@@ -164,6 +165,7 @@ class Request(Future[Any]):
         if error is None:
             self.set_result(result)
         else:
+            _let_go(error)
             self.set_exception(error)
 
     def describe(self, error: BaseException | None) -> RequestEvent:
@@ -184,3 +186,12 @@ class Request(Future[Any]):
 
     def __await__(self) -> Generator[Any, None, Any]:
         return asyncio.wrap_future(self).__await__()
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Empty the frames of an error, and of those that it comes from. They hold arrays of the call, and the request by its `report`, which
+    holds the error: where memory ran out, the next request would find as little, until Python looks for cycles. Lines and names stay.
+    """
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__cause__ or error.__context__
