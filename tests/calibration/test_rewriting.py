@@ -6,9 +6,11 @@ from collections import Counter
 
 import onnx
 import pytest
+from onnx import helper
 
 from musicrt.calibration.graphs import open_model
 from musicrt.calibration.norms import sum_planes
+from musicrt.calibration.phases import join_phases
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.bundle import EMBEDDED, Bundle
@@ -52,11 +54,18 @@ def test_weights_of_attention_are_on_the_right() -> None:
     after = _operators(turn_projections(model))
     attentions = before["MatMul"] // 6
     assert attentions > 0
-    assert after["Conv"] - before["Conv"] == 3 * attentions, "query, key and value are convolutions of images"
-    assert after["MatMul"] == 3 * attentions, "scores, their sum, and what comes of it"
-    assert after["Transpose"] - before["Transpose"] == 5 * attentions, "three ways in; on the way out one more, and the weight's"
-    layers = Counter(layer.operator for layer in IntegerGraph.open(Bundle.open(EMBEDDED), "decoder").layers)
-    assert layers["MatMul"] == attentions
+    assert after["Conv"] - before["Conv"] == 4 * attentions, "query, key, value and what comes of them are convolutions of images"
+    assert after["MatMul"] == 2 * attentions, "scores, and their sum"
+    assert after["Transpose"] - before["Transpose"] == 3 * attentions, "three ways in for one; on the way out one more"
+    assert {layer.operator for layer in IntegerGraph.open(Bundle.open(EMBEDDED), "decoder").layers} == {"Conv"}
+
+
+def test_phases_of_an_upsampling_keep_their_channels_together() -> None:
+    model = _load("decoder")
+    shuffles = _operators(model)["DepthToSpace"]
+    joined = [node for node in join_phases(model).graph.node if node.op_type == "DepthToSpace"]
+    assert len(joined) == shuffles > 0
+    assert all(helper.make_attribute("mode", "DCR") in node.attribute for node in joined)
 
 
 def test_other_graphs_stay_as_they_are() -> None:
@@ -64,4 +73,4 @@ def test_other_graphs_stay_as_they_are() -> None:
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3, 4]) for name in "xy")
     model = onnx.helper.make_model(onnx.helper.make_graph([add], "plain", [x], [y]))
     before = model.SerializeToString()
-    assert turn_projections(sum_planes(model)).SerializeToString() == before
+    assert join_phases(turn_projections(sum_planes(model))).SerializeToString() == before
