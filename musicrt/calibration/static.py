@@ -15,7 +15,6 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
 from musicrt.calibration.norms import AVERAGE, sum_planes
-from musicrt.calibration.phases import join_phases
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.ranges import Ranges
 
@@ -29,7 +28,7 @@ class IntegerGraph(StageGraph):
     method: ClassVar[str] = "static"
 
     def _load(self) -> onnx.ModelProto:
-        return join_phases(turn_projections(sum_planes(super()._load())))
+        return turn_projections(sum_planes(super()._load()))
 
     def _find_layers(self) -> Iterator[Layer]:
         averages = {node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1].startswith(AVERAGE)}

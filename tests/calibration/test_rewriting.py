@@ -6,11 +6,9 @@ from collections import Counter
 
 import onnx
 import pytest
-from onnx import helper
 
 from musicrt.calibration.graphs import open_model
 from musicrt.calibration.norms import sum_planes
-from musicrt.calibration.phases import join_phases
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.bundle import EMBEDDED, Bundle
@@ -60,17 +58,9 @@ def test_weights_of_attention_are_on_the_right() -> None:
     assert {layer.operator for layer in IntegerGraph.open(Bundle.open(EMBEDDED), "decoder").layers} == {"Conv"}
 
 
-def test_phases_of_an_upsampling_keep_their_channels_together() -> None:
-    model = _load("decoder")
-    shuffles = _operators(model)["DepthToSpace"]
-    joined = [node for node in join_phases(model).graph.node if node.op_type == "DepthToSpace"]
-    assert len(joined) == shuffles > 0
-    assert all(helper.make_attribute("mode", "DCR") in node.attribute for node in joined)
-
-
 def test_other_graphs_stay_as_they_are() -> None:
     add = onnx.helper.make_node("Add", ["x", "x"], ["y"])
     x, y = (onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, [1, 2, 3, 4]) for name in "xy")
     model = onnx.helper.make_model(onnx.helper.make_graph([add], "plain", [x], [y]))
     before = model.SerializeToString()
-    assert join_phases(turn_projections(sum_planes(model))).SerializeToString() == before
+    assert turn_projections(sum_planes(model)).SerializeToString() == before
