@@ -10,6 +10,8 @@ from onnx import NodeProto, helper, numpy_helper
 
 from musicrt.calibration.rewriting import follow, replace_nodes, users_of
 
+LEAVING = "leaving."
+"""What the names of weights on the way out begin with."""
 _FRAMES_FIRST, _FRAMES_LAST, _CHANNELS_FIRST = [0, 3, 1, 2], [0, 2, 3, 1], [0, 3, 1, 2]
 _ROWS_FIRST = [0, 4, 1, 2, 3]
 _REST = ("Add", "Transpose")
@@ -66,7 +68,8 @@ def _enter(node: NodeProto, image: str) -> Iterator[NodeProto]:
 
 def _leave(node: NodeProto, heads: str, column: str, flat: str, result: str) -> Iterator[NodeProto]:
     """heads: [B, t, heads, K / heads, f]. column: the bias, [N, 1]. flat: the shape [B, f, t, K]. result: [B, N, f, t]."""
-    weight, bias, moved, joined, image = (f"{node.name}.{what}" for what in ("weight", "bias", "moved", "joined", "image"))
+    weight = f"{LEAVING}{node.name}"
+    bias, moved, joined, image = (f"{node.name}.{what}" for what in ("bias", "moved", "joined", "image"))
     yield helper.make_node("Unsqueeze", [node.input[0], _AXES], [weight], weight)
     yield helper.make_node("Squeeze", [column, _LAST], [bias], bias)
     yield helper.make_node("Transpose", [heads], [moved], moved, perm=_ROWS_FIRST)

@@ -15,7 +15,7 @@ from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
 from musicrt.calibration.norms import AVERAGE, sum_planes
-from musicrt.calibration.projections import turn_projections
+from musicrt.calibration.projections import LEAVING, turn_projections
 from musicrt.calibration.ranges import Ranges
 
 _INFERRED = ("onnx.infer", "onnxruntime.quant")
@@ -31,8 +31,10 @@ class IntegerGraph(StageGraph):
         return turn_projections(sum_planes(super()._load()))
 
     def _find_layers(self) -> Iterator[Layer]:
-        averages = {node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1].startswith(AVERAGE)}
-        return (layer for layer in super()._find_layers() if layer.node not in averages)
+        """Neither the means of norms nor the way out of attention: OpenVINO would compute its sums in float32, to round them at once."""
+        apart = (AVERAGE, LEAVING)
+        named = {node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1].startswith(apart)}
+        return (layer for layer in super()._find_layers() if layer.node not in named)
 
     def values_of(self, layers: Sequence[Layer]) -> list[str]:
         """The values whose ranges it takes to lower these layers."""
