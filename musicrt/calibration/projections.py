@@ -1,4 +1,4 @@
-"""Products whose left operand is the weight, as convolutions, which have kernels in integers."""
+"""Products whose left operand is the weight, as layers that have kernels in integers."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ _AXES, _LAST = "pointwise_axes", "last_axis"
 
 
 def turn_projections(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make weights [N, K] times x [B, t, K, f] convolutions by 1x1, in place; other products stay as they are.
+    """Make weights [N, K] times x [B, t, K, f] layers whose weight is on the right, in place; other products stay as they are.
 
     Such are those of Music2Latent's attention, whose channels come first, as serves float32 best. On the way in, x is an image whose
-    frames were moved to the front: it is convolved as it was, and they are moved after that. On the way out, heads are joined to x, a bias
-    is added, and the frames are moved to the end: an image is made first, its channels moved from the end. (They go there with the heads
-    apart: OpenVINO 2026.4 fails where an image comes from any other transposition.)
+    frames were moved to the front: it is convolved as it was, by 1x1, and they are moved after that. On the way out, heads are joined to x,
+    a bias is added, and the frames are moved to the end: the channels are last in between. (As a convolution it would be in integers, but
+    OpenVINO 2026.4 fails where an image comes from some transpositions.)
     """
     shapes = {one.name: list(one.dims) for one in model.graph.initializer}
     shapes |= {node.output[0]: shapes[node.input[0]] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in shapes}
@@ -45,7 +45,7 @@ def turn_projections(model: onnx.ModelProto) -> onnx.ModelProto:
             if bias is not None and _moves(move, _FRAMES_LAST):
                 width = matrices[node.input[0]][1]
                 widths[f"flat.{width}"] = width
-                made[move.output[0]] = list(_leave(node, given.input[0], bias, f"flat.{width}", move.output[0]))
+                made[move.output[0]] = list(_leave(node, given.input[0], bias, f"flat.{width}", move))
     if made:
         replace_nodes(model, made)
         constants = {_AXES: [2, 3], _LAST: [1]} | {name: [0, 0, 0, width] for name, width in widths.items()}
@@ -66,13 +66,14 @@ def _enter(node: NodeProto, image: str) -> Iterator[NodeProto]:
     yield helper.make_node("Transpose", [made], node.output, made, perm=_FRAMES_FIRST)
 
 
-def _leave(node: NodeProto, heads: str, column: str, flat: str, result: str) -> Iterator[NodeProto]:
-    """heads: [B, t, heads, K / heads, f]. column: the bias, [N, 1]. flat: the shape [B, f, t, K]. result: [B, N, f, t]."""
+def _leave(node: NodeProto, heads: str, column: str, flat: str, move: NodeProto) -> Iterator[NodeProto]:
+    """heads: [B, t, heads, K / heads, f]. column: the bias, [N, 1]. flat: the shape [B, f, t, K]. move: what gives [B, N, f, t]."""
     weight = f"{LEAVING}{node.name}"
-    bias, moved, joined, image = (f"{node.name}.{what}" for what in ("bias", "moved", "joined", "image"))
-    yield helper.make_node("Unsqueeze", [node.input[0], _AXES], [weight], weight)
+    bias, moved, joined, made, summed = (f"{node.name}.{what}" for what in ("bias", "moved", "joined", "made", "summed"))
+    yield helper.make_node("Transpose", [node.input[0]], [weight], weight, perm=[1, 0])
     yield helper.make_node("Squeeze", [column, _LAST], [bias], bias)
     yield helper.make_node("Transpose", [heads], [moved], moved, perm=_ROWS_FIRST)
     yield helper.make_node("Reshape", [moved, flat], [joined], joined)
-    yield helper.make_node("Transpose", [joined], [image], image, perm=_CHANNELS_FIRST)
-    yield helper.make_node("Conv", [image, weight, bias], [result], node.name)
+    yield helper.make_node("MatMul", [joined, weight], [made], node.name)
+    yield helper.make_node("Add", [made, bias], [summed], summed)
+    yield helper.make_node("Transpose", [summed], move.output, move.name, perm=_CHANNELS_FIRST)

@@ -52,9 +52,9 @@ def test_weights_of_attention_are_on_the_right() -> None:
     after = _operators(turn_projections(model))
     attentions = before["MatMul"] // 6
     assert attentions > 0
-    assert after["Conv"] - before["Conv"] == 4 * attentions, "query, key, value and what comes of them are convolutions of images"
-    assert after["MatMul"] == 2 * attentions, "scores, and their sum"
-    assert after["Transpose"] - before["Transpose"] == 3 * attentions, "three ways in for one; on the way out one more"
+    assert after["Conv"] - before["Conv"] == 3 * attentions, "query, key and value are convolutions of images"
+    assert after["MatMul"] == 3 * attentions, "scores, their sum, and what comes of it"
+    assert after["Transpose"] - before["Transpose"] == 4 * attentions, "three ways in for one; on the way out one more, and the weight's"
     assert {layer.operator for layer in IntegerGraph.open(Bundle.open(EMBEDDED), "decoder").layers} == {"Conv"}
 
 
