@@ -10,8 +10,8 @@ from typing import Any, get_args
 from benchmarks.rounds import BASELINES
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import load
+from musicrt.runtime.precision import Precision
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.spec import Precision
 
 
 class Opened:

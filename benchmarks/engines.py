@@ -15,7 +15,7 @@ from musicrt.engines.inspect import inspect_engines
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import MusicRTError
 from musicrt.runtime.measure import markdown_table, peak_memory_mb, run_isolated
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 
 _HEADER = (
     "stage",

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxSession
+from musicrt.runtime.backends.onnx_session import OnnxSession
+from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.verify import probe_inputs, probe_sizes
 

@@ -27,8 +27,9 @@ from musicrt.runtime.bench.peaks import SIZE, run_products
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.measure import markdown_table
+from musicrt.runtime.precision import Int8, Precision
 from musicrt.runtime.registry import build_spec, system_module
-from musicrt.runtime.spec import Int8, Precision, StageSpec
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.verify import probe_inputs, relative_error
 
 Call = Callable[[], Mapping[str, Any]]

@@ -15,7 +15,7 @@ from benchmarks.results import say
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated
 from musicrt.runtime.model import load
-from musicrt.runtime.spec import ORT
+from musicrt.runtime.precision import ORT
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,8 @@ from musicrt.runtime.backends.onnxruntime import SLEEPING, make_options
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table, measure, run_isolated
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import probe_inputs, relative_error
 
 WAYS: Mapping[str, Mapping[str, str]] = {

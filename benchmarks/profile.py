@@ -16,7 +16,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import markdown_table, run_isolated
 from musicrt.runtime.model import load
-from musicrt.runtime.spec import ORT
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.verify import probe_inputs
 
 

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
         VerificationError,
         VideoError,
     )
+    from musicrt.runtime.fake_session import FakeSession
     from musicrt.runtime.model import load
     from musicrt.runtime.models.mucodec.facade import MuCodec
     from musicrt.runtime.models.music2latent.facade import EncoderDecoder
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
     from musicrt.runtime.record_reader import read_record
     from musicrt.runtime.serving.request import RequestEvent
     from musicrt.runtime.serving.service import Service
-    from musicrt.runtime.session import FakeSession
 
 __version__ = "0.1.0"
 
@@ -56,7 +56,7 @@ _HOMES = {
     "read_record": "record_reader",
     "RequestEvent": "serving.request",
     "Service": "serving.service",
-    "FakeSession": "session",
+    "FakeSession": "fake_session",
     "EncoderDecoder": "models.music2latent.facade",
     "MuCodec": "models.mucodec.facade",
     "SemantiCodec": "models.semanticodec.facade",

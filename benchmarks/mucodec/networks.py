@@ -16,8 +16,9 @@ from musicrt.runtime.models.mucodec.network.checkpoint import Networks, load_net
 from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, unpatch
 from musicrt.runtime.models.mucodec.network.muq import NORM_EPS, BatchNorm, ConvBlock, ConvModule, Muq, rotation_rates
 from musicrt.runtime.models.mucodec.network.vae import FirstStage
+from musicrt.runtime.models.mucodec.network.velocity import Timesteps
 from musicrt.runtime.models.mucodec.spec import CHECKPOINT
-from musicrt.runtime.models.mucodec.stages import Condition, Dequantizer, Quantizer, Timesteps
+from musicrt.runtime.models.mucodec.stages import Condition, Dequantizer, Quantizer
 
 
 class OfficialMuq(nn.Module):

@@ -10,13 +10,13 @@ import numpy as np
 from benchmarks.mucodec.official import chunked_frames
 from benchmarks.mucodec.workload import Part, Workload
 from benchmarks.rounds import BASELINES, Results
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.measure import Measurement, markdown_table
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.config import CODE_RATE, SAMPLE_RATE
 from musicrt.runtime.models.mucodec.lengths import WINDOW, encoded_codes, encoder_windows
 from musicrt.runtime.models.mucodec.synthesis import Synthesis
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import FakeSession
 
 FRAMES = WINDOW // 2
 """Latent frames of a whole window."""

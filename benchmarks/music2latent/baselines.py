@@ -16,10 +16,11 @@ from benchmarks.plain import export_once, export_part
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.hub import find_files
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.models.music2latent.network import ResBlock, UNet
+from musicrt.runtime.models.music2latent.network.blocks import ResBlock
+from musicrt.runtime.models.music2latent.network.checkpoint import load_network
+from musicrt.runtime.models.music2latent.network.unet import UNet
 from musicrt.runtime.models.music2latent.spec import CHECKPOINT
 from musicrt.runtime.models.music2latent.spectrum import Spectrum
-from musicrt.runtime.models.music2latent.stages import load_network
 
 
 class Eager:

@@ -12,7 +12,7 @@ import numpy as np
 from benchmarks.results import describe_run, launch, say, suite_parser, write_results
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated
 from musicrt.runtime.model import load
-from musicrt.runtime.models.music2latent.pipeline import OVERLAP, WINDOW
+from musicrt.runtime.models.music2latent.windows import OVERLAP, WINDOW
 
 _LOADED = "one latent"
 

@@ -16,8 +16,9 @@ from benchmarks.semanticodec.official import PARTS, Official, example_contexts, 
 from benchmarks.semanticodec.workload import Workload
 from musicrt.runtime.checkpoint import read_checkpoint
 from musicrt.runtime.hub import find_files
+from musicrt.runtime.models.semanticodec.network.checkpoint import Networks, load_networks
 from musicrt.runtime.models.semanticodec.spec import build_spec
-from musicrt.runtime.models.semanticodec.stages import Acoustic, Embedding, Networks, load_networks
+from musicrt.runtime.models.semanticodec.stages import Acoustic, Embedding
 
 
 class Eager(Official):

@@ -17,8 +17,16 @@ from musicrt.runtime.loops.ddim import DdimSchedule
 from musicrt.runtime.loops.diffusion import alphas_cumprod
 from musicrt.runtime.models.semanticodec.config import HOP, LATENT_SHAPE, POSITION_CHANNELS, Config
 from musicrt.runtime.models.semanticodec.fbank import FRAME, FilterBank
-from musicrt.runtime.models.semanticodec.lengths import SEGMENT, decoded_samples, encoded_tokens, padding_cut, segment_count, token_windows
-from musicrt.runtime.models.semanticodec.pipeline import WINDOW_SAMPLES, decode_windows
+from musicrt.runtime.models.semanticodec.lengths import (
+    SEGMENT,
+    WINDOW_SAMPLES,
+    decode_windows,
+    decoded_samples,
+    encoded_tokens,
+    padding_cut,
+    segment_count,
+    token_windows,
+)
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
 
 PARTS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {

@@ -12,7 +12,7 @@ from benchmarks.rounds import Outputs
 from benchmarks.vidmuse.workload import GUIDANCE, VIDEO, Float, Part, Workload
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.models.vidmuse.conditioner import Scene, rename
-from musicrt.runtime.spec import INT8
+from musicrt.runtime.precision import INT8
 
 
 class OnBackend(Opened):

@@ -20,7 +20,7 @@ from benchmarks.tables import render_contest
 from benchmarks.vidmuse.workload import GUIDANCE, KINDS, VIDEO, Contender, Part, Workload, list_parts
 from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.measure import Measurement, markdown_table, measure, peak_memory_mb, since_start
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
 
 _CONTENDERS = ["eager", "torch-cpu", "onnxruntime-cpu"]
 _SIZES: dict[str, list[float]] = {

@@ -14,9 +14,9 @@ from benchmarks.graphs import export_like_stage
 from benchmarks.vidmuse.baselines import read_networks
 from benchmarks.vidmuse.workload import Workload
 from musicrt.runtime.layers import attend_cached
+from musicrt.runtime.models.vidmuse.network.language import Language, LanguageLayer
 from musicrt.runtime.models.vidmuse.network.transformer import embed_positions
 from musicrt.runtime.models.vidmuse.spec import BATCH, cross_names
-from musicrt.runtime.models.vidmuse.stages import Language, LanguageLayer
 from musicrt.runtime.spec import StageSpec
 
 

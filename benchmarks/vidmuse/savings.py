@@ -23,7 +23,8 @@ from benchmarks.rounds import time_in_turn
 from benchmarks.vidmuse.contenders import OnBackend
 from benchmarks.vidmuse.savings_tables import Sizes, render
 from benchmarks.vidmuse.workload import GUIDANCE, Workload
-from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxSession
+from musicrt.runtime.backends.onnx_session import OnnxSession
+from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import run_isolated
 from musicrt.runtime.models.vidmuse.config import TOKENS_PER_FRAME

@@ -10,8 +10,9 @@ import numpy as np
 
 from benchmarks.vidmuse.workload import Workload
 from musicrt.runtime.measure import markdown_table
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
 from musicrt.runtime.models.vidmuse.chunks import STRIDE, plan_chunks
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, VIDEO_RATE, WINDOW_SECONDS
+from musicrt.runtime.models.vidmuse.config import VIDEO_RATE, WINDOW_SECONDS
 from musicrt.runtime.models.vidmuse.frames import GLOBAL_FRAMES
 from musicrt.runtime.models.vidmuse.sampling import global_ids, local_ids, pad_ids
 

@@ -10,8 +10,9 @@ from benchmarks.rounds import Results
 from benchmarks.vidmuse.traffic import COUNTED, Traffic
 from benchmarks.vidmuse.workload import Part, Workload
 from musicrt.runtime.measure import Measurement, markdown_table
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, WINDOW_SECONDS
-from musicrt.runtime.spec import Int8
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
+from musicrt.runtime.models.vidmuse.config import WINDOW_SECONDS
+from musicrt.runtime.precision import Int8
 
 COPY, READ = "copy", "read"
 """Rows of the machine's memory."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from musicrt.runtime.models.vidmuse.config import TOKENS_PER_FRAME, Config
-from musicrt.runtime.spec import Int8
+from musicrt.runtime.precision import Int8
 
 _FLOAT = 4
 COUNTED = (

@@ -15,7 +15,8 @@ from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.delays import DelayPattern, Tokens
 from musicrt.runtime.loops.sampling import Sampling
 from musicrt.runtime.measure import synthesise_music
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, IMAGE, SAMPLE_RATE, TOKENS_PER_FRAME, VIDEO_RATE, Config
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
+from musicrt.runtime.models.vidmuse.config import IMAGE, SAMPLE_RATE, TOKENS_PER_FRAME, VIDEO_RATE, Config
 from musicrt.runtime.models.vidmuse.frames import GLOBAL_FRAMES, Clip
 from musicrt.runtime.models.vidmuse.spec import build_spec, cache_names
 from musicrt.runtime.spec import ModelSpec

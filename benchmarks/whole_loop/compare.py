@@ -32,7 +32,7 @@ from musicrt.runtime.bench.rounds import split_repeats
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.measure import Measurement, markdown_table, peak_memory_mb, run_isolated, since_start
 from musicrt.runtime.model import Model, load
-from musicrt.runtime.spec import ORT
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.verify import relative_error
 
 HOST = "host loop"

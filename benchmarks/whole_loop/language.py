@@ -15,9 +15,10 @@ from musicrt.runtime.loops.autoregressive import TokenSequence
 from musicrt.runtime.loops.delays import DelayPattern
 from musicrt.runtime.loops.sampling import Sampling
 from musicrt.runtime.model import Model
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE
 from musicrt.runtime.models.vidmuse.composer import Composer
 from musicrt.runtime.models.vidmuse.conditioner import rename
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, TOKENS_PER_FRAME, Config
+from musicrt.runtime.models.vidmuse.config import TOKENS_PER_FRAME, Config
 from musicrt.runtime.models.vidmuse.noise import InjectedNumbers
 from musicrt.runtime.models.vidmuse.options import Settings
 from musicrt.runtime.models.vidmuse.spec import CAPACITY, cache_names

@@ -22,7 +22,7 @@ from musicrt.bulk.job import Job
 from musicrt.bulk.outputs import FAILED, Outputs, check_name
 from musicrt.bulk.worker import Worker, measure, reason_of
 from musicrt.runtime.files import as_output_error
-from musicrt.runtime.pipeline import Progress, ignore_progress
+from musicrt.runtime.progress import Progress, ignore_progress
 
 _LOST = "its worker failed, with others and alone; see Ray's logs"
 _LOOK = 64  # files that a task measures

@@ -15,10 +15,11 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.encoded import load_encoded
 from musicrt.runtime.errors import BundleError, InputError
 from musicrt.runtime.muxing import is_video_target
-from musicrt.runtime.pipeline import WAYS, Progress, ignore_progress, options_of, ways_in
+from musicrt.runtime.pipeline import WAYS, options_of, ways_in
+from musicrt.runtime.precision import Precision
+from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.record import Way
 from musicrt.runtime.registry import system_module
-from musicrt.runtime.spec import Precision
 from musicrt.runtime.video import VIDEO_SUFFIXES, Video
 
 ENCODED_SUFFIX = ".safetensors"

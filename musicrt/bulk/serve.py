@@ -28,7 +28,7 @@ from musicrt.bulk.job import Job, plan_job, ways_of
 from musicrt.cli.options import OPTIONS
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import Cancelled, InputError, MusicRTError
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 
 LARGEST = 256 * 2**20
 """Bytes of a request."""

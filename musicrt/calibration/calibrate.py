@@ -24,7 +24,7 @@ from musicrt.runtime.bundle import TARGET_OF, Bundle
 from musicrt.runtime.errors import ConfigError, InputError, VerificationError
 from musicrt.runtime.files import changing
 from musicrt.runtime.manifest import CalibrationEntry, GateEntry
-from musicrt.runtime.spec import INT8, LOWERED, TRT_INT8, Gate, Int8
+from musicrt.runtime.precision import INT8, LOWERED, TRT_INT8, Gate, Int8
 
 OnWork = Callable[[str, int, int], None]
 """Called with what is being done, how many parts of it are done and how many there are."""

@@ -19,7 +19,7 @@ from musicrt.calibration.graphs import Layer, StageGraph, prune
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.ranges import Ranges
 from musicrt.calibration.static import IntegerGraph
-from musicrt.runtime.spec import TRT
+from musicrt.runtime.precision import TRT
 
 _LARGEST = 127
 _ZERO = "lowered.zero"

@@ -14,11 +14,13 @@ from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 from onnx.reference import ReferenceEvaluator
 
-from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxSession
+from musicrt.runtime.backends.onnx_session import OnnxSession
+from musicrt.runtime.backends.onnxruntime import OnnxCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BundleError
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import ORT, StageSpec
+from musicrt.runtime.spec import StageSpec
 
 LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _MOVES = ("Cast", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze")

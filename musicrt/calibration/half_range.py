@@ -28,9 +28,10 @@ from musicrt.runtime.errors import BundleError
 from musicrt.runtime.files import changing
 from musicrt.runtime.manifest import CalibrationEntry
 from musicrt.runtime.manifest_file import write_manifest
+from musicrt.runtime.precision import TRT, pin_name
 from musicrt.runtime.registry import build_spec
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import TRT, StageSpec, pin_name
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.verify import probe_inputs, probe_sizes
 
 LARGEST = 65504.0

@@ -16,8 +16,9 @@ from musicrt.calibration.graphs import StageGraph, open_model
 from musicrt.calibration.lowering import LoweredStage
 from musicrt.calibration.sensitivity import OnLayer
 from musicrt.calibration.weights import find_linears, is_kept, lower
+from musicrt.runtime.precision import INT8
 from musicrt.runtime.session import Session
-from musicrt.runtime.spec import INT8, StageSpec
+from musicrt.runtime.spec import StageSpec
 
 
 class LightStage(LoweredStage):

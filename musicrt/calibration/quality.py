@@ -15,10 +15,10 @@ from musicrt.calibration.metrics import mel_distance, signal_to_noise, stft_dist
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.model import Model
 from musicrt.runtime.pipeline import options_of
+from musicrt.runtime.precision import Gate
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import Choice
 from musicrt.runtime.session import Array, Session
-from musicrt.runtime.spec import Gate
 
 ENCODE, DECODE = "encode", "decode"
 _SEED = 7

@@ -9,7 +9,7 @@ from functools import partial
 
 from musicrt.calibration.lowering import LoweredStage
 from musicrt.calibration.quality import missed
-from musicrt.runtime.spec import Gate
+from musicrt.runtime.precision import Gate
 
 OnRound = Callable[[str, int, int], None]
 _SHARE = 8

@@ -19,7 +19,8 @@ from musicrt.runtime.bundle import INLINE, STAGES, TARGET_OF, Bundle
 from musicrt.runtime.files import new_file, sha256_of, tensor_places
 from musicrt.runtime.manifest import CalibrationEntry, FileEntry, GraphEntry, Manifest, Probe
 from musicrt.runtime.manifest_file import MANIFEST, manifest_text, write_manifest
-from musicrt.runtime.spec import LOWERED, StageSpec
+from musicrt.runtime.precision import LOWERED
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.verify import probe_inputs, record_probe
 
 Entry = TypeVar("Entry")

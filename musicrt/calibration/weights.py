@@ -19,7 +19,8 @@ from musicrt.calibration.attention import lower_caches, lower_outputs
 from musicrt.calibration.graphs import read_array
 from musicrt.calibration.surgery import CONTRIB, Surgeon, drop_unused
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import Int8, StageSpec
+from musicrt.runtime.precision import Int8
+from musicrt.runtime.spec import StageSpec
 
 Float = NDArray[np.float32]
 SMALLEST = 1 << 12

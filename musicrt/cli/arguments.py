@@ -14,7 +14,7 @@ import musicrt
 from musicrt.cli.output import errors
 from musicrt.runtime.bundle import EMBEDDED
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 
 BundleArgument = Annotated[Path, typer.Argument(help="A bundle folder, or `embedded` for the small one inside the package.")]
 BackendOption = Annotated[str, typer.Option(help="auto, or a backend that `musicrt doctor` lists.")]

@@ -25,9 +25,9 @@ from musicrt.cli.output import console, errors, print_bundle, print_calibration,
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BundleError, VerificationError
 from musicrt.runtime.manifest_file import MANIFEST
+from musicrt.runtime.precision import Precision
 from musicrt.runtime.registry import find_system, system_names
 from musicrt.runtime.signature import sign_manifest
-from musicrt.runtime.spec import Precision
 
 
 def systems(as_json: JsonOption = False) -> None:

@@ -18,7 +18,7 @@ from musicrt.runtime.errors import BackendError, EngineError, InputError, Output
 from musicrt.runtime.files import added_files, changing, new_file, sha256_of
 from musicrt.runtime.manifest import FileEntry, PlanEntry
 from musicrt.runtime.manifest_file import read_manifest, write_manifest
-from musicrt.runtime.spec import TRT, TRT_INT8, Precision
+from musicrt.runtime.precision import TRT, TRT_INT8, Precision
 from musicrt.runtime.tensorrt_family import TARGETS, Family, find_family
 
 FLAVOURS: Mapping[Precision, str] = {"float16": TRT, "int8": TRT_INT8}

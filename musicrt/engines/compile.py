@@ -13,9 +13,10 @@ from musicrt.engines.layers import Layer, read_layers, read_nodes
 from musicrt.engines.profiles import tensor_range
 from musicrt.runtime.errors import EngineError
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import Dim, StageSpec, updated_name
+from musicrt.runtime.spec import StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import Family, type_name
 from musicrt.runtime.tensorrt_messages import Messages, messages_of
+from musicrt.runtime.tensors import Dim
 
 STRIPPED = ("STRIP_PLAN", "REFIT_IDENTICAL")
 """Builder flags of a plan without weights, which are put in when it is opened."""

@@ -18,7 +18,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict
 
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import Half, StageSpec, kept_name
+from musicrt.runtime.precision import Half, kept_name
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.tensorrt_family import type_name
 
 MOVES = frozenset(

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 
 Range = tuple[int, int, int]
 """Minimum, optimum, maximum."""

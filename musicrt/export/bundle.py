@@ -20,8 +20,9 @@ from musicrt.runtime.files import new_folder, sha256_of
 from musicrt.runtime.hub import find_files, locate_checkpoint
 from musicrt.runtime.manifest import GraphEntry, LicenceEntry, Manifest, Probe, SourceEntry, StageEntry
 from musicrt.runtime.manifest_file import MANIFEST
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.registry import build_spec, find_system, fit_spec, system_module
-from musicrt.runtime.spec import ORT, ModelSpec, StageSpec, System
+from musicrt.runtime.spec import ModelSpec, StageSpec, System
 
 _TOOLS = ("musicrt", "torch", "onnx", "onnxscript", "onnxruntime", "numpy")
 

@@ -12,7 +12,7 @@ from musicrt.runtime.errors import BundleError, ConfigError
 from musicrt.runtime.files import added_files, changing
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Manifest
 from musicrt.runtime.manifest_file import write_manifest
-from musicrt.runtime.spec import TRT
+from musicrt.runtime.precision import TRT
 
 MORE = (TRT,)
 """Flavours that a bundle may have beside `ORT`."""

@@ -25,8 +25,9 @@ from musicrt.export.operators import OPERATORS, OPSETS
 from musicrt.export.types import check_standard
 from musicrt.runtime.bundle import INLINE
 from musicrt.runtime.files import tensor_places
+from musicrt.runtime.precision import ORT, TRT
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import ORT, TRT, StageSpec, updated_name
+from musicrt.runtime.spec import StageSpec, updated_name
 
 
 class _Flat(nn.Module):

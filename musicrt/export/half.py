@@ -14,7 +14,8 @@ from onnx_ir.passes.common import LiftConstantsToInitializersPass, RemoveUnusedN
 
 from musicrt.export.types import check_standard, check_types, float_places, infer_types, tensors_of
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import TRT, Half, StageSpec, is_pin, kept_name, updated_name
+from musicrt.runtime.precision import TRT, Half, is_pin, kept_name
+from musicrt.runtime.spec import StageSpec, updated_name
 
 Kind = Literal["half", "float", "layout", "none"]
 

@@ -14,7 +14,7 @@ from onnxscript import opset20
 from onnxscript.values import Op, Opset
 
 import musicrt.runtime.layers  # noqa: F401 - registers its operators
-from musicrt.runtime.spec import ORT, TRT
+from musicrt.runtime.precision import ORT, TRT
 
 op: Any = opset20  # its methods are typed for onnxscript's own values, which a translation does not see
 static: Any = Opset("", 24)  # onnxscript has no module of it yet

@@ -20,8 +20,9 @@ from musicrt.runtime.bundle import INLINE, STAGES, WEIGHTS
 from musicrt.runtime.errors import VerificationError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Probe
+from musicrt.runtime.precision import ORT, TRT
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import ORT, TRT, ModelSpec, StageSpec
+from musicrt.runtime.spec import ModelSpec, StageSpec
 from musicrt.runtime.verify import probe_inputs, probe_sizes, record_probe, relative_error
 
 SEED = 20240808

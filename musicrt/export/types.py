@@ -11,7 +11,7 @@ import onnx_ir as ir
 
 from musicrt.export.operators import OPSETS
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import TRT
+from musicrt.runtime.precision import TRT
 
 _LARGE = 1024  # bytes from which constants are left out where only their types matter
 _MADE = {"Range", "RandomNormal", "RandomUniform", "RandomNormalLike", "RandomUniformLike", "EyeLike", "Bernoulli", "Multinomial"}

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.progress import Tally
 from musicrt.runtime.windows import Window
 
 Array = NDArray[Any]
@@ -52,13 +53,34 @@ def run_batches(
         yield from zip(batch, run(batch), strict=True)
 
 
-def stack_channels(results: Iterable[tuple[Window, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:
-    """Put the channels of each window side by side: (window, [channels, ...]); windows of which nothing is kept fall away."""
+def run_data(
+    jobs: Iterable[Job], size: int, run: Callable[[list[Array]], Sequence[Array]], tally: Tally
+) -> Iterator[tuple[Job, Array | None]]:
+    """The same with a function of the data alone, where a job is a piece of work."""
+
+    def run_batch(batch: list[Job]) -> Sequence[Array]:
+        results = run([job.data for job in batch])
+        tally.add(len(batch))
+        return results
+
+    return run_batches(jobs, size, run_batch)
+
+
+def stack_channels(results: Iterable[tuple[Job, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:
+    """Put the channels of each window of one signal side by side: (window, [channels, ...]); windows without results fall away."""
     rows: list[Array] = []
-    for window, row in results:
+    for job, row in results:
         if row is None:
             continue
         rows.append(row)
         if len(rows) == channels:
-            yield window, np.stack(rows)
+            yield job.window, np.stack(rows)
             rows = []
+
+
+def split_signals(results: Iterable[tuple[Job, Array | None]], channels: Sequence[int]) -> list[Iterator[tuple[Window, Array]]]:
+    """The same of several signals with so many channels each, when all jobs have run."""
+    signals: list[list[tuple[Job, Array | None]]] = [[] for _ in channels]
+    for job, value in results:
+        signals[job.signal].append((job, value))
+    return [stack_channels(signal, count) for signal, count in zip(signals, channels, strict=True)]

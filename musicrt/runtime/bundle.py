@@ -25,8 +25,9 @@ from musicrt.runtime.files import sha256_of
 from musicrt.runtime.graph_file import check_graph
 from musicrt.runtime.manifest import FileEntry, GraphEntry, Manifest, PlanEntry
 from musicrt.runtime.manifest_file import read_manifest
+from musicrt.runtime.precision import INT8, LOWERED, ORT, TRT, TRT_INT8
 from musicrt.runtime.registry import build_spec, system_names
-from musicrt.runtime.spec import INT8, LOWERED, ORT, TRT, TRT_INT8, ModelSpec
+from musicrt.runtime.spec import ModelSpec
 from musicrt.runtime.watched_files import WatchedFiles
 
 STAGES = "stages"

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.spec import Dim, TensorSpec
+from musicrt.runtime.tensors import Dim, TensorSpec
 
 Array = NDArray[Any]
 

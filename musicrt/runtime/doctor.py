@@ -11,13 +11,13 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict
 
 import musicrt
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.driver import cuda_obstacle, driver_version, list_gpus
 from musicrt.runtime.limits import DEFAULTS, limit_of
 from musicrt.runtime.measure import describe_environment
+from musicrt.runtime.precision import Precision
 from musicrt.runtime.processor import known_flags
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.session import Backend
-from musicrt.runtime.spec import Precision
 from musicrt.runtime.tensorrt_family import FAMILIES
 
 _PREFIX = "MUSICRT_"  # of the environment variables of this package

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from musicrt.runtime.spec import Gate
+from musicrt.runtime.precision import Gate
 
 FORMAT = "musicrt-bundle"
 VERSION = 1

@@ -11,13 +11,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, Self
 
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.gate import Gate
 from musicrt.runtime.hub import Source
+from musicrt.runtime.precision import Precision
 from musicrt.runtime.registry import build_spec, fit_spec, system_module
 from musicrt.runtime.select import Choice, select_backend
-from musicrt.runtime.session import Backend, Session
-from musicrt.runtime.spec import ModelSpec, Precision
+from musicrt.runtime.session import Session
+from musicrt.runtime.spec import ModelSpec
 
 _LOG = logging.getLogger("musicrt")
 

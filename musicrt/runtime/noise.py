@@ -104,3 +104,9 @@ def check_seed(seed: object) -> int:
 def choose_seed(seed: object) -> int:
     """The given seed; for None a fresh one from the operating system. Raises InputError."""
     return int(np.random.SeedSequence().generate_state(1, np.uint64)[0]) if seed is None else check_seed(seed)
+
+
+def refuse_seed(seed: object) -> None:
+    """Raises InputError for a seed beside noise that is given."""
+    if seed is not None:
+        raise InputError("got a seed and noise, expected one of the two")

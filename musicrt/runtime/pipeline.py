@@ -39,14 +39,6 @@ def ways_in(pipeline: type) -> list[Way]:
     return [way for way, methods in WAYS.items() if hasattr(pipeline, methods[0])]
 
 
-Progress = Callable[[int, int], None]
-"""Called with how many pieces of work are done and how many there are; may raise `Cancelled` to stop."""
-
-
-def ignore_progress(_done: int, _total: int) -> None:
-    """The default `on_progress`."""
-
-
 def options_of(method: Callable[..., Any]) -> list[str]:
     """Names of the options that a system's method has: its keyword-only parameters but `on_progress`, which each of them has."""
     parameters = inspect.signature(method).parameters.values()
@@ -103,9 +95,12 @@ class Codec(ABC):
         """Channels that a file of so many is decoded to when it was encoded with these options; all of them, unless a system says else."""
         return channels
 
-    def check_decoding(self, **_options: Any) -> None:
-        """Raises InputError for a value that `decode_stream` would refuse; a system that can tell without encoded audio does."""
-        return
+    def check_decoding(self, **options: Any) -> None:
+        """Raises InputError for a value that `decode_stream` would refuse, by a stream of `shortest` that is never read.
+
+        But for `noise`, which has to fit the values.
+        """
+        self.decode_stream(self.shortest, **{name: value for name, value in options.items() if name != "noise"})
 
     def batch_key(self, method: str, source: Any, options: Mapping[str, Any]) -> Hashable:
         """What calls of a method on one source have in common where `<method>_batch` computes them together; None: it does not.

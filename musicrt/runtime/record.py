@@ -20,7 +20,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import Sha256, parse_json
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 
 LONGEST = 2000
 """Characters of a line: of the comment of a WAV file libsndfile reads a few more."""

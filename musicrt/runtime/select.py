@@ -7,13 +7,13 @@ from dataclasses import dataclass, field
 from numbers import Integral
 from typing import Literal, get_args
 
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxCuda
 from musicrt.runtime.backends.openvino import OpenvinoCpu
 from musicrt.runtime.backends.tensorrt import Tensorrt, TensorrtRtx
 from musicrt.runtime.backends.torch import TorchCpu, TorchCuda
 from musicrt.runtime.errors import BackendError
-from musicrt.runtime.session import Backend
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 
 BACKENDS: dict[str, type[Backend]] = {
     kind.name: kind for kind in (Tensorrt, TensorrtRtx, OnnxCuda, TorchCuda, OnnxCpu, OpenvinoCpu, TorchCpu)

@@ -10,14 +10,16 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.backends.torch import TorchCpu
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import OutputProbe, Probe
 from musicrt.runtime.noise import normal_columns, philox
+from musicrt.runtime.precision import LOWERED, Precision
 from musicrt.runtime.select import select_backend
-from musicrt.runtime.session import Array, Backend
-from musicrt.runtime.spec import LOWERED, Precision, StageSpec
+from musicrt.runtime.session import Array
+from musicrt.runtime.spec import StageSpec
 
 _PROBED = 64  # values kept of each output
 _AS_FAR = 2.0  # two results that are equally far from a third one are sqrt(2) times as far apart, of the 64 values give or take some

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 from musicrt.triton.verbs import Array, Tensor, Verb
 
 TYPES = {

@@ -20,9 +20,10 @@ from musicrt.runtime.errors import BackendError, InputError
 from musicrt.runtime.files import new_folder
 from musicrt.runtime.manifest_file import MANIFEST
 from musicrt.runtime.model import Model
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import Choice
-from musicrt.runtime.spec import ORT, StageSpec
+from musicrt.runtime.spec import StageSpec
 from musicrt.triton.config import Settings, to_pbtxt, verb_config
 from musicrt.triton.model import BUNDLE
 from musicrt.triton.stages import is_served, stage_config, stage_model

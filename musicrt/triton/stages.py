@@ -11,9 +11,11 @@ import numpy as np
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.model import Model
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.select import Choice
 from musicrt.runtime.session import Array, Session
-from musicrt.runtime.spec import ORT, Dim, StageSpec, TensorSpec
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Dim, TensorSpec
 from musicrt.triton.config import Settings, instance_group, tensor_config
 from musicrt.triton.tensors import to_array, to_tensor
 from musicrt.triton.verbs import Tensor

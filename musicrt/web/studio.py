@@ -18,8 +18,8 @@ from musicrt.runtime.generator import Generator
 from musicrt.runtime.model import load
 from musicrt.runtime.muxing import check_mux_target, is_video_target, mux_audio
 from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.precision import Precision
 from musicrt.runtime.record_reader import read_record
-from musicrt.runtime.spec import Precision
 from musicrt.web.settings import own_options, read_settings, settings_of
 from musicrt.web.spectrogram import draw_spectrograms
 

@@ -23,7 +23,7 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.measure import Measurement
 from musicrt.runtime.models.vidmuse.config import Config
-from musicrt.runtime.spec import Int8
+from musicrt.runtime.precision import Int8
 from musicrt.runtime.verify import relative_error
 from tests.benchmarks.here import call_here
 from tests.conftest import ForSystem, refused, tiny_layout

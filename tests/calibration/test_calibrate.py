@@ -17,7 +17,7 @@ from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import InputError, VerificationError
 from musicrt.runtime.measure import synthesise_music
 from musicrt.runtime.models.music2latent import spec as system
-from musicrt.runtime.spec import Gate
+from musicrt.runtime.precision import Gate
 from musicrt.runtime.verify import verify_bundle
 from tests.command import call, fails
 from tests.conftest import refused

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicrt.runtime.spec import Axis, Int8, StageSpec, Tolerance, floats
+from musicrt.runtime.precision import Int8, Tolerance
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, floats
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.errors import BundleError
-from musicrt.runtime.spec import StageSpec, Tolerance, floats
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import floats
 from tests.conftest import refused
 
 onnx = pytest.importorskip("onnx")

@@ -13,8 +13,10 @@ import pytest
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BundleError
 from musicrt.runtime.manifest import CalibrationEntry
+from musicrt.runtime.precision import Half, Tolerance, is_pin, kept_name
 from musicrt.runtime.registry import build_spec
-from musicrt.runtime.spec import Axis, Half, StageSpec, TensorSpec, Tolerance, is_pin, kept_name
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 from musicrt.runtime.verify import probe_inputs, relative_error
 from tests.command import call
 from tests.conftest import refused

@@ -11,8 +11,8 @@ import soundfile
 from musicrt.calibration.capture import Recorder, RecordingSession, Reservoir, smallest
 from musicrt.calibration.inputs import gather_inputs
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.registry import build_spec
-from musicrt.runtime.session import FakeSession
 from tests.conftest import refused
 
 RATE = 8000

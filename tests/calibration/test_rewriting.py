@@ -12,7 +12,7 @@ from musicrt.calibration.norms import sum_planes
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.bundle import EMBEDDED, Bundle
-from musicrt.runtime.spec import ORT
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.verify import probe_inputs, relative_error
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from musicrt.runtime.spec import Gate
+from musicrt.runtime.precision import Gate
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")

@@ -26,7 +26,7 @@ from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
-from musicrt.runtime.spec import INT8, ORT, Int8
+from musicrt.runtime.precision import INT8, ORT, Int8
 from musicrt.runtime.verify import relative_error, verify_bundle
 from tests.conftest import refused
 

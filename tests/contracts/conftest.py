@@ -6,9 +6,10 @@ from collections.abc import Iterator
 
 import pytest
 
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.session import Backend, Session
+from musicrt.runtime.session import Session
 from tests.conftest import ForSystem
 from tests.contracts.stages import ENGINE, SPECS, OpenStage, engine_session, fake_session
 

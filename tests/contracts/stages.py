@@ -12,10 +12,11 @@ from musicrt.runtime.backends.tensorrt import TensorrtSession
 from musicrt.runtime.checks import check_array
 from musicrt.runtime.cuda.device import Arena
 from musicrt.runtime.cuda.engine import OpenEngine, open_plan
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.manifest import ProfileEntry
 from musicrt.runtime.registry import build_spec, system_names
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.session import Array, Session
 from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.tensorrt_messages import messages_of
 from musicrt.runtime.verify import probe_inputs, probe_sizes

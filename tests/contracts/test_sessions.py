@@ -11,8 +11,9 @@ import pytest
 
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, BundleError, InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.session import Array, Session
 from musicrt.runtime.verify import probe_sizes, relative_error
 from tests.conftest import refused
 from tests.contracts.stages import (

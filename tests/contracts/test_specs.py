@@ -16,8 +16,10 @@ import pytest
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import ConfigError
 from musicrt.runtime.pipeline import options_of
+from musicrt.runtime.precision import Tolerance
 from musicrt.runtime.registry import bit_rates, build_spec, find_system, fit_spec, system_module, system_names
-from musicrt.runtime.spec import Axis, Dim, ModelSpec, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.spec import ModelSpec, StageSpec
+from musicrt.runtime.tensors import Axis, Dim, TensorSpec
 from tests.conftest import ForSystem, refused, tiny_layout
 
 SYSTEMS = system_names()

@@ -9,7 +9,8 @@ import pytest
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.session import Session
-from musicrt.runtime.spec import Dim, StageSpec, TensorSpec
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Dim, TensorSpec
 from tests.conftest import refused
 from tests.contracts.stages import (
     EVERYWHERE,

@@ -7,7 +7,9 @@ from typing import Any
 
 import pytest
 
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("tensorrt_rtx")

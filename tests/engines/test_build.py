@@ -20,8 +20,9 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.driver import cuda_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, EngineError, InputError, OutputError
 from musicrt.runtime.manifest_file import MANIFEST
+from musicrt.runtime.precision import kept_name
 from musicrt.runtime.registry import system_names
-from musicrt.runtime.spec import StageSpec, kept_name
+from musicrt.runtime.spec import StageSpec
 from tests.conftest import ForSystem, refused
 
 pytest.importorskip("tensorrt_rtx")

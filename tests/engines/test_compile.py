@@ -13,8 +13,10 @@ from musicrt.engines.compile import OnPhase, Plan, compile_plan
 from musicrt.engines.layers import count_precisions, undeclared
 from musicrt.engines.profiles import find_buckets, stage_profiles
 from musicrt.runtime.errors import Cancelled, EngineError
-from musicrt.runtime.spec import Axis, Half, StageSpec, TensorSpec, Tolerance, updated_name
+from musicrt.runtime.precision import Half, Tolerance
+from musicrt.runtime.spec import StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import FAMILIES
+from musicrt.runtime.tensors import Axis, TensorSpec
 from tests.conftest import refused
 from tests.engines.graphs import BATCH, FLOAT, HALF, LENGTH, WIDTH, node, onnx, stage_of, write_graph
 

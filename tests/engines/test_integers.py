@@ -27,8 +27,9 @@ from musicrt.runtime.backends import tensorrt as backend_module
 from musicrt.runtime.backends.tensorrt import TensorrtRtx
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.errors import BackendError, EngineError, InputError
+from musicrt.runtime.precision import TRT, TRT_INT8
 from musicrt.runtime.registry import system_names
-from musicrt.runtime.spec import TRT, TRT_INT8, StageSpec
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.tensorrt_family import FAMILIES
 from musicrt.runtime.tensorrt_messages import messages_of
 from musicrt.runtime.verify import verify_bundle

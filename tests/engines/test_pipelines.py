@@ -11,6 +11,7 @@ import pytest
 from musicrt.engines.profiles import BUCKETS, LONGEST, stage_profiles
 from musicrt.runtime.cuda.engine import fitting_profile
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.lengths import SPAN
 from musicrt.runtime.models.mucodec.pipeline import Pipeline as MuCodec
@@ -23,7 +24,7 @@ from musicrt.runtime.models.vidmuse.pipeline import VIDEOS
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline as VidMuse
 from musicrt.runtime.registry import build_spec, system_module, system_names
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Array, FakeSession
+from musicrt.runtime.session import Array
 from musicrt.runtime.spec import StageSpec
 from tests.conftest import refused, tiny_layout
 

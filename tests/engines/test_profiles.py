@@ -7,8 +7,10 @@ import pytest
 from musicrt.engines.profiles import BUCKETS, axis_range, find_buckets, stage_profiles, tensor_range
 from musicrt.runtime.cuda.engine import fitting_profile
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.precision import Tolerance
 from musicrt.runtime.registry import build_spec, find_system, system_names
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 from tests.conftest import refused
 
 BATCH, LENGTH, GUIDANCE = Axis("batch", 1, 1, 64), Axis("length", 3, 100, 1 << 20), Axis("guidance", 1, 2, 2)

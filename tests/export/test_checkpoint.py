@@ -24,9 +24,9 @@ ort = pytest.importorskip("onnxruntime")
 from musicrt.export.bundle import export_bundle  # noqa: E402
 from musicrt.export.checkpoints import hash_tensors  # noqa: E402
 from musicrt.runtime.checkpoint import read_array, read_checkpoint, read_tensors  # noqa: E402
-from musicrt.runtime.models.music2latent.network import UNet  # noqa: E402
+from musicrt.runtime.models.music2latent.network.checkpoint import is_dead_key, load_network  # noqa: E402
+from musicrt.runtime.models.music2latent.network.unet import UNet  # noqa: E402
 from musicrt.runtime.models.music2latent.spec import CHECKPOINT  # noqa: E402
-from musicrt.runtime.models.music2latent.stages import is_dead_key, load_network  # noqa: E402
 
 FILE = "music2latent.pt"
 CONFIG = tiny_layout("music2latent")["config"]

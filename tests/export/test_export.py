@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import errno
 import json
-import resource
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from musicrt.runtime.errors import Cancelled, CheckpointError, ConfigError, Musi
 from musicrt.runtime.registry import build_spec, find_system
 from musicrt.runtime.spec import CheckpointSpec, ModelSpec
 from tests.conftest import refused, tiny_layout
+from tests.runtime.audio_files import disk_of
 
 torch = pytest.importorskip("torch")
 ir = pytest.importorskip("onnx_ir")
@@ -219,17 +218,6 @@ def test_full_disk_is_an_output_error(tiny_checkpoint: Path, tmp_path: Path, mon
     with refused(OutputError, tmp_path / "out", "No space left on device", "free space"):
         export_bundle("music2latent", tiny_checkpoint, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
-
-
-@contextlib.contextmanager
-def disk_of(size: int) -> Iterator[None]:
-    """Let no file grow beyond `size` bytes, as on a disk that fills up."""
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 @pytest.mark.usefixtures("empty_graphs")

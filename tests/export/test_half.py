@@ -10,7 +10,9 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.errors import ConfigError, VerificationError
-from musicrt.runtime.spec import FLOAT32_OPERATORS, Axis, Half, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.precision import FLOAT32_OPERATORS, Half, Tolerance
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 from musicrt.runtime.verify import probe_inputs, relative_error
 from tests.conftest import refused
 from tests.export.graph_types import assert_typed, float_types, nodes_of

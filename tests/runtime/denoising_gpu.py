@@ -7,6 +7,7 @@ from collections.abc import Mapping
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops import consistency, ddim, dpmsolver, flow
 from musicrt.runtime.loops.consistency import ConsistencySchedule
 from musicrt.runtime.loops.ddim import DdimSchedule
@@ -15,8 +16,10 @@ from musicrt.runtime.loops.diffusion import Draw, alphas_cumprod
 from musicrt.runtime.loops.dpmsolver import DpmSolverSchedule
 from musicrt.runtime.loops.flow import EulerSchedule
 from musicrt.runtime.noise import PlacedNoise
-from musicrt.runtime.session import Array, FakeSession, Session
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.session import Array, Session
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 from tests.runtime.fake_gpu import FakeDevice, FakeGpuSession
 
 Float = NDArray[np.float32]

@@ -10,12 +10,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.noise import SeededNoise
 from musicrt.runtime.models.mucodec.pipeline import Pipeline
 from musicrt.runtime.models.mucodec.spec import build_spec
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Array, FakeSession
+from musicrt.runtime.session import Array
 from tests.conftest import tiny_layout
 from tests.reference import signals
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
 from musicrt.runtime.models.semanticodec.noise import Place, SeededNoise
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
-from musicrt.runtime.session import Array, FakeSession
+from musicrt.runtime.session import Array
 from tests.reference import signals
 
 Float = NDArray[np.float32]

@@ -11,11 +11,12 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.spec import build_spec
-from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
+from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import FakeSession
 from tests.conftest import tiny_layout
 
 Float = NDArray[np.float32]

@@ -11,9 +11,10 @@ from itertools import groupby
 import numpy as np
 import pytest
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops.denoiser import Denoiser
 from musicrt.runtime.noise import PlacedNoise
-from musicrt.runtime.session import Array, FakeSession
+from musicrt.runtime.session import Array
 from tests.runtime.denoising_gpu import (
     BINS,
     FRAMES,

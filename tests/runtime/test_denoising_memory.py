@@ -12,8 +12,8 @@ import pytest
 
 from musicrt.runtime.cuda import denoising
 from musicrt.runtime.errors import BackendError, Cancelled, InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops.denoiser import Denoiser
-from musicrt.runtime.session import FakeSession
 from tests.conftest import refused
 from tests.runtime.denoising_gpu import (
     Gpu,

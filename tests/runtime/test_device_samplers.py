@@ -10,6 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 import musicrt
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.mucodec.sampler import Sampler as MuCodecSampler
 from musicrt.runtime.models.music2latent.config import Config as Music2LatentConfig
@@ -19,7 +20,7 @@ from musicrt.runtime.models.semanticodec.sampler import Sampler as SemantiCodecS
 from musicrt.runtime.noise import PlacedNoise
 from musicrt.runtime.registry import build_spec, system_module
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.session import Array, Session
 from musicrt.runtime.spec import StageSpec
 from tests.conftest import tiny_layout
 from tests.runtime.denoising_gpu import rounded
@@ -88,7 +89,7 @@ def test_music2latent(steps: int) -> None:
     config = Music2LatentConfig.from_mapping(models[0].spec.config)
     latents = np.random.default_rng(0).normal(size=(2, config.bottleneck_channels, 3)).astype(np.float32)
     noise = PlacedNoise(5, ((0, 16), (1, 16)), (2, config.bins, 3 * config.frames_per_latent))
-    host, gpu = (Music2LatentSampler(model, config).prepare(steps)(latents, noise, lambda: None) for model in models)
+    host, gpu = (Music2LatentSampler(model, config).prepare(steps).run(latents, noise, lambda: None) for model in models)
     np.testing.assert_array_equal(gpu, host)
     assert len(device.named("run")) == steps
 

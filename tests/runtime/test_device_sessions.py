@@ -11,14 +11,18 @@ import pytest
 
 from musicrt.runtime.backends import onnxruntime as onnx_backend
 from musicrt.runtime.backends import torch as torch_backend
-from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxCuda, OnnxSession
+from musicrt.runtime.backends.onnx_session import OnnxSession
+from musicrt.runtime.backends.onnxruntime import OnnxCpu, OnnxCuda
 from musicrt.runtime.backends.torch import TorchCuda, TorchDevice, TorchSession
 from musicrt.runtime.bundle import EMBEDDED, Bundle
 from musicrt.runtime.cuda.array import DeviceArray
 from musicrt.runtime.errors import BackendError, InputError
+from musicrt.runtime.fake_session import FakeSession
+from musicrt.runtime.precision import Tolerance
 from musicrt.runtime.select import select_backend
-from musicrt.runtime.session import Array, FakeSession
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.session import Array
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 from tests.conftest import refused
 from tests.runtime.fake_gpu import FakeDevice, memory_of
 
@@ -215,7 +219,7 @@ def test_without_cuda_core_loops_are_on_the_host(monkeypatch: pytest.MonkeyPatch
     missing = "cuda-core is not installed"
     for module in (onnx_backend, torch_backend):
         monkeypatch.setattr(module, "device_obstacle", lambda: missing)
-    monkeypatch.setattr("musicrt.runtime.session.device_obstacle", lambda: missing)
+    monkeypatch.setattr("musicrt.runtime.backend.device_obstacle", lambda: missing)
     for kind in (OnnxCuda, TorchCuda):
         assert kind().gpu is None
         with refused(BackendError, kind.name, "no CUDA stream", missing):

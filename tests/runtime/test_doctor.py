@@ -43,7 +43,7 @@ def test_report_survives_json_and_has_no_other_fields() -> None:
 
 def test_backends_say_what_they_compute_in(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("torch")
-    monkeypatch.setattr("musicrt.runtime.session.bfloat16_obstacle", lambda: "this CPU is old")
+    monkeypatch.setattr("musicrt.runtime.backend.bfloat16_obstacle", lambda: "this CPU is old")
     report = examine()
     assert report.backends["torch-cpu"].precisions == ["float32"]
     assert report.backends["torch-cpu"].refused == {"bfloat16": "this CPU is old"}

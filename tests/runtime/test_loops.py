@@ -11,12 +11,12 @@ import pytest
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import Cancelled, InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops.consistency import ConsistencySchedule, combine, precondition, renoise, sample, scale_input
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.models.music2latent.sampler import Sampler
-from musicrt.runtime.session import FakeSession
 from tests.conftest import refused
 
 Float = NDArray[np.float32]
@@ -186,7 +186,7 @@ class Recorded:
     def run(self, steps: int) -> list[str]:
         self.ran.clear()
         latents = np.zeros((1, 8, 3), np.float32)
-        self.sampler.prepare(steps)(latents, lambda _: np.zeros((1, 2, 128, 24), np.float32), lambda: None)
+        self.sampler.prepare(steps).run(latents, lambda _: np.zeros((1, 2, 128, 24), np.float32), lambda: None)
         return list(self.ran)
 
 
@@ -217,7 +217,7 @@ def test_every_step_gets_its_own_row_of_the_tables(codec: Pipeline) -> None:
         return fakes[name]
 
     sampler = Sampler(Model(spec, open_session, codec.backend), Config.from_mapping(spec.config))
-    sampler.prepare(3)(np.zeros((2, 8, 3), np.float32), lambda _: np.ones((2, 2, 128, 24), np.float32), lambda: None)
+    sampler.prepare(3).run(np.zeros((2, 8, 3), np.float32), lambda _: np.ones((2, 2, 128, 24), np.float32), lambda: None)
     np.testing.assert_allclose(fakes["conditioning"].calls[0]["sigma"], build(3).sigmas[:-1], rtol=1e-6)
     for name in ("scale_inp", "scale_out", "shift"):
         for step, call in enumerate(fakes["denoiser"].calls):

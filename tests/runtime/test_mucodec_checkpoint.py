@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,25 +15,20 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.errors import CheckpointError
-from musicrt.runtime.registry import build_spec, fit_spec
-from musicrt.runtime.verify import probe_inputs, probe_sizes
 from tests.conftest import ForSystem, refused, tiny_layout
-from tests.reference.signals import Array
+from tests.runtime.damaged_checkpoints import State, add, drop, run_stages
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import save_file  # noqa: E402 - needs what was asked for above
 
-from musicrt.runtime.backends.torch import TorchSession  # noqa: E402
-from musicrt.runtime.checkpoint import read_checkpoint  # noqa: E402
 from musicrt.runtime.models.mucodec.spec import CHECKPOINT  # noqa: E402
-from musicrt.runtime.models.mucodec.stages import load_stages  # noqa: E402
 
 VAE, MUQ, MAIN = CHECKPOINT.files
 CONFIG = tiny_layout("mucodec")["config"]
 FRONT_END, LAYER_6 = "model.conv.linear.bias", "model.conformer.layers.6.ffn1.output_dense.bias"
 CODEBOOK = "rvq_muencoder_emb.quantizers.0.codebook.weight"
-State = dict[Any, Any]
+run = functools.partial(run_stages, "mucodec", config=CONFIG)
 
 
 @pytest.fixture
@@ -50,25 +46,6 @@ def edit(checkpoint: Path, file: str, change: Callable[[State], Any]) -> None:
     """Changes the tensors of a file, wherever they are nested."""
     content, nest = read(checkpoint, file), {VAE: "state_dict", MUQ: "model"}.get(file)
     torch.save({**content, nest: change(content[nest])} if nest else change(content), checkpoint / file)
-
-
-def drop(*starts: str) -> Callable[[State], State]:
-    return lambda state: {key: value for key, value in state.items() if not key.startswith(starts)}
-
-
-def add(more: State) -> Callable[[State], State]:
-    return lambda state: {**state, **more}
-
-
-def run(checkpoint: Path, *names: str, config: Mapping[str, Any] = CONFIG) -> list[Array]:
-    """The first output of stages for test inputs."""
-    files = read_checkpoint(CHECKPOINT, checkpoint)
-    spec = fit_spec(build_spec("mucodec", config, "tiny"), files)
-    modules, outputs = load_stages(files, spec.config), list[Array]()
-    for name in names:
-        stage = spec.stage(name)
-        outputs.append(TorchSession(stage, modules[name]).run(probe_inputs(stage, probe_sizes(stage, 2), 1))[stage.outputs[0].name])
-    return outputs
 
 
 # What is taken

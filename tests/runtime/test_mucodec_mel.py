@@ -9,8 +9,8 @@ import pytest
 from numpy.typing import NDArray
 from safetensors.numpy import load_file
 
-from musicrt.runtime.models.mucodec.config import MelStatistics
 from musicrt.runtime.models.mucodec.mel import MuqMel, PromptMel, dft_basis, hann_window, muq_filters, prompt_filters
+from musicrt.runtime.models.mucodec.muq_config import MelStatistics
 from tests.reference import signals
 from tests.reference.case import load_case
 from tests.reference.runner import DATA

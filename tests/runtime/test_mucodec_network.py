@@ -14,7 +14,7 @@ from safetensors.numpy import load_file
 from musicrt.runtime.models.mucodec.config import Config
 from tests.reference.fill import Layout, write_files
 from tests.reference.runner import DATA
-from tests.reference.signals import audio, normal
+from tests.reference.signals import audio
 
 torch = pytest.importorskip("torch")
 
@@ -28,7 +28,9 @@ from musicrt.runtime.models.mucodec.network.checkpoint import Networks, is_dead_
 from musicrt.runtime.models.mucodec.network.estimator import Estimator, normalise, position_rates, unpatch  # noqa: E402
 from musicrt.runtime.models.mucodec.network.muq import BatchNorm  # noqa: E402
 from musicrt.runtime.models.mucodec.network.quantizer import NormFeat, ResidualQuantizer  # noqa: E402
+from musicrt.runtime.models.mucodec.network.velocity import Context, Timesteps, Velocity  # noqa: E402
 from musicrt.runtime.models.mucodec.spec import CHECKPOINT  # noqa: E402
+from tests.runtime.torch_tensors import assert_close, draw  # noqa: E402
 
 FOLDER = DATA / "mucodec"
 PREFIXES = {"muq": "model.", "quantizer": "rvq_muencoder_emb.", "conditioner": "", "normfeat": "normfeat."}
@@ -38,16 +40,6 @@ PREFIXES |= {"estimator": "cfm_wrapper.estimator.", "first_stage": "first_stage_
 def read_layout(variant: str) -> Layout:
     layout: Layout = json.loads((FOLDER / f"layout-{variant}.json").read_text())
     return layout
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    drawn: Tensor = torch.from_numpy(normal(name, shape))
-    return drawn
-
-
-def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert got.shape == expected.shape
-    assert float((got - expected).norm()) <= tolerance * float(expected.norm())
 
 
 @pytest.fixture(autouse=True)
@@ -215,9 +207,9 @@ def test_estimator_in_parts_gives_the_same(load: Callable[[str], Networks], fram
     x, incontext, known = (draw(name, 2, 32, frames, 32) for name in ("x", "incontext", "condition"))
     timestep = torch.tensor([0.1, 0.8])
     conditions = [known, torch.zeros_like(known)]
-    context, velocity = stages.Context(network), stages.Velocity(network)
+    context, velocity = Context(network), Velocity(network)
     rows = torch.stack([context(incontext, condition) for condition in conditions])
-    got = velocity(rows, x, *stages.Timesteps(network)(timestep))
+    got = velocity(rows, x, *Timesteps(network)(timestep))
     for row, condition in zip(got, conditions, strict=True):
         assert_close(row, whole_estimator(network, torch.cat([x, incontext, condition], dim=1), timestep), 2e-5)
 

@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.models.mucodec.config import VocoderConfig
 from musicrt.runtime.models.mucodec.lengths import wave_samples
 from musicrt.runtime.models.mucodec.synthesis import receptive_frames
-from musicrt.runtime.session import Array, FakeSession
+from musicrt.runtime.session import Array
 from tests.runtime.mucodec_codecs import Float, distance, open_light
 
 _REACH = 12  # of the tiny vocoder, whose kernels are shorter

@@ -12,6 +12,7 @@ import pytest
 
 import musicrt
 from musicrt.runtime.errors import InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.loops.denoiser import Denoiser, LoopRunner
 from musicrt.runtime.model import Model
 from musicrt.runtime.observation import StageRun, StageTime, StageTimes, observe_stages
@@ -19,7 +20,7 @@ from musicrt.runtime.select import Choice
 from musicrt.runtime.serving.metrics import OpenTelemetrySpans
 from musicrt.runtime.serving.request import RequestEvent
 from musicrt.runtime.serving.service import Service
-from musicrt.runtime.session import Array, FakeSession
+from musicrt.runtime.session import Array
 from tests.runtime.denoising_gpu import BINS, FRAMES, PLANES, network, on_gpu, schedule, seeded, stage, told
 from tests.runtime.fake_gpu import FakeDevice
 from tests.runtime.slow_codec import SlowCodec

@@ -14,8 +14,10 @@ onnx = pytest.importorskip("onnx")
 from musicrt.runtime.backends.openvino import OpenvinoCpu, OpenvinoSession  # noqa: E402 - needs what was asked for above
 from musicrt.runtime.bundle import Bundle  # noqa: E402
 from musicrt.runtime.errors import BackendError  # noqa: E402
+from musicrt.runtime.precision import Tolerance  # noqa: E402
 from musicrt.runtime.session import Array  # noqa: E402
-from musicrt.runtime.spec import StageSpec, TensorSpec, Tolerance  # noqa: E402
+from musicrt.runtime.spec import StageSpec  # noqa: E402
+from musicrt.runtime.tensors import TensorSpec  # noqa: E402
 from tests.conftest import ForSystem, refused  # noqa: E402
 
 HAS_BFLOAT16 = OpenvinoCpu.precision_obstacle("bfloat16") is None

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 import musicrt
-from musicrt.runtime import processor, session
+from musicrt.runtime import backend as backend_module
+from musicrt.runtime import processor
 from musicrt.runtime.bench import suite
 from musicrt.runtime.bench.settings import Settings
 from musicrt.runtime.bench.suite import bench_bundle
@@ -17,9 +18,9 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.model import Model
+from musicrt.runtime.precision import INT8
 from musicrt.runtime.registry import system_names
 from musicrt.runtime.select import BACKENDS
-from musicrt.runtime.spec import INT8
 from musicrt.runtime.verify import verify_bundle
 from tests.conftest import ForSystem, refused
 
@@ -63,7 +64,7 @@ def test_cpu_without_bfloat16_refuses_it(backend: str, tmp_path: Path, monkeypat
     pytest.importorskip(backend.removesuffix("-cpu"))
     cpuinfo = tmp_path / "cpuinfo"
     monkeypatch.setattr(processor, "_CPUINFO", cpuinfo)
-    monkeypatch.setattr(session, "bfloat16_obstacle", processor.bfloat16_obstacle.__wrapped__)
+    monkeypatch.setattr(backend_module, "bfloat16_obstacle", processor.bfloat16_obstacle.__wrapped__)
     answers = {
         "flags\t: fpu avx512f": "no instructions",
         "": "no instructions",

@@ -18,11 +18,12 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model, load
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
 from musicrt.runtime.select import BACKENDS
 from musicrt.runtime.serving.service import Service
-from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.session import Array, Session
 from tests.reference import signals
 
 ON_CPU = [name for name, kind in BACKENDS.items() if kind.device == "cpu" and kind.obstacle() is None]

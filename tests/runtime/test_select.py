@@ -11,6 +11,7 @@ from typing import Any, ClassVar, Literal
 import pytest
 
 from musicrt.runtime import driver, select
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.backends import onnxruntime as onnxruntime_backend
 from musicrt.runtime.backends import torch as torch_backend
 from musicrt.runtime.backends.onnxruntime import OnnxCuda
@@ -18,7 +19,7 @@ from musicrt.runtime.backends.torch import TorchCuda
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.model import Model
 from musicrt.runtime.select import BACKENDS, Choice, select_backend
-from musicrt.runtime.session import Backend, Session
+from musicrt.runtime.session import Session
 from tests.conftest import refused
 
 ORDER = ["tensorrt", "tensorrt-rtx", "onnxruntime-cuda", "torch-cuda", "onnxruntime-cpu", "openvino-cpu", "torch-cpu"]

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 import soundfile
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.models.semanticodec.lengths import SEGMENT, token_count
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.resampling import resample_audio
-from musicrt.runtime.session import FakeSession
 from tests.conftest import ForSystem
 from tests.runtime.semanticodec_codecs import Tokens, music, open_tiny, rewire
 

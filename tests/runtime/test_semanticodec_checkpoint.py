@@ -16,13 +16,13 @@ from musicrt.runtime.errors import CheckpointError, ConfigError
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from tests.conftest import ForSystem, refused
+from tests.runtime.damaged_checkpoints import State, add, drop
 from tests.runtime.semanticodec_codecs import music, open_tiny
 
 torch = pytest.importorskip("torch")
 
 ENCODER, DECODER = (f"semanticodec_tokenrate_50/{half}coder.ckpt" for half in ("en", "de"))
 CODEBOOK = "codebook_idx/combine_256_audioset_dominate/codebook_8192_0.npy"
-State = dict[Any, Any]
 
 
 @pytest.fixture
@@ -33,16 +33,6 @@ def checkpoint(tiny_checkpoints: ForSystem, tmp_path: Path) -> Path:
 
 def edit(checkpoint: Path, file: str, change: Callable[[State], State]) -> None:
     torch.save(change(torch.load(checkpoint / file, weights_only=True)), checkpoint / file)
-
-
-def drop(*starts: str) -> Callable[[State], State]:
-    """Drops the tensors whose keys begin so."""
-    return lambda state: {key: value for key, value in state.items() if not key.startswith(starts)}
-
-
-def add(more: State) -> Callable[[State], State]:
-    """Adds tensors, or puts them in the place of others."""
-    return lambda state: {**state, **more}
 
 
 def save_codebook(checkpoint: Path, change: Callable[[Any], Any]) -> None:

@@ -12,10 +12,10 @@ import soundfile
 
 import musicrt
 from musicrt.runtime.errors import AudioError, InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.models.semanticodec.facade import SemantiCodec
 from musicrt.runtime.models.semanticodec.lengths import SEGMENT
 from musicrt.runtime.models.semanticodec.pipeline import Pipeline
-from musicrt.runtime.session import FakeSession
 from tests.conftest import ForSystem, refused
 from tests.runtime.semanticodec_codecs import Float, assert_close, lighten, music, open_tiny, random_tokens
 

@@ -8,12 +8,12 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
-from musicrt.runtime.models.semanticodec.lengths import decoded_samples, token_windows
-from musicrt.runtime.models.semanticodec.pipeline import FADE, WINDOW_HOP, WINDOW_SAMPLES, Pipeline, decode_windows
+from musicrt.runtime.models.semanticodec.lengths import FADE, WINDOW_HOP, WINDOW_SAMPLES, decode_windows, decoded_samples, token_windows
+from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.models.semanticodec.spec import build_spec
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import FakeSession
 
 Float = NDArray[np.float32]
 
@@ -44,8 +44,8 @@ def overlap_and_add(windows: list[Float], kept: int) -> Float:
 
 def join(codec: Pipeline, windows: list[Float], tokens: int, stack: int) -> list[Float]:
     plan = decode_windows(tokens, stack)
-    results = [(window, whole[: window.size]) for window, whole in zip(plan, windows, strict=True)]
-    return [block[0] for block in codec._join(results, np.zeros((1, tokens, 2), np.int64), plan)]
+    results = [(window, whole[None, : window.size]) for window, whole in zip(plan, windows, strict=True)]
+    return [block[0] for block in codec.windows.join(results, tokens)]
 
 
 @pytest.mark.parametrize("stack", [1, 2, 4])

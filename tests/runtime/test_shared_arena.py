@@ -12,7 +12,9 @@ onnx = pytest.importorskip("onnx")
 
 from musicrt.runtime.backends.onnxruntime import OnnxCpu  # noqa: E402 - needs what was asked for above
 from musicrt.runtime.measure import peak_memory_mb, run_isolated  # noqa: E402
-from musicrt.runtime.spec import StageSpec, TensorSpec, Tolerance  # noqa: E402
+from musicrt.runtime.precision import Tolerance  # noqa: E402
+from musicrt.runtime.spec import StageSpec  # noqa: E402
+from musicrt.runtime.tensors import TensorSpec  # noqa: E402
 
 _VALUES = 25_000_000  # 100 MB of float32
 STAGE = StageSpec("wide", "", (TensorSpec("x", "float32", (1,)),), (TensorSpec("y", "float32", (1,)),), Tolerance(1e-4))

@@ -11,12 +11,13 @@ import numpy as np
 import pytest
 
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.gate import Gate
 from musicrt.runtime.model import Model, load
 from musicrt.runtime.models.music2latent.spec import build_spec
 from musicrt.runtime.recent import Recent
 from musicrt.runtime.select import Choice
-from musicrt.runtime.session import Array, FakeSession, Session
+from musicrt.runtime.session import Array, Session
 from musicrt.runtime.verify import probe_inputs, probe_sizes
 from tests.conftest import refused, tiny_layout
 from tests.reference import signals

@@ -15,9 +15,9 @@ from numpy.typing import NDArray
 
 from musicrt.runtime import noise as noise_module
 from musicrt.runtime.errors import AudioError, InputError
+from musicrt.runtime.fake_session import FakeSession
 from musicrt.runtime.model import Model
 from musicrt.runtime.models.music2latent.pipeline import Pipeline
-from musicrt.runtime.session import FakeSession
 from tests.conftest import refused
 from tests.reference import signals
 

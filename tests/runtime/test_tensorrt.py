@@ -16,8 +16,10 @@ from musicrt.runtime.cuda.device import Arena
 from musicrt.runtime.cuda.engine import OpenEngine, open_plan
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import ProfileEntry
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.tensorrt_messages import messages_of
+from musicrt.runtime.tensors import Axis, TensorSpec
 from tests.conftest import refused
 from tests.runtime import fake_tensorrt as fake
 from tests.runtime.fake_tensorrt import named

@@ -21,7 +21,8 @@ from musicrt.runtime.errors import BackendError, BundleError, EngineError
 from musicrt.runtime.manifest import FileEntry, PlanEntry, ProfileEntry
 from musicrt.runtime.manifest_file import write_manifest
 from musicrt.runtime.model import Model
-from musicrt.runtime.spec import StageSpec, Tolerance
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.spec import StageSpec
 from musicrt.runtime.tensorrt_family import FAMILIES
 from musicrt.runtime.tensorrt_messages import messages_of
 from tests.conftest import refused

@@ -17,7 +17,9 @@ from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError, BundleError
 from musicrt.runtime.files import sha256_of
 from musicrt.runtime.manifest import Probe
-from musicrt.runtime.spec import Axis, StageSpec, TensorSpec, Tolerance
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.spec import StageSpec
+from musicrt.runtime.tensors import Axis, TensorSpec
 from musicrt.runtime.verify import probe_error, probe_inputs, record_probe, relative_error, verify_bundle
 from tests.conftest import refused
 from tests.runtime.test_bundle import WEIGHTS, change_manifest

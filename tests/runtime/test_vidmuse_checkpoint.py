@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import logging
 import os
 import shutil
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,27 +18,25 @@ import pytest
 from musicrt.runtime.errors import CheckpointError, ConfigError
 from musicrt.runtime.hub import download_checkpoint, find_files
 from musicrt.runtime.registry import build_spec, fit_spec
-from musicrt.runtime.verify import probe_inputs, probe_sizes
 from tests.conftest import ForSystem, refused, tiny_layout
 from tests.reference.fill import write_files
 from tests.reference.runner import DATA
 from tests.reference.signals import Array
+from tests.runtime.damaged_checkpoints import State, add, drop, run_stages
 
 torch = pytest.importorskip("torch")
 
 from safetensors.torch import load_file, save_file  # noqa: E402 - needs what was asked for above
 
-from musicrt.runtime.backends.torch import TorchSession  # noqa: E402
 from musicrt.runtime.checkpoint import read_checkpoint  # noqa: E402
 from musicrt.runtime.models.vidmuse.spec import CHECKPOINT, HUB_CODEC, HUB_FILE  # noqa: E402
-from musicrt.runtime.models.vidmuse.stages import load_stages  # noqa: E402
 
 MAIN, CODEC = CHECKPOINT.files
 CONFIG = tiny_layout("vidmuse")["config"]
 EVERYTHING = ("visual", "local", "global", "fuse", "cross", "lm", "codec-encoder", "dequantizer", "recurrence", "synthesis")
 CODECS = EVERYTHING[6:]
 TABLE, CODEBOOK = "emb.1.weight", "quantizer.layers.2.codebook.embed"
-State = dict[Any, Any]
+run = functools.partial(run_stages, "vidmuse", config=CONFIG)
 
 
 @pytest.fixture(autouse=True)
@@ -73,25 +72,6 @@ def edit(file: Path, change: Callable[[State], Any]) -> None:
         return
     content = read(file)
     torch.save({**content, "best_state": change(content["best_state"])}, file)
-
-
-def drop(*starts: str) -> Callable[[State], State]:
-    return lambda state: {key: value for key, value in state.items() if not key.startswith(starts)}
-
-
-def add(more: State) -> Callable[[State], State]:
-    return lambda state: {**state, **more}
-
-
-def run(checkpoint: Path, *names: str, config: Mapping[str, Any] = CONFIG) -> list[Array]:
-    """The first output of stages for test inputs."""
-    files = read_checkpoint(CHECKPOINT, checkpoint)
-    spec = fit_spec(build_spec("vidmuse", config, "tiny"), files)
-    modules, outputs = load_stages(files, spec.config), list[Array]()
-    for name in names:
-        stage = spec.stage(name)
-        outputs.append(TorchSession(stage, modules[name]).run(probe_inputs(stage, probe_sizes(stage, 2), 1))[stage.outputs[0].name])
-    return outputs
 
 
 def assert_same(got: list[Array], expected: list[Array]) -> None:

@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from musicrt.runtime.errors import CheckpointError, ConfigError
-from musicrt.runtime.models.vidmuse.audiocraft import as_encodec, parse_training_config, pick
-from musicrt.runtime.models.vidmuse.config import FRAME_RATE, HOP, SAMPLE_RATE, Config, LanguageConfig
+from musicrt.runtime.models.vidmuse.audiocraft import FRAME_RATE, as_encodec, parse_training_config, pick
+from musicrt.runtime.models.vidmuse.config import HOP, SAMPLE_RATE, Config
+from musicrt.runtime.models.vidmuse.language_config import LanguageConfig
 from musicrt.runtime.models.vidmuse.spec import HUB_FILE, SYSTEM, build_spec, cache_names, cross_names, null_names
 from tests.conftest import refused, tiny_layout
 from tests.reference.runner import DATA

@@ -14,7 +14,6 @@ from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.spec import cache_names, cross_names
 from tests.conftest import ForSystem, tiny_layout
 from tests.reference.runner import DATA
-from tests.reference.signals import normal
 
 torch = pytest.importorskip("torch")
 
@@ -29,19 +28,10 @@ from musicrt.runtime.models.vidmuse.network.seanet import PaddedConv, Upsampling
 from musicrt.runtime.models.vidmuse.network.transformer import embed_positions, position_periods  # noqa: E402
 from musicrt.runtime.models.vidmuse.spec import CHECKPOINT, HUB_FILE  # noqa: E402
 from musicrt.runtime.models.vidmuse.stages import Quantizer, load_stages  # noqa: E402
+from tests.runtime.torch_tensors import assert_close, draw  # noqa: E402
 
 CONFIG = Config.from_mapping(tiny_layout("vidmuse")["config"])
 Stages = dict[str, nn.Module]
-
-
-def draw(name: str, *shape: int) -> Tensor:
-    drawn: Tensor = torch.from_numpy(normal(name, shape))
-    return drawn
-
-
-def assert_close(got: Tensor, expected: Tensor, tolerance: float = 1e-5) -> None:
-    assert got.shape == expected.shape
-    assert float((got - expected).norm()) <= tolerance * float(expected.norm())
 
 
 @pytest.fixture(autouse=True)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, run_batches, stack_channels
+from musicrt.runtime.batches import Job, run_batches, split_signals, stack_channels
 from musicrt.runtime.errors import AudioError, InputError
 from musicrt.runtime.source import AudioSource, SampleReader, open_source
 from musicrt.runtime.windows import Window, centred_ramp, chunk_windows, inclusive_ramp, join_windows, overlapping_windows
@@ -187,11 +187,19 @@ def test_jobs_are_taken_as_they_are_needed() -> None:
 def test_channels_are_stacked_and_dropped_windows_fall_away() -> None:
     jobs = [job(0, 0, 2), job(0, 1, 2), job(0, 0, 2, start=2, dropped=True), job(0, 1, 2, start=2, dropped=True), job(0, 0, 2, start=4)]
     jobs.append(job(0, 1, 2, start=4))
-    results = [(one.window, None if one.window.dropped else one.data) for one in jobs]
+    results = [(one, None if one.window.dropped else one.data) for one in jobs]
     stacked = list(stack_channels(results, 2))
     assert [window.start for window, _ in stacked] == [0, 4]
     for _, value in stacked:
         np.testing.assert_array_equal(value, [[0, 0], [1, 1]])
+
+
+def test_results_are_split_by_signal() -> None:
+    jobs = [job(1, 0, 2), job(0, 0, 2), job(0, 1, 2), job(1, 0, 2, start=2)]
+    first, second, third = (list(signal) for signal in split_signals(((one, one.data) for one in jobs), [2, 1, 1]))
+    assert [(window.start, value.tolist()) for window, value in first] == [(0, [[0, 0], [1, 1]])]
+    assert [(window.start, value.tolist()) for window, value in second] == [(0, [[10, 10]]), (2, [[10, 10]])]
+    assert third == []
 
 
 # Sources

@@ -12,8 +12,8 @@ import pytest
 torch = pytest.importorskip("torch")
 
 from musicrt.runtime.models.music2latent.config import Config  # noqa: E402
+from musicrt.runtime.models.music2latent.network.checkpoint import load_network  # noqa: E402
 from musicrt.runtime.models.music2latent.spectrum import Spectrum  # noqa: E402
-from musicrt.runtime.models.music2latent.stages import load_network  # noqa: E402
 from tools.nano import crops, keep, train  # noqa: E402
 from tools.nano.losses import Front, spectral_loss, waveform_loss  # noqa: E402
 from tools.nano.muon import orthogonal  # noqa: E402

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from musicrt.runtime.files import new_file
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.models.music2latent.network import UNet
+from musicrt.runtime.models.music2latent.network.unet import UNet
 from tools.nano.crops import held_out_crops
 from tools.nano.losses import Front
 from tools.nano.train import FRAMES

@@ -19,7 +19,8 @@ from torch.multiprocessing.spawn import spawn
 
 from musicrt.runtime.files import new_file
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.models.music2latent.network import ResBlock, UNet
+from musicrt.runtime.models.music2latent.network.blocks import ResBlock
+from musicrt.runtime.models.music2latent.network.unet import UNet
 from tools.nano.crops import Crops, held_out_crops
 from tools.nano.losses import Front, spectral_loss, waveform_loss
 from tools.nano.muon import Muon

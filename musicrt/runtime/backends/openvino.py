@@ -14,13 +14,15 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from musicrt.runtime.backend import Backend, failure
 from musicrt.runtime.backends.openvino_operators import CONVERSIONS
 from musicrt.runtime.backends.openvino_rounding import keep_results
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
+from musicrt.runtime.precision import INT8, Precision
 from musicrt.runtime.processor import bfloat16_obstacle
-from musicrt.runtime.session import Array, Backend, Session, failure
-from musicrt.runtime.spec import INT8, Precision, StageSpec, updated_name
+from musicrt.runtime.session import Array, Session
+from musicrt.runtime.spec import StageSpec, updated_name
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -9,6 +9,7 @@ from weakref import WeakValueDictionary
 
 import numpy as np
 
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.cuda.array import ALIGNMENT, DeviceArray
 from musicrt.runtime.cuda.device import Arena, Device
@@ -16,8 +17,9 @@ from musicrt.runtime.cuda.engine import EngineContext, OpenEngine, open_plan
 from musicrt.runtime.driver import gpu_architecture
 from musicrt.runtime.errors import BackendError, EngineError, InputError
 from musicrt.runtime.manifest import PlanEntry
-from musicrt.runtime.session import Array, Backend, Session
-from musicrt.runtime.spec import TRT, TRT_INT8, Precision, StageSpec, updated_name
+from musicrt.runtime.precision import TRT, TRT_INT8, Precision
+from musicrt.runtime.session import Array, Session
+from musicrt.runtime.spec import StageSpec, updated_name
 from musicrt.runtime.tensorrt_family import FAMILIES, Family, find_family
 from musicrt.runtime.tensorrt_messages import messages_of
 

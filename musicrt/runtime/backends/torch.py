@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 
+from musicrt.runtime.backend import Backend, failure
 from musicrt.runtime.backends.torch_bfloat16 import call_lowered, prepare_lowering
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.cuda.array import DeviceArray
@@ -19,9 +20,10 @@ from musicrt.runtime.cuda.device import Device
 from musicrt.runtime.cuda.graph import SWITCH
 from musicrt.runtime.driver import cuda_obstacle, device_obstacle
 from musicrt.runtime.errors import BackendError, BundleError, MusicRTError
+from musicrt.runtime.precision import Precision
 from musicrt.runtime.registry import system_module
-from musicrt.runtime.session import Array, Backend, Session, failure
-from musicrt.runtime.spec import Precision, StageSpec
+from musicrt.runtime.session import Array, Session
+from musicrt.runtime.spec import StageSpec
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

@@ -10,7 +10,7 @@ import functools
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from musicrt.runtime.spec import Half, is_pin
+from musicrt.runtime.precision import Half, is_pin
 
 if TYPE_CHECKING:
     from torch import Tensor, nn

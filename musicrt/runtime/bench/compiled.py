@@ -8,7 +8,7 @@ from typing import cast
 
 from musicrt.runtime.backends.torch import TorchCpu, TorchSession
 from musicrt.runtime.bundle import Bundle
-from musicrt.runtime.spec import Precision
+from musicrt.runtime.precision import Precision
 
 
 class TorchCompiled(TorchCpu):

@@ -6,16 +6,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
+from musicrt.runtime.backend import Backend
 from musicrt.runtime.backends.torch import TorchCpu
 from musicrt.runtime.bench.compiled import TorchCompiled
 from musicrt.runtime.bench.settings import Settings
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.model import Model, load
+from musicrt.runtime.precision import INT8, ORT, Precision
 from musicrt.runtime.registry import system_module
 from musicrt.runtime.select import BACKENDS, Choice
-from musicrt.runtime.session import Backend
-from musicrt.runtime.spec import INT8, ORT, Precision
 
 _KINDS: Mapping[str, type[Backend]] = {**BACKENDS, TorchCompiled.name: TorchCompiled}
 

@@ -13,8 +13,8 @@ from typing import Any, Literal
 from musicrt.runtime.backends.onnxruntime import SLEEPING, OnnxCpu, make_options
 from musicrt.runtime.bench.settings import SEED
 from musicrt.runtime.bundle import Bundle
+from musicrt.runtime.precision import ORT
 from musicrt.runtime.session import Array
-from musicrt.runtime.spec import ORT
 from musicrt.runtime.verify import typed_inputs
 
 

@@ -8,7 +8,8 @@ from dataclasses import asdict, dataclass, field, fields
 from typing import Any, get_args
 
 from musicrt.runtime.errors import InputError
-from musicrt.runtime.spec import ModelSpec, Precision
+from musicrt.runtime.precision import Precision
+from musicrt.runtime.spec import ModelSpec
 
 PARTS = ("encode", "decode", "generate", "stages")
 """What can be measured; `generate` where the system makes music for videos."""

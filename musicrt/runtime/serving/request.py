@@ -13,7 +13,8 @@ from typing import Any, Literal
 
 from musicrt.runtime.errors import BusyError, Cancelled, DeadlineError
 from musicrt.runtime.observation import StageTime, StageTimes, observe_stages
-from musicrt.runtime.pipeline import Codec, ignore_progress
+from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.progress import ignore_progress
 
 Outcome = Literal["done", "failed", "cancelled", "expired", "refused"]
 

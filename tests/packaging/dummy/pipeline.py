@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.model import Model
-from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
+from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.source import Audio, AudioSource, SampleReader, open_source
 
 Float = NDArray[np.float32]

@@ -6,7 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from musicrt.runtime.errors import ConfigError
-from musicrt.runtime.spec import Axis, CheckpointSpec, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.precision import Tolerance
+from musicrt.runtime.spec import CheckpointSpec, Licences, ModelSpec, StageSpec, System
+from musicrt.runtime.tensors import Axis, TensorSpec
 
 SYSTEM = System(
     name="dummy",  # that of the folder

@@ -84,8 +84,8 @@ class Runner(CodecRunner[Pipeline]):
 
     def sampler(self, case: Case) -> Outputs:
         noise = iter(case.noise)
-        run = self.codec.sampler.prepare(case.info["options"]["diffusion_steps"])
-        return {"representation": run(case.inputs["latents_raw"], lambda _: next(noise), lambda: None)}
+        sample = self.codec.sampler.prepare(case.info["options"]["diffusion_steps"])
+        return {"representation": sample.run(case.inputs["latents_raw"], lambda _: next(noise), lambda: None)}
 
     def synthesis(self, case: Case) -> Outputs:
         representation = case.inputs["representation"]

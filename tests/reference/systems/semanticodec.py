@@ -13,6 +13,9 @@ from musicrt.runtime.loops.ddim import DdimSchedule, uniform_timesteps
 from musicrt.runtime.loops.diffusion import alphas_cumprod, guide
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE, POSITION_CHANNELS, SAMPLE_RATE, Config
 from musicrt.runtime.models.semanticodec.lengths import (
+    FADE,
+    WINDOW_HOP,
+    WINDOW_SAMPLES,
     decoded_samples,
     padding_cut,
     segment_count,
@@ -21,7 +24,7 @@ from musicrt.runtime.models.semanticodec.lengths import (
     token_windows,
 )
 from musicrt.runtime.models.semanticodec.noise import InjectedNoise
-from musicrt.runtime.models.semanticodec.pipeline import FADE, WINDOW_HOP, WINDOW_SAMPLES, Pipeline
+from musicrt.runtime.models.semanticodec.pipeline import Pipeline
 from musicrt.runtime.source import SampleReader, open_source
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
 from tests.reference.case import Case
@@ -163,7 +166,7 @@ class Runner(CodecRunner[Pipeline]):
         sample = self.codec.sampler.prepare("ddim", options["ddim_steps"], guidance, eta)
         latent = sample.run(case.inputs["feature"], case.noise.__getitem__, lambda: None)
         mel = self.run_stage("vae", latent=latent)["mel"]
-        waveform = np.stack([self.codec.synthesise(one) for one in latent])[:, None]
+        waveform = np.stack([self.codec.windows.synthesise(one) for one in latent])[:, None]
         return {"trace/latent": latent, "trace/mel": mel[:, None], "waveform": waveform}
 
     def overlap_add(self, case: Case) -> Outputs:

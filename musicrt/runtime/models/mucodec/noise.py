@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,7 +12,7 @@ from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.models.mucodec.config import LATENT_BINS, LATENT_CHANNELS, VAE_CHANNELS
 from musicrt.runtime.models.mucodec.lengths import SHARED, WINDOW, Span
-from musicrt.runtime.noise import PlacedNoise, choose_seed
+from musicrt.runtime.noise import PlacedNoise, choose_seed, refuse_seed
 
 Float = NDArray[np.float32]
 Arrays = Sequence[NDArray[np.floating]]
@@ -21,6 +21,7 @@ each window. What is drawn officially and has no effect is left out: the first l
 _HOP = (WINDOW - SHARED) // 2  # latent frames between the starts of two windows
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Gives the noise of one decode; asked in the official order, first for the prompt, then for window after window."""
 
@@ -58,6 +59,8 @@ class InjectedNoise:
 
     def __init__(self, arrays: Arrays, spans: Sequence[Span]) -> None:
         """For the windows of a decode. Raises InputError unless the arrays are those of `Arrays`, all of them finite."""
+        if not isinstance(arrays, Sequence):
+            raise InputError(f"got noise of type {type(arrays).__name__}, expected a list of arrays")
         prompt_frames = spans[0].known
         posterior = [(1, VAE_CHANNELS, prompt_frames, LATENT_BINS)] * (2 if prompt_frames else 0)
         expected = [*posterior, *((1, LATENT_CHANNELS, span.frames, LATENT_BINS) for span in spans)]
@@ -88,10 +91,5 @@ def choose_noise(seed: int | None, noise: Noise | Arrays | None, spans: Sequence
     """The noise of a decode. Raises InputError: a seed and noise, or no noise that fits the windows."""
     if noise is None:
         return SeededNoise(seed)
-    if seed is not None:
-        raise InputError("got a seed and noise, expected one of the two")
-    if isinstance(noise, Sequence):
-        return InjectedNoise(noise, spans)
-    if not all(callable(getattr(noise, name, None)) for name in ("posterior", "initial")):
-        raise InputError(f"got noise of type {type(noise).__name__}, expected a list of arrays")
-    return noise
+    refuse_seed(seed)
+    return noise if isinstance(noise, Noise) else InjectedNoise(noise, spans)

@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from musicrt.runtime.models.mucodec.lengths import Fit
 from musicrt.runtime.models.mucodec.noise import Arrays, Noise
-from musicrt.runtime.pipeline import Progress
+from musicrt.runtime.progress import Progress
 from musicrt.runtime.source import Audio
 
 

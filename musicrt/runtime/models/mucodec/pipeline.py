@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, Unpack
@@ -12,7 +11,8 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, check_batch, run_batches, stack_channels
+from musicrt.runtime.batches import check_batch, run_data, split_signals
+from musicrt.runtime.codes import check_range, read_codes
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.diffusion import OnStep
@@ -23,20 +23,20 @@ from musicrt.runtime.models.mucodec.lengths import (
     SHARED,
     WINDOW,
     Fit,
-    Span,
     check_fit,
     decoded_samples,
-    decoder_windows,
     encoded_codes,
     encoder_windows,
 )
-from musicrt.runtime.models.mucodec.noise import Arrays, Noise, choose_noise
+from musicrt.runtime.models.mucodec.noise import Arrays, Noise
 from musicrt.runtime.models.mucodec.options import DecodeOptions, EncodeOptions
-from musicrt.runtime.models.mucodec.prompt import Prompt, PromptEncoder
-from musicrt.runtime.models.mucodec.sampler import Sample, Sampler
+from musicrt.runtime.models.mucodec.plan import Plan, make_plan
+from musicrt.runtime.models.mucodec.prompt import PromptEncoder
+from musicrt.runtime.models.mucodec.sampler import Sampler
 from musicrt.runtime.models.mucodec.spec import BATCH
 from musicrt.runtime.models.mucodec.synthesis import Synthesis
-from musicrt.runtime.pipeline import Codec, Progress, ignore_progress
+from musicrt.runtime.pipeline import Codec
+from musicrt.runtime.progress import Progress, Tally, ignore_progress
 from musicrt.runtime.source import Audio, open_source
 from musicrt.runtime.windows import Window, inclusive_ramp, join_windows
 
@@ -45,23 +45,6 @@ Codes = NDArray[np.int64]
 
 WINDOWS = 1
 """Windows that are encoded together: one fills a CPU, and its features take hundreds of megabytes."""
-
-
-@dataclass(frozen=True)
-class _Plan:
-    """A decode that is about to begin."""
-
-    codes: Codes
-    prompt: Prompt | None
-    sample: Sample
-    spans: Sequence[Span]
-    noise: Noise
-    fit: Fit
-
-    @property
-    def evaluations(self) -> int:
-        """Of the estimator."""
-        return self.sample.steps * len(self.spans)
 
 
 class Pipeline(Codec):
@@ -103,12 +86,11 @@ class Pipeline(Codec):
         """
         sources = [check_source(open_source(one, self.sample_rate, sample_rate, kernel="sinc")) for one in audio]
         counts = [encoded_codes(source.samples) for source in sources]
-        total = sum(len(encoder_windows(count, check_fit(fit))) for count in counts)
+        tally = Tally(sum(len(encoder_windows(count, check_fit(fit))) for count in counts), on_progress)
         jobs = chain.from_iterable(self.windows.plan(i, source, fit) for i, source in enumerate(sources))
-        results: list[list[tuple[Window, Codes | None]]] = [[] for _ in sources]
-        for job, value in run_batches(jobs, check_batch(max_batch_size, BATCH.maximum), self._encoder(total, on_progress)):
-            results[job.signal].append((job.window, value))
-        ordered = [sorted(stack_channels(result, 1), key=lambda one: one[0].start) for result in results]
+        computed = run_data(jobs, check_batch(max_batch_size, BATCH.maximum), self.windows.encode, tally)
+        results = split_signals(computed, [1] * len(sources))
+        ordered = [sorted(result, key=lambda one: one[0].start) for result in results]
         return [np.concatenate([codes for _, codes in one], axis=2)[:, :, :count] for one, count in zip(ordered, counts, strict=True)]
 
     def encode_source(
@@ -137,8 +119,8 @@ class Pipeline(Codec):
         if options.get("noise") is not None and len(codes) != 1:
             raise InputError(f"got noise for {len(codes)} code arrays, expected one; decode them one by one, or pass a seed")
         plans = [self._plan(one, **options) for one in codes]
-        count = _count_steps(sum(plan.evaluations for plan in plans), options.get("on_progress", ignore_progress))
-        return [np.concatenate(list(self._decode(plan, count)), axis=1) for plan in plans]
+        tally = Tally(sum(plan.evaluations for plan in plans), options.get("on_progress", ignore_progress))
+        return [np.concatenate(list(self._decode(plan, tally.add)), axis=1) for plan in plans]
 
     def decode_stream(
         self,
@@ -164,7 +146,7 @@ class Pipeline(Codec):
         Yields float32 [2, samples]; together what `decode` gives. Raises AudioError, InputError, BackendError.
         """
         plan = self._plan(values, steps=steps, guidance=guidance, prompt=prompt, seed=seed, noise=noise, fit=fit)
-        return self._decode(plan, _count_steps(plan.evaluations, on_progress))
+        return self._decode(plan, Tally(plan.evaluations, on_progress).add)
 
     def roundtrip(self, audio: Audio, *, sample_rate: int | None = None, **options: Unpack[DecodeOptions]) -> Float:
         """Encode and decode one signal: float32 [2, samples], up to 40 ms longer than it.
@@ -188,36 +170,20 @@ class Pipeline(Codec):
         """Codes as int64 [1, codebooks, n]. Raises InputError."""
         rvq = self.config.rvq
         expected = f"[1, codebooks, n] with up to {rvq.n_codebooks} codebooks"
-        try:
-            array = np.asarray(codes)
-        except ValueError:
-            raise InputError(f"got codes of several lengths, expected int64 {expected}; pass them to decode_batch") from None
-        if array.dtype.kind not in "iu":
-            raise InputError(f"got codes of dtype {array.dtype}, expected whole numbers (int64 {expected})")
-        array = array[None] if array.ndim == 2 else array
+        array = read_codes(codes, expected, "pass them to decode_batch")
         if array.ndim != 3 or array.size == 0:
             raise InputError(f"got codes of shape {list(np.shape(codes))}, expected {expected}")
         if len(array) != 1:
             raise InputError(f"got codes of {len(array)} signals, expected {expected}; pass them to decode_batch one by one")
         if array.shape[1] > rvq.n_codebooks:
             raise InputError(f"got codes of {array.shape[1]} codebooks, expected {expected}; load the bundle they were made with")
-        if array.min() < 0 or array.max() >= rvq.codebook_size:
-            raise InputError(
-                f"got codes from {array.min()} to {array.max()}, expected 0 to {rvq.codebook_size - 1}; load the bundle they were made with"
-            )
+        check_range(array, rvq.codebook_size)
         return array.astype(np.int64)
 
     def output_channels(self, channels: int, /, **_options: Any) -> int:
         """Two, whatever went in."""
         del channels
         return self.row_channels
-
-    def check_decoding(self, **options: Any) -> None:
-        """Raises InputError for a value that `decode_stream` would refuse, by a stream of one code that is never read.
-
-        But for `noise`, which has to fit the codes.
-        """
-        self.decode_stream(self.shortest, **{**options, "noise": None})
 
     @property
     def shortest(self) -> NDArray[Any]:
@@ -238,37 +204,16 @@ class Pipeline(Codec):
         if not 0 < seconds < math.inf:
             raise InputError(f"got {seconds!r} s of audio, expected a positive number")
         sizes = {"batch": 1, "codes": WINDOW, "codebooks": self.config.rvq.n_codebooks, "frames": WINDOW // 2, "rows": WINDOW // 4}
-        steps = self.model.spec.defaults["steps"] if steps is None else steps
-        return {**sizes, "mel_frames": 1025, "hops": 1024, "guidance": 2, "steps": steps}
+        return {**sizes, "mel_frames": 1025, "hops": 1024, "guidance": 2, "steps": self.model.spec.given("steps", steps)}
 
     @property
     def _roundtrip_steps(self) -> int:
         return self.config.chain.num_steps_sound2sound
 
-    def _encoder(self, total: int, on_progress: Progress) -> Callable[[list[Job]], list[Codes]]:
-        """A batch of mel spectrograms -> codes [codebooks, C] of each."""
-        done = 0
+    def _plan(self, values: NDArray[Any], **options: Unpack[DecodeOptions]) -> Plan:
+        return make_plan(self.check_codes(values), self.model.spec, self.sampler, options)
 
-        def run(jobs: list[Job]) -> list[Codes]:
-            nonlocal done
-            codes = self.windows.encode([job.data for job in jobs])
-            done += len(jobs)
-            on_progress(done, total)
-            return codes
-
-        return run
-
-    def _plan(self, values: NDArray[Any], **options: Unpack[DecodeOptions]) -> _Plan:
-        """Everything that can be said of a decode before it begins. Raises AudioError, InputError."""
-        codes, fit, given = self.check_codes(values), check_fit(options.get("fit", "window")), options.get("prompt")
-        prompt = None if given is None else Prompt.read(given)
-        defaults, steps, guidance = self.model.spec.defaults, options.get("steps"), options.get("guidance")
-        sample = self.sampler.prepare(defaults["steps"] if steps is None else steps, defaults["guidance"] if guidance is None else guidance)
-        spans = decoder_windows(codes.shape[2], prompt.frames if prompt else 0, fit)
-        noise = choose_noise(options.get("seed"), options.get("noise"), spans)
-        return _Plan(codes, prompt, sample, spans, noise, fit)
-
-    def _decode(self, plan: _Plan, on_step: OnStep) -> Iterator[Float]:
+    def _decode(self, plan: Plan, on_step: OnStep) -> Iterator[Float]:
         """The sound of the windows, cross-faded, and cut where the codes end (SPEC section 4.1)."""
         codes, length = plan.codes, decoded_samples(plan.codes.shape[2])
 
@@ -289,15 +234,3 @@ class Pipeline(Codec):
 
     def _values_of(self, encoded: Encoded) -> NDArray[Any]:
         return encoded.values.transpose(0, 2, 1)
-
-
-def _count_steps(total: int, on_progress: Progress) -> OnStep:
-    """What a sampler calls after each step."""
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress(done, total)
-
-    return count

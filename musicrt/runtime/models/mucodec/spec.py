@@ -18,22 +18,9 @@ from musicrt.runtime.models.mucodec.config import (
     VOCODER_EXTRA,
     Config,
 )
-from musicrt.runtime.spec import (
-    FLOAT32_OPERATORS,
-    Axis,
-    CheckpointSpec,
-    Dim,
-    Gate,
-    Half,
-    Int8,
-    Licences,
-    ModelSpec,
-    StageSpec,
-    System,
-    TensorSpec,
-    Tolerance,
-    floats,
-)
+from musicrt.runtime.precision import FLOAT32_OPERATORS, Gate, Half, Int8, Tolerance
+from musicrt.runtime.spec import CheckpointSpec, Licences, ModelSpec, StageSpec, System
+from musicrt.runtime.tensors import Axis, Dim, TensorSpec, floats
 
 BATCH = Axis("batch", 1, 1, 64)
 CODES = Axis("codes", 1, 1024, 1 << 14)

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.diffusion import Draw
-from musicrt.runtime.noise import PlacedNoise, choose_seed
+from musicrt.runtime.noise import PlacedNoise, choose_seed, refuse_seed
 
 Float = NDArray[np.float32]
 
@@ -22,6 +22,7 @@ class Place(NamedTuple):
     frame: int
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Gives the noise of batches: of each the initial noise, then that of each step.
 
@@ -56,6 +57,9 @@ class InjectedNoise:
     sequential = True
 
     def __init__(self, arrays: Sequence[Float]) -> None:
+        """Raises InputError for what is no list of arrays."""
+        if not isinstance(arrays, Sequence | np.ndarray):
+            raise InputError(f"got noise of type {type(arrays).__name__}, expected a list of arrays [batch, 2, F, T]")
         self._arrays = iter(arrays)
 
     def at(self, places: Sequence[Place], shape: tuple[int, int, int]) -> Draw:
@@ -73,3 +77,11 @@ class InjectedNoise:
             return np.asarray(array, np.float32)
 
         return draw
+
+
+def choose_noise(seed: int | None, noise: Noise | Sequence[Float] | None) -> Noise:
+    """The noise of a decode. Raises InputError: a seed and noise, or something else than noise."""
+    if noise is None:
+        return SeededNoise(seed)
+    refuse_seed(seed)
+    return noise if isinstance(noise, Noise) else InjectedNoise(noise)

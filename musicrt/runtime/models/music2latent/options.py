@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.models.music2latent.noise import Noise
-from musicrt.runtime.pipeline import Progress
+from musicrt.runtime.progress import Progress
 
 Tail = Literal["crop", "pad"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,19 @@ from musicrt.runtime.models.music2latent.config import Config
 from musicrt.runtime.recent import Recent
 
 Float = NDArray[np.float32]
-Sample = Callable[[Float, Draw, OnStep], Float]
 _TABLES = ("scale_inp", "scale_out", "shift")
 _SCHEDULES = 4  # whose tables are kept
+
+
+@dataclass(frozen=True)
+class Sample:
+    """A prepared sampler. `run(raw latents [B, 64, L], draw, on_step)` gives spectra [B, 2, F, 8 L] after `steps` calls of `on_step`.
+
+    See `loops.consistency.sample`.
+    """
+
+    run: Callable[[Float, Draw, OnStep], Float]
+    steps: int
 
 
 class Sampler:
@@ -37,7 +48,7 @@ class Sampler:
         )
 
     def prepare(self, steps: int) -> Sample:
-        """A call (raw latents [B, 64, L], draw, on_step) -> spectrum [B, 2, F, 8 L]; see `loops.consistency.sample`.
+        """Choose a number of steps.
 
         A single step runs pyramid and denoiser as one graph; more steps share one pyramid. Raises InputError, BackendError.
         """
@@ -54,7 +65,7 @@ class Sampler:
                 constant = self.model.session("pyramid").run({"latents": latents}, names)
             return self._runner.run(loop, Denoiser(session, constant, tables, result="output"), draw, on_step)
 
-        return run
+        return Sample(run, steps)
 
     def _conditioning(self, schedule: ConsistencySchedule) -> dict[str, Float]:
         sigmas = np.array(schedule.sigmas[:-1], np.float32)

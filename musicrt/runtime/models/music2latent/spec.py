@@ -7,7 +7,9 @@ from dataclasses import replace
 from typing import Any
 
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.spec import Axis, CheckpointSpec, Dim, Gate, Half, Int8, Licences, ModelSpec, StageSpec, System, TensorSpec, Tolerance
+from musicrt.runtime.precision import Gate, Half, Int8, Tolerance
+from musicrt.runtime.spec import CheckpointSpec, Licences, ModelSpec, StageSpec, System
+from musicrt.runtime.tensors import Axis, Dim, TensorSpec
 
 SYSTEM = System(
     name="music2latent",

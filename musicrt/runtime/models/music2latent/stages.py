@@ -1,6 +1,6 @@
 """Music2Latent cut into the stages that are exported, with everything folded that the maths allows.
 
-`split` takes the network of `network.py` and gives one module per stage. The results are those of the official network up
+`split` takes the network of `network/unet.py` and gives one module per stage. The results are those of the official network up
 to rounding; what changed is where the work is done:
 
 - nearest-neighbour upsampling and its convolution become one small convolution per output phase (SPEC section 13);
@@ -21,86 +21,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicrt.runtime.checkpoint import load_weights
-from musicrt.runtime.layers import PhaseUpsample, bias_of
+from musicrt.runtime.layers import PhaseUpsample
 from musicrt.runtime.models.music2latent.config import Config
-from musicrt.runtime.models.music2latent.network import Downsample, Encoder, LatentDecoder, ResBlock, SelfAttention, UNet, Upsample
+from musicrt.runtime.models.music2latent.network.autoencoder import Encoder, LatentDecoder
+from musicrt.runtime.models.music2latent.network.blocks import Downsample, ResBlock, Upsample
+from musicrt.runtime.models.music2latent.network.checkpoint import load_network
+from musicrt.runtime.models.music2latent.network.folding import fold_block, scale_convolution
+from musicrt.runtime.models.music2latent.network.spectra import Frontend, Synthesis
+from musicrt.runtime.models.music2latent.network.unet import UNet
 from musicrt.runtime.models.music2latent.spectrum import hann_window
 from musicrt.runtime.networks.fourier import FourierBasis
-
-
-class ChannelAttention(nn.Module):
-    """Self-attention over frequency in the order [B, t, C, f]: no axis but t moves, no head is transposed.
-
-    `gain`: the residual stream comes and leaves multiplied by this constant.
-    """
-
-    def __init__(self, layer: SelfAttention, gain: float) -> None:
-        super().__init__()
-        norm, mha = layer.norm, layer.mha
-        channels, self.heads = norm.num_channels, layer.heads
-        self.width = channels // self.heads
-        self.norm = nn.GroupNorm(norm.num_groups, channels, eps=norm.eps * gain**2, affine=False)
-        weight, out = mha.in_proj_weight.data, mha.out_proj
-        bias = mha.in_proj_bias.data + weight @ norm.bias.data
-        weight = weight * norm.weight.data
-        scale = 1.0 / math.sqrt(self.width)
-        self.query = nn.Parameter(weight[:channels] * scale)
-        self.query_bias = nn.Parameter(bias[:channels, None] * scale)
-        self.key = nn.Parameter(weight[channels : 2 * channels].clone())
-        self.value = nn.Parameter(weight[2 * channels :].clone())
-        self.out = nn.Parameter(out.weight.data * gain)
-        self.out_bias = nn.Parameter((out.bias.data + out.weight.data @ bias[2 * channels :])[:, None] * gain)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """x: float32 [B, C, f, t] -> the same shape."""
-        batch, channels, bins, frames = x.shape
-        y = self.norm(x).permute(0, 3, 1, 2)
-        heads = (batch, frames, self.heads, self.width, bins)
-        query = (self.query @ y + self.query_bias).reshape(heads)
-        key = (self.key @ y).reshape(heads)
-        value = (self.value @ y).reshape(heads)
-        weights = torch.softmax(query.transpose(-1, -2) @ key, -1)
-        y = (value @ weights.transpose(-1, -2)).reshape(batch, frames, channels, bins)
-        return x + (self.out @ y + self.out_bias).permute(0, 2, 3, 1)
-
-
-class Frontend(nn.Module):
-    """Waveform -> companded spectrum as a strided convolution with the windowed Fourier basis (SPEC section 3)."""
-
-    def __init__(self, config: Config, basis: FourierBasis) -> None:
-        super().__init__()
-        self.hop, self.bins = config.hop, config.bins
-        self.alpha, self.beta = config.alpha_rescale, config.beta_rescale
-        self.basis = basis
-
-    def forward(self, audio: Tensor) -> Tensor:
-        """audio: float32 [B, (T + 3) * hop] -> representation [B, 2, F, T]."""
-        spectrum = F.conv1d(audio[:, None], self.basis(), stride=self.hop)
-        spectrum = spectrum.reshape(audio.shape[0], 2, self.bins, -1)
-        return spectrum * (self.beta * _power(spectrum, self.alpha - 1.0))
-
-
-class Synthesis(nn.Module):
-    """Companded spectrum -> waveform: inverse Fourier basis and overlap-add as one transposed convolution (SPEC section 3)."""
-
-    def __init__(self, config: Config, basis: FourierBasis) -> None:
-        super().__init__()
-        self.hop, self.alpha, self.beta = config.hop, config.alpha_rescale, config.beta_rescale
-        # Half a spectrum stands for both halves: every bin but 0 counts twice. The squared windows add up to 1.5.
-        weight = torch.full((config.bins, 1), 2.0 / (1.5 * config.fft_size) * self.beta ** -(1.0 / self.alpha))
-        weight[0] /= 2.0
-        self.weight, self.basis = nn.Parameter(weight), basis
-
-    def forward(self, representation: Tensor) -> Tensor:
-        """representation: float32 [B, 2, F, T] -> audio [B, (T + 3) * hop] in [-1, 1]."""
-        spectrum = representation * (_power(representation, 1.0 / self.alpha - 1.0) * self.weight)
-        return F.conv_transpose1d(spectrum.flatten(1, 2), self.basis(), stride=self.hop)[:, 0].clamp(-1.0, 1.0)
-
-
-def _power(planes: Tensor, exponent: float) -> Tensor:
-    """|X| ** exponent of the complex number in axis 1; finite at X = 0, where it is multiplied by 0."""
-    return planes.square().sum(1, keepdim=True).clamp_min(1e-38) ** (exponent / 2.0)
 
 
 class EncoderStage(nn.Module):
@@ -110,7 +40,7 @@ class EncoderStage(nn.Module):
         super().__init__()
         for layer in encoder.down_layers:
             if isinstance(layer, ResBlock):
-                _fold_block(layer)
+                fold_block(layer)
         self.encoder = encoder
 
     def forward(self, representation: Tensor) -> tuple[Tensor, Tensor]:
@@ -145,7 +75,7 @@ class Pyramid(nn.Module):
         super().__init__()
         for index, layer in enumerate(decoder.up_layers):
             if isinstance(layer, ResBlock):
-                _fold_block(layer)
+                fold_block(layer)
             elif isinstance(layer, Upsample):
                 decoder.up_layers[index] = PhaseUpsample(layer.c, layer.scale)
         self.decoder = decoder
@@ -183,14 +113,14 @@ class Denoiser(nn.Module):
                 gain = self._enter(layer, gain, 2)
                 skip_gains.append(gain)
             elif isinstance(layer, Downsample):
-                _scale(layer.c, 1.0 / gain, 1.0)
+                scale_convolution(layer.c, 1.0 / gain, 1.0)
                 gain = 1.0
         for index, layer in enumerate(self.up_layers):
             if isinstance(layer, ResBlock):
                 self.skip_factors.append(gain / skip_gains.pop())
                 gain = self._enter(layer, gain, 3)
             elif isinstance(layer, Upsample):
-                _scale(layer.c, skip_gains[-1] / gain, skip_gains[-1])
+                scale_convolution(layer.c, skip_gains[-1] / gain, skip_gains[-1])
                 gain = skip_gains[-1]
                 self.up_layers[index] = PhaseUpsample(layer.c, layer.scale)
         self.tap_gains.append(gain)
@@ -200,7 +130,7 @@ class Denoiser(nn.Module):
         """Fold a block that follows a sum of `terms` terms; the gain behind it."""
         self.tap_gains.append(gain)
         gain *= math.sqrt(terms)
-        _fold_block(block, gain)
+        fold_block(block, gain)
         del block.proj_emb  # part of the conditioning stage
         return gain
 
@@ -255,7 +185,7 @@ def split(network: UNet) -> dict[str, nn.Module]:
     taps = [*_taps(network.down_layers), *_taps(network.up_layers, descending=True), (0, network.conv_decoded)]
     denoiser = Denoiser(network)
     for (_, tap), gain in zip(taps, denoiser.tap_gains, strict=True):
-        _scale(tap, gain, gain)
+        scale_convolution(tap, gain, gain)
     pyramid, basis = Pyramid(network.decoder, taps), FourierBasis(hann_window(network.config.fft_size))
     stages = {
         "frontend": Frontend(network.config, basis),
@@ -281,22 +211,6 @@ def _taps(layers: nn.ModuleList, *, descending: bool = False) -> list[tuple[int,
     return found
 
 
-def _scale(layer: nn.Conv1d | nn.Conv2d, factor: float, bias_factor: float) -> None:
-    """Multiply the weight and bias of a convolution in place."""
-    layer.weight.data *= factor
-    bias_of(layer).mul_(bias_factor)
-
-
-def _fold_block(block: ResBlock, gain: float = 1.0) -> None:
-    """Make a residual block work on a stream that is multiplied by `gain`, and its attention channel-first."""
-    block.norm1.eps *= gain**2
-    _scale(block.conv2, gain, gain)
-    if hasattr(block, "res_conv"):
-        _scale(block.res_conv, 1.0, gain)
-    if hasattr(block, "att"):
-        block.att = ChannelAttention(block.att, gain)  # type: ignore[assignment]
-
-
 def fit_config(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> Mapping[str, Any]:
     """The hyper-parameters as they are: the checkpoint's files tell no others."""
     del files
@@ -311,17 +225,3 @@ def build_stages(config: Mapping[str, Any]) -> dict[str, nn.Module]:
 def load_stages(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> dict[str, nn.Module]:
     """Stages with the weights of a checkpoint: the contents of each official file, by file name. Raises CheckpointError."""
     return split(load_network(files, config))
-
-
-def load_network(files: Mapping[str, Mapping[str, Any]], config: Mapping[str, Any]) -> UNet:
-    """The network as in the checkpoint. Raises CheckpointError naming what is missing, unexpected or of another shape."""
-    content = files["music2latent.pt"]
-    state = content.get("gen_state_dict", content)  # the official file nests the weights; a bare state dict is taken too
-    network = UNet(Config.from_mapping(config))
-    load_weights(network, state, dead=is_dead_key)
-    return network.eval()
-
-
-def is_dead_key(key: str) -> bool:
-    """Weights that the official file carries and never uses: 526336 values in the full network (SPEC section 6)."""
-    return key.startswith("decoder.bottleneck_layers.") and ".proj_emb." in key

@@ -11,11 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from musicrt.runtime.models.semanticodec.config import HOP, MEL_BINS, PATCH, SAMPLE_RATE, SEGMENT_FRAMES
+from musicrt.runtime.windows import Window
 
 Float = NDArray[np.float32]
 
 SEGMENT = SEGMENT_FRAMES * HOP
 """Samples of a segment: 10.24 s."""
+WINDOW_SAMPLES = SEGMENT + 32
+"""What the vocoder makes of a window."""
+FADE = 10240
+"""Samples that neighbouring windows share. Windows are 32 samples longer than was meant: each begins 2 ms late (SPEC section 3.7)."""
+WINDOW_HOP = WINDOW_SAMPLES - FADE
 _PATCHES = SEGMENT_FRAMES // PATCH * (MEL_BINS // PATCH)
 _STEP = 0.16  # seconds of a column of patches
 _INACTIVE = 1e-7  # standard deviation of a mel row that shows nothing
@@ -58,6 +64,14 @@ def token_windows(tokens: int, stack: int) -> list[tuple[int, int]]:
 def decoded_samples(tokens: int, stack: int) -> int:
     """Samples at 16 kHz that decode keeps: 320 * stack for a token, for a few numbers of tokens one less."""
     return int(tokens / 8 * 16 * 0.01 * stack * SAMPLE_RATE)
+
+
+def decode_windows(tokens: int, stack: int) -> list[Window]:
+    """The windows that so many tokens decode to, in samples of the result; the last one ends where nothing more is kept."""
+    starts = [index * WINDOW_HOP for index in range(len(token_windows(tokens, stack)))]
+    rest = min(max(decoded_samples(tokens, stack) - starts[-1], FADE), WINDOW_SAMPLES)
+    stops = [*(start + FADE for start in starts[1:]), starts[-1] + rest]
+    return [Window(start, stop, fade=FADE if start else 0) for start, stop in zip(starts, stops, strict=True)]
 
 
 def padding_cut(mel: Float) -> float:

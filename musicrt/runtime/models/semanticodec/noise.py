@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.diffusion import Draw
 from musicrt.runtime.models.semanticodec.config import LATENT_SHAPE
-from musicrt.runtime.noise import PlacedNoise, choose_seed
+from musicrt.runtime.noise import PlacedNoise, choose_seed, refuse_seed
 
 Float = NDArray[np.float32]
 Arrays = Sequence[NDArray[np.floating]] | NDArray[np.floating]
@@ -26,6 +26,7 @@ class Place(NamedTuple):
     window: int
 
 
+@runtime_checkable
 class Noise(Protocol):
     """Gives the noise of batches, in the order of the windows."""
 
@@ -51,6 +52,9 @@ class InjectedNoise:
     """Given arrays."""
 
     def __init__(self, arrays: Arrays) -> None:
+        """Raises InputError for what is no list of arrays."""
+        if not isinstance(arrays, Sequence | np.ndarray):
+            raise InputError(f"got noise of type {type(arrays).__name__}, expected a list of arrays [rows, 8, 256, 16]")
         self._arrays = arrays
 
     def at(self, places: Sequence[Place], draws: int) -> Draw:
@@ -68,3 +72,11 @@ class InjectedNoise:
                 raise InputError(f"got noise of shape {list(array.shape)}, expected {[rows, *LATENT_SHAPE]}")
             if not np.isfinite(array).all():
                 raise InputError("got noise with NaN or infinite values")
+
+
+def choose_noise(seed: int | None, noise: Noise | Arrays | None) -> Noise:
+    """The noise of a decode. Raises InputError: a seed and noise, or something else than noise."""
+    if noise is None:
+        return SeededNoise(seed)
+    refuse_seed(seed)
+    return noise if isinstance(noise, Noise) else InjectedNoise(noise)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal, TypedDict
 
 from musicrt.runtime.models.semanticodec.noise import Arrays, Noise
-from musicrt.runtime.pipeline import Progress
+from musicrt.runtime.progress import Progress
 
 Channels = Literal["first", "each"]
 SamplerName = Literal["ddim", "dpm-solver++"]

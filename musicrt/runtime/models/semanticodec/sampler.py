@@ -69,7 +69,7 @@ class Sampler:
         """Timesteps and loop."""
         match name:
             case "ddim":
-                schedule = DdimSchedule.build(steps, self.model.spec.defaults["eta"] if eta is None else eta, self.alphas)
+                schedule = DdimSchedule.build(steps, self.model.spec.given("eta", eta), self.alphas)
                 return schedule.timesteps, ddim.loop(schedule, guidance)
             case "dpm-solver++":
                 if eta is not None:

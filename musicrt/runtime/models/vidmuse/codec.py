@@ -12,6 +12,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from musicrt.runtime.codes import check_range, read_codes
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.delays import Tokens
 from musicrt.runtime.model import Model
@@ -38,21 +39,12 @@ class AudioCodec:
     def check(self, codes: NDArray[Any]) -> Tokens:
         """Codes as int64 [batch, codebooks, n]. Raises InputError."""
         expected = f"[batch, {self._config.codebooks}, n]"
-        try:
-            array = np.asarray(codes)
-        except ValueError:
-            raise InputError(f"got codes of several lengths, expected int64 {expected}; decode them one by one") from None
-        if array.dtype.kind not in "iu":
-            raise InputError(f"got codes of dtype {array.dtype}, expected whole numbers (int64 {expected})")
-        array = array[None] if array.ndim == 2 else array
+        array = read_codes(codes, expected, "decode them one by one")
         if array.ndim != 3 or array.shape[1] != self._config.codebooks or array.size == 0:
             raise InputError(f"got codes of shape {list(np.shape(codes))}, expected {expected}")
         if len(array) > BATCH.maximum:
             raise InputError(f"got codes of {len(array)} signals, expected up to {BATCH.maximum}; decode them in parts")
-        if array.min() < 0 or array.max() >= self._config.card:
-            raise InputError(
-                f"got codes from {array.min()} to {array.max()}, expected 0 to {self._config.card - 1}; load the bundle they were made with"
-            )
+        check_range(array, self._config.card)
         return array.astype(np.int64)
 
     @property

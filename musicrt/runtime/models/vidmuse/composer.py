@@ -18,7 +18,7 @@ from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.language import Language
 from musicrt.runtime.models.vidmuse.noise import Numbers, UniformNumbers
 from musicrt.runtime.models.vidmuse.options import Settings
-from musicrt.runtime.models.vidmuse.plan import Task
+from musicrt.runtime.models.vidmuse.plan import Plan, Task
 
 BLOCK = 50
 """Timesteps that are given together, at least: a second of music."""
@@ -30,6 +30,21 @@ class Composer:
     def __init__(self, model: Model, config: Config) -> None:
         self.conditioner, self.language = Conditioner(model), Language(model, config)
         self.pattern = DelayPattern(config.delays, config.special)
+
+    def write_all(self, plan: Plan) -> Iterator[Tokens]:
+        """Write the codes of every video of a plan, int64 [1, codebooks, n], in order; a group runs when the first of it is asked for.
+
+        Errors as of `write`.
+        """
+        ready: dict[int, Tokens] = {}
+        groups = zip(plan.groups, plan.numbers, strict=True)
+        for number in range(len(plan.tasks)):
+            if number not in ready:
+                group, numbers = next(groups)
+                tasks = [plan.tasks[member] for member in group]
+                codes = np.concatenate(list(self.write(tasks, plan.settings, numbers, plan.on_step)), axis=2)
+                ready |= zip(group, np.split(codes, len(group)), strict=True)
+            yield ready.pop(number)
 
     def write(self, tasks: Sequence[Task], settings: Settings, numbers: Numbers, on_step: OnStep) -> Iterator[Tokens]:
         """Write the codes of videos with the same windows; blocks int64 [batch, codebooks, n] in order, the prompt first.

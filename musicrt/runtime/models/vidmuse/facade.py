@@ -21,7 +21,7 @@ from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.options import GenerateOptions
 from musicrt.runtime.models.vidmuse.pipeline import Pipeline
 from musicrt.runtime.models.vidmuse.spec import CHECKPOINT, SYSTEM
-from musicrt.runtime.pipeline import Progress, ignore_progress
+from musicrt.runtime.progress import Progress, ignore_progress
 
 if TYPE_CHECKING:
     from torch import Tensor

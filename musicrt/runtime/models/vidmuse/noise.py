@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.loops.sampling import Draws, Float, Tokens, pick
-from musicrt.runtime.noise import choose_seed, uniform_numbers
+from musicrt.runtime.noise import choose_seed, refuse_seed, uniform_numbers
 
 Uniforms = Sequence[NDArray[np.floating]]
 """One array for each draw of a run: uniform numbers in [0, 1) for the rows, in the order video, codebook; float [videos * codebooks]."""
@@ -91,8 +91,7 @@ def choose_numbers(seed: int | None, noise: Numbers | Uniforms | None, draws: in
     """The numbers of a run. Raises InputError: a seed and noise, or no noise that fits."""
     if noise is None:
         return SeededNumbers(codebooks, seed)
-    if seed is not None:
-        raise InputError("got a seed and noise, expected one of the two")
+    refuse_seed(seed)
     return noise if isinstance(noise, Numbers) else InjectedNumbers(noise, draws, videos * codebooks)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass
 from numbers import Integral
 from pathlib import Path
@@ -17,7 +16,8 @@ from musicrt.runtime.loops.sampling import Sampling
 from musicrt.runtime.models.vidmuse.config import Config
 from musicrt.runtime.models.vidmuse.frames import Clip
 from musicrt.runtime.models.vidmuse.noise import Numbers, Uniforms
-from musicrt.runtime.pipeline import Progress
+from musicrt.runtime.progress import Progress
+from musicrt.runtime.spec import ModelSpec
 
 Video = str | Path | Clip
 """A file, or frames: `Clip.from_frames` takes those of a video, `Clip.from_tensors` those that the official class takes."""
@@ -52,16 +52,12 @@ class Settings:
     guidance: float
 
 
-def check_settings(config: Config, defaults: Mapping[str, Any], options: GenerateOptions) -> Settings:
+def check_settings(config: Config, spec: ModelSpec, options: GenerateOptions) -> Settings:
     """Raises InputError for a value outside its range."""
-
-    def given(name: str) -> Any:
-        value = options.get(name)
-        return defaults[name] if value is None else value
-
-    top_k = min(given("top_k"), config.card) if options.get("top_k") is None else given("top_k")
-    sampling = Sampling(top_k, given("top_p"), given("temperature")).check(config.card)
-    return Settings(sampling, check_guidance(given("guidance")))
+    given = {name: spec.given(name, options.get(name)) for name in ("top_k", "top_p", "temperature", "guidance")}
+    top_k = min(given["top_k"], config.card) if options.get("top_k") is None else given["top_k"]
+    sampling = Sampling(top_k, given["top_p"], given["temperature"]).check(config.card)
+    return Settings(sampling, check_guidance(given["guidance"]))
 
 
 def open_clip(video: Video, duration: float | None, global_frames: object, antialias: object) -> Clip:

@@ -26,7 +26,7 @@ from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Vide
 from musicrt.runtime.models.vidmuse.plan import Plan, make_plan, read_prompts
 from musicrt.runtime.models.vidmuse.spec import BATCH, CAPACITY
 from musicrt.runtime.packing import bits_of
-from musicrt.runtime.pipeline import Progress, ignore_progress
+from musicrt.runtime.progress import Progress, ignore_progress
 from musicrt.runtime.source import Audio, open_source
 
 Float = NDArray[np.float32]
@@ -61,7 +61,7 @@ class Pipeline(Generator):
         noise: for videos that all run together. Other arguments and errors as in `generate_stream`.
         """
         plan = self._plan(videos, max_batch_size, **options)
-        return [np.concatenate(list(self.audio.decode(codes)), axis=1) for codes in self._write_codes(plan)]
+        return [np.concatenate(list(self.audio.decode(codes)), axis=1) for codes in self.composer.write_all(plan)]
 
     def generate_tokens(self, video: Video, **options: Unpack[GenerateOptions]) -> Tokens:
         """The same as codes, int64 [1, codebooks, n]: what `decode` makes audio of. Arguments and errors as in `generate_stream`."""
@@ -71,14 +71,14 @@ class Pipeline(Generator):
         self, videos: Sequence[Video], *, max_batch_size: int = VIDEOS, **options: Unpack[GenerateOptions]
     ) -> list[Tokens]:
         """The codes of several videos, int64 [1, codebooks, n] each. Arguments and errors as in `generate_batch`."""
-        return list(self._write_codes(self._plan(videos, max_batch_size, **options)))
+        return list(self.composer.write_all(self._plan(videos, max_batch_size, **options)))
 
     def generate_window(self, videos: Sequence[Video], timesteps: int, **options: Unpack[GenerateOptions]) -> list[Tokens]:
         """The codes of several videos, made together in one window of any length, which sees all local frames there are.
 
         `duration` and `extend_stride` have no effect. Other arguments and errors as in `generate_batch`.
         """
-        return list(self._write_codes(self._plan(videos, BATCH.maximum, timesteps, **options)))
+        return list(self.composer.write_all(self._plan(videos, BATCH.maximum, timesteps, **options)))
 
     def generate_stream(
         self,
@@ -151,7 +151,7 @@ class Pipeline(Generator):
         shortest = min(task.timesteps for task in plan.tasks)
         if loudness and shortest * HOP < _SHORTEST * self.sample_rate:
             raise InputError(f"got {shortest * HOP / self.sample_rate:.2f} s of music, too little to have a loudness; turn loudness off")
-        return (self._finish(codes, loudness) for codes in self._write_codes(plan))
+        return (self._finish(codes, loudness) for codes in self.composer.write_all(plan))
 
     def encode(self, audio: Audio, *, sample_rate: int | None = None, on_progress: Progress = ignore_progress) -> Tokens:
         """Codes int64 [1, codebooks, n] of one signal, one for each 640 samples at 32 kHz that are begun.
@@ -188,7 +188,7 @@ class Pipeline(Generator):
     def check_settings(self, options: GenerateOptions) -> None:
         """Raises InputError for a value of an option that no video makes right."""
         self.check_options(self.generate_stream, options)
-        check_settings(self.config, self.model.spec.defaults, options)
+        check_settings(self.config, self.model.spec, options)
 
     def output_channels(self, channels: int, /, **_options: Any) -> int:
         """One, whatever went in."""
@@ -231,18 +231,6 @@ class Pipeline(Generator):
             yield decoder.push(codes)
         yield decoder.finish()
 
-    def _write_codes(self, plan: Plan) -> Iterator[Tokens]:
-        """The codes of every video, int64 [1, codebooks, n], in order; a group runs when the first of it is asked for."""
-        ready: dict[int, Tokens] = {}
-        groups = zip(plan.groups, plan.numbers, strict=True)
-        for number in range(len(plan.tasks)):
-            if number not in ready:
-                group, numbers = next(groups)
-                tasks = [plan.tasks[member] for member in group]
-                codes = np.concatenate(list(self.composer.write(tasks, plan.settings, numbers, plan.on_step)), axis=2)
-                ready |= zip(group, np.split(codes, len(group)), strict=True)
-            yield ready.pop(number)
-
     def _finish(self, codes: Tokens, loudness: bool) -> Music:
         """Codes are small and decoding is quick: the loudness of the whole is measured in a first pass, and the music never held."""
         encode = partial(self._describe_codes, codes, self.sample_rate, codes.shape[2] * HOP)
@@ -264,4 +252,4 @@ class Pipeline(Generator):
         """Everything that can be said before the work begins. timesteps: of a single window. Raises VideoError, AudioError, InputError."""
         self.check_options(self.generate_stream, options)
         prompts = partial(read_prompts, self.audio, options.get("prompt"))
-        return make_plan(self.config, self.model.spec.defaults, videos, size, prompts, options, timesteps)
+        return make_plan(self.config, self.model.spec, videos, size, prompts, options, timesteps)

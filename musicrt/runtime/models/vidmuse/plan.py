@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +22,9 @@ from musicrt.runtime.models.vidmuse.noise import Numbers, choose_numbers
 from musicrt.runtime.models.vidmuse.options import GenerateOptions, Prompt, Settings, Video, check_settings, open_clip
 from musicrt.runtime.models.vidmuse.spec import BATCH
 from musicrt.runtime.noise import choose_seed
-from musicrt.runtime.pipeline import Progress, ignore_progress
+from musicrt.runtime.progress import Tally, ignore_progress
 from musicrt.runtime.source import open_source
+from musicrt.runtime.spec import ModelSpec
 
 
 @dataclass(frozen=True)
@@ -53,7 +54,7 @@ class Plan:
 
 def make_plan(
     config: Config,
-    defaults: Mapping[str, Any],
+    spec: ModelSpec,
     videos: Sequence[Video],
     size: int,
     prompts: Callable[[int], list[Tokens]],
@@ -67,10 +68,10 @@ def make_plan(
     if isinstance(videos, str | Path) or not isinstance(videos, Sequence) or not videos:
         raise InputError(f"got {videos!r}, expected a list of at least one video")
     most = check_batch(size, BATCH.maximum)
-    settings = check_settings(config, defaults, options)
-    stride = check_stride(_given(options.get("extend_stride"), defaults["extend_stride"]))
+    settings = check_settings(config, spec, options)
+    stride = check_stride(spec.given("extend_stride", options.get("extend_stride")))
     duration = None if options.get("duration") is None else check_duration(options["duration"])
-    frames = _given(options.get("global_frames"), defaults["global_frames"])
+    frames = spec.given("global_frames", options.get("global_frames"))
     seed, noise = options.get("seed"), options.get("noise")
     fresh = choose_seed(seed) if noise is None else seed  # one for all groups
     clips = [open_clip(video, duration, frames, options.get("antialias", False)) for video in videos]
@@ -85,7 +86,8 @@ def make_plan(
     pattern = DelayPattern(config.delays, config.special)
     counts = [count_columns(pattern, tasks[group[0]].chunks) for group in groups]
     numbers = [choose_numbers(fresh, noise, count, len(group), config.codebooks) for count, group in zip(counts, groups, strict=True)]
-    return Plan(tasks, groups, numbers, settings, _count_steps(sum(counts), options.get("on_progress", ignore_progress)))
+    tally = Tally(sum(counts), options.get("on_progress", ignore_progress))
+    return Plan(tasks, groups, numbers, settings, tally.add)
 
 
 def plan_task(clip: Clip, duration: float | None, stride: float, prompt: Tokens) -> Task:
@@ -137,19 +139,3 @@ def _as_codes(prompt: Prompt) -> NDArray[Any] | None:
     except ValueError:  # lists of several lengths
         return None
     return array if array.dtype.kind in "iu" else None
-
-
-def _given(value: Any, default: Any) -> Any:
-    return default if value is None else value
-
-
-def _count_steps(total: int, on_progress: Progress) -> OnStep:
-    """What is called after each column of tokens."""
-    done = 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        on_progress(done, total)
-
-    return count

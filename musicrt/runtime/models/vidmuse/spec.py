@@ -6,21 +6,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from musicrt.runtime.models.vidmuse.config import HOP, IMAGE, SAMPLE_RATE, TOKENS_PER_FRAME, VISUAL_WIDTH, Config
-from musicrt.runtime.spec import (
-    FLOAT32_OPERATORS,
-    Axis,
-    CheckpointSpec,
-    Gate,
-    Half,
-    Int8,
-    Licences,
-    ModelSpec,
-    StageSpec,
-    System,
-    TensorSpec,
-    Tolerance,
-    floats,
-)
+from musicrt.runtime.precision import FLOAT32_OPERATORS, Gate, Half, Int8, Tolerance
+from musicrt.runtime.spec import CheckpointSpec, Licences, ModelSpec, StageSpec, System
+from musicrt.runtime.tensors import Axis, TensorSpec, floats
 
 BATCH = Axis("batch", 1, 1, 64)
 FRAMES = Axis("frames", 1, 32, 1 << 14)

@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicrt.runtime.models.mucodec.config import MUQ_BINS, Config, ConformerConfig
+from musicrt.runtime.models.mucodec.config import MUQ_BINS, Config
+from musicrt.runtime.models.mucodec.muq_config import ConformerConfig
 
 NORM_EPS = 1e-5
 """Of the batch norms."""

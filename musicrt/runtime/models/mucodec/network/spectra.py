@@ -8,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicrt.runtime.models.mucodec.config import MEL_HOP, MUQ_HOP, MelStatistics
+from musicrt.runtime.models.mucodec.config import MEL_HOP, MUQ_HOP
 from musicrt.runtime.models.mucodec.mel import MAGNITUDE_FLOOR, POWER_FLOOR, REFLECTION, muq_filters, prompt_filters
+from musicrt.runtime.models.mucodec.muq_config import MelStatistics
 
 
 class MuqFrontEnd(nn.Module):

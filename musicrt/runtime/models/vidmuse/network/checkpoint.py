@@ -13,7 +13,8 @@ from torch import Tensor
 from musicrt.runtime.checkpoint import Part, load_parts
 from musicrt.runtime.errors import CheckpointError
 from musicrt.runtime.models.vidmuse.audiocraft import as_encodec, parse_training_config, pick
-from musicrt.runtime.models.vidmuse.config import Config, LanguageConfig, TransformerConfig
+from musicrt.runtime.models.vidmuse.config import Config
+from musicrt.runtime.models.vidmuse.language_config import LanguageConfig, TransformerConfig
 from musicrt.runtime.models.vidmuse.network.codec import Codec
 from musicrt.runtime.models.vidmuse.network.muse import Muse
 from musicrt.runtime.models.vidmuse.spec import CHECKPOINT, HUB_CODEC, HUB_FILE, SYSTEM

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicrt.runtime.models.vidmuse.config import VISUAL_WIDTH, TransformerConfig
+from musicrt.runtime.models.vidmuse.config import VISUAL_WIDTH
+from musicrt.runtime.models.vidmuse.language_config import TransformerConfig
 
 
 class Attention(nn.Module):

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from musicrt.runtime.models.vidmuse.config import TransformerConfig
+from musicrt.runtime.models.vidmuse.language_config import TransformerConfig
 
 
 class Attention(nn.Module):
