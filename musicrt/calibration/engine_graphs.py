@@ -36,7 +36,7 @@ class EngineGraph(IntegerGraph):
 
     def _find_layers(self) -> Iterator[Layer]:
         weights = {node.name: str(node.input[1]) for node in self.model.graph.node if len(node.input) > 1}
-        return (layer for layer in super()._find_layers() if self._type_of(weights[layer.node]) == TensorProto.FLOAT16)
+        return (layer for layer in StageGraph._find_layers(self) if self._type_of(weights[layer.node]) == TensorProto.FLOAT16)
 
     def _type_of(self, value: str) -> int:
         """The type of a value that follows from a constant."""

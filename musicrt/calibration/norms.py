@@ -1,14 +1,20 @@
-"""Group norms whose sums run over whole channels, which is what integer kernels can have in their own order of memory."""
+"""Group norms in the form that integer kernels can have in their own order of memory: sums over whole channels, means by convolution."""
 
 from __future__ import annotations
 
-from collections import defaultdict
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from musicrt.calibration.rewriting import Constants, constants_of, follow, replace_nodes, users_of
+
+AVERAGE = "average."
+"""What the names of the weights begin with that average over groups of channels."""
 _PLANE, _FIRST = "plane_axes", "first_axis"
+_SPREAD = ("Reshape", "ReduceMean", "Expand", "Reshape")
 
 
 def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -16,61 +22,54 @@ def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Export sums along rows first, for the accuracy of float32 over minutes (`export.operators.group_norm`). In memory with channels last,
     as OpenVINO's integer convolutions want it, rows are not together: each norm would be brought into the other order and back, which
-    takes about a sixth of what a profile of Music2Latent's decoder adds up to.
+    takes about a sixth of what a profile of Music2Latent's decoder adds up to. For the same reason the means over groups of channels,
+    which are given back to each channel, are 1x1 convolutions: their results are in that order, and so is then what the norm multiplies.
     """
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*model.graph.value_info, *model.graph.input)}
-    constants = {one.name: numpy_helper.to_array(one) for one in model.graph.initializer if one.data_location != TensorProto.EXTERNAL}
-    users: dict[str, list[NodeProto]] = defaultdict(list)
+    constants, users = constants_of(model), users_of(model)
+    made: dict[str, list[NodeProto]] = {}  # in the place of what makes these values
+    weights: dict[str, TensorProto] = {}
     for node in model.graph.node:
-        for name in node.input:
-            users[name].append(node)
-
-    def over_rows(node: NodeProto) -> bool:
-        axes = constants.get(node.input[1]) if node.op_type in ("ReduceMean", "ReduceSumSquare") and len(node.input) > 1 else None
-        follows = [user.op_type for user in users[node.output[0]]] == ["Reshape"]
-        return axes is not None and axes.tolist() == [-1] and follows and ranks.get(node.input[0]) == 4
-
-    nodes: list[NodeProto] = []
-    sizes: dict[str, str] = {}  # of a plane, by the sum that is divided by it
-    stale: set[str] = set()  # values that have other shapes now
-    for node in model.graph.node:
-        if node.op_type == "Div" and (size := sizes.get(_summed(node, nodes))):
-            nodes.append(helper.make_node("Div", [node.input[0], size], node.output, node.name))
-        elif not over_rows(node):
-            nodes.append(node)
-        elif node.op_type == "ReduceMean":
-            stale |= {node.output[0], users[node.output[0]][0].output[0]}
-            nodes.append(helper.make_node("ReduceMean", [node.input[0], _PLANE], node.output, node.name, keepdims=1))
-        else:
-            (result,) = node.output
-            stale |= {result, users[result][0].output[0]}
-            root, shape, count, size = (f"{result}.{what}" for what in ("root", "shape", "count", "size"))
-            nodes += [  # of a sum of squares OpenVINO would write down all squares first
-                helper.make_node("ReduceL2", [node.input[0], _PLANE], [root], f"{node.name}.root", keepdims=1),
-                helper.make_node("Mul", [root, root], [result], node.name),
-                helper.make_node("Shape", [node.input[0]], [shape], f"{node.name}.shape", start=-2),
-                helper.make_node("ReduceProd", [shape, _FIRST], [count], f"{node.name}.count", keepdims=1),
-                helper.make_node("Cast", [count], [size], f"{node.name}.size", to=TensorProto.FLOAT),
-            ]
-            sizes[result] = size
-    if stale:
-        kept = [NodeProto.FromString(node.SerializeToString()) for node in nodes]  # apart from the list that is emptied
-        known = [value for value in model.graph.value_info if value.name not in stale]
-        del model.graph.node[:], model.graph.value_info[:]
-        model.graph.node.extend(kept)
-        model.graph.value_info.extend(known)
-        model.graph.initializer.append(numpy_helper.from_array(np.array([-2, -1], np.int64), _PLANE))
-        model.graph.initializer.append(numpy_helper.from_array(np.array([0], np.int64), _FIRST))
+        if node.op_type not in ("ReduceMean", "ReduceSumSquare") or not _is_over_rows(node, ranks, constants):
+            continue
+        if (chain := follow(node.output[0], _SPREAD, users)) is None:
+            continue
+        groups, channels = (int(constants[name][1]) for name in (chain[0].input[1], chain[-1].input[1]))
+        weight = f"{AVERAGE}{channels}.{groups}"
+        weights[weight] = numpy_helper.from_array(_average(channels, groups), weight)
+        (result,) = chain[-1].output
+        made |= {node.output[0]: list(_sum(node)), result: [helper.make_node("Conv", [node.output[0], weight], [result], chain[-1].name)]}
+        for divide in users[result] if node.op_type == "ReduceSumSquare" else ():
+            made[divide.output[0]] = [helper.make_node("Div", [result, f"{node.output[0]}.size"], divide.output, divide.name)]
+    if made:
+        replace_nodes(model, made)
+        axes = {_PLANE: [-2, -1], _FIRST: [0]}
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in axes.items())
+        model.graph.initializer.extend(weights.values())
     return model
 
 
-def _summed(divide: NodeProto, before: list[NodeProto]) -> str:
-    """The sum over rows that a division by their length began with: mean over the group, spread over its channels again."""
-    makers = {name: node for node in before[-16:] for name in node.output}
-    value = str(divide.input[0])
-    for operator in ("Reshape", "Expand", "ReduceMean", "Reshape"):
-        node = makers.get(value)
-        if node is None or node.op_type != operator:
-            return ""
-        value = str(node.input[0])
-    return value
+def _is_over_rows(node: NodeProto, ranks: Mapping[str, int], constants: Constants) -> bool:
+    axes = constants.get(node.input[1]) if len(node.input) > 1 else None
+    return axes is not None and axes.tolist() == [-1] and ranks.get(node.input[0]) == 4
+
+
+def _sum(node: NodeProto) -> Iterator[NodeProto]:
+    """What a reduction along rows gives, over planes; of squares with the `size` of a plane, which their sum is divided by."""
+    given, (result,) = node.input[0], node.output
+    if node.op_type == "ReduceMean":
+        yield helper.make_node("ReduceMean", [given, _PLANE], [result], node.name, keepdims=1)
+        return
+    root, shape, count, size = (f"{result}.{what}" for what in ("root", "shape", "count", "size"))
+    # Of a sum of squares OpenVINO would write down all squares first.
+    yield helper.make_node("ReduceL2", [given, _PLANE], [root], root, keepdims=1)
+    yield helper.make_node("Mul", [root, root], [result], node.name)
+    yield helper.make_node("Shape", [given], [shape], shape, start=-2)
+    yield helper.make_node("ReduceProd", [shape, _FIRST], [count], count, keepdims=1)
+    yield helper.make_node("Cast", [count], [size], size, to=TensorProto.FLOAT)
+
+
+def _average(channels: int, groups: int) -> NDArray[np.float32]:
+    """The weight of a 1x1 convolution that gives every channel the mean of its group, float32 [channels, channels, 1, 1]."""
+    width = channels // groups
+    return np.asarray(np.kron(np.eye(groups), np.full((width, width), 1 / width)), np.float32)[..., None, None]

@@ -2,55 +2,54 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import onnx
 from onnx import NodeProto, helper, numpy_helper
 
-_FRAMES_FIRST, _FRAMES_LAST = [0, 3, 1, 2], [0, 2, 3, 1]
-_AXES, _LAST = "pointwise_axes", "last_axis"
+from musicrt.calibration.rewriting import follow, replace_nodes, users_of
 
-Users = Mapping[str, Sequence[NodeProto]]
+LEAVING = "leaving."
+"""What the names of weights on the way out begin with."""
+_FRAMES_FIRST, _FRAMES_LAST, _CHANNELS_FIRST = [0, 3, 1, 2], [0, 2, 3, 1], [0, 3, 1, 2]
+_ROWS_FIRST = [0, 4, 1, 2, 3]
+_REST = ("Add", "Transpose")
+"""What is behind a product on the way out."""
+_AXES, _LAST = "pointwise_axes", "last_axis"
 
 
 def turn_projections(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Make weights [N, K] times x [B, t, K, f] layers with the weight on the right, in place; other products stay as they are.
+    """Make weights [N, K] times x [B, t, K, f] layers whose weight is on the right, in place; other products stay as they are.
 
     Such are those of Music2Latent's attention, whose channels come first, as serves float32 best. On the way in, x is an image whose
-    frames were moved to the front: it is convolved as it was, by 1x1, and they are moved after that. On the way out, a bias is added and
-    the frames are moved to the end: the channels are last in between. (As a convolution it would have one transposition less, but OpenVINO
-    2026.4 fails where an image comes from any transposition but that of channels from the end.)
+    frames were moved to the front: it is convolved as it was, by 1x1, and they are moved after that. On the way out, heads are joined to x,
+    a bias is added, and the frames are moved to the end: the channels are last in between. (As a convolution it would be in integers, but
+    OpenVINO 2026.4 fails where an image comes from some transpositions.)
     """
-    matrices = {one.name for one in model.graph.initializer if len(one.dims) == 2}
-    matrices |= {node.output[0] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in matrices}  # stored as halves
+    shapes = {one.name: list(one.dims) for one in model.graph.initializer}
+    shapes |= {node.output[0]: shapes[node.input[0]] for node in model.graph.node if node.op_type == "Cast" and node.input[0] in shapes}
+    matrices = {name: shape for name, shape in shapes.items() if len(shape) == 2}  # those stored as halves too
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in model.graph.value_info}
-    images = {node.output[0]: node.input[0] for node in model.graph.node if _moves(node, _FRAMES_FIRST)}
-    users: dict[str, list[NodeProto]] = defaultdict(list)
+    makers, users = {name: node for node in model.graph.node for name in node.output}, users_of(model)
+    made: dict[str, Sequence[NodeProto]] = {}
+    widths: dict[str, int] = {}
     for node in model.graph.node:
-        for name in node.input:
-            users[name].append(node)
-    nodes: list[NodeProto] = []
-    replaced: set[str] = set()  # values that a convolution on the way out has no use for
-    found = False
-    for node in model.graph.node:
-        turned = node.op_type == "MatMul" and node.input[0] in matrices and ranks.get(node.input[1]) == 4
-        if turned and node.input[1] in images:
-            nodes += _enter(node, images[node.input[1]])
-        elif turned and (rest := _find_exit(node, matrices, users)):
-            nodes += _leave(node, *rest)
-            replaced |= {rest[0].output[0], rest[1].output[0]}
-        else:
-            if node.output[0] not in replaced:
-                nodes.append(NodeProto.FromString(node.SerializeToString()))
+        if node.op_type != "MatMul" or node.input[0] not in matrices or (given := makers.get(node.input[1])) is None:
             continue
-        found = True
-    if found:
-        del model.graph.node[:]
-        model.graph.node.extend(nodes)
-        for name, axes in ((_AXES, [2, 3]), (_LAST, [1])):
-            model.graph.initializer.append(numpy_helper.from_array(np.array(axes, np.int64), name))
+        if _moves(given, _FRAMES_FIRST):
+            made[node.output[0]] = list(_enter(node, given.input[0]))
+        elif given.op_type == "Reshape" and ranks.get(given.input[0]) == 5 and (rest := follow(node.output[0], _REST, users)):
+            add, move = rest
+            bias = next((name for name in add.input if name in matrices), None)
+            if bias is not None and _moves(move, _FRAMES_LAST):
+                width = matrices[node.input[0]][1]
+                widths[f"flat.{width}"] = width
+                made[move.output[0]] = list(_leave(node, given.input[0], bias, f"flat.{width}", move))
+    if made:
+        replace_nodes(model, made)
+        constants = {_AXES: [2, 3], _LAST: [1]} | {name: [0, 0, 0, width] for name, width in widths.items()}
+        model.graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in constants.items())
     return model
 
 
@@ -67,21 +66,14 @@ def _enter(node: NodeProto, image: str) -> Iterator[NodeProto]:
     yield helper.make_node("Transpose", [made], node.output, made, perm=_FRAMES_FIRST)
 
 
-def _find_exit(node: NodeProto, matrices: set[str], users: Users) -> tuple[NodeProto, NodeProto] | None:
-    """The sum with a bias [N, 1] and the transposition behind a product, if that is all that becomes of it."""
-    sums = users[node.output[0]]
-    if [one.op_type for one in sums] != ["Add"] or not matrices & set(sums[0].input):
-        return None
-    moves = users[sums[0].output[0]]
-    return (sums[0], moves[0]) if len(moves) == 1 and _moves(moves[0], _FRAMES_LAST) else None
-
-
-def _leave(node: NodeProto, add: NodeProto, move: NodeProto) -> Iterator[NodeProto]:
-    weight, bias, given, made, summed = (f"{node.name}.{what}" for what in ("weight", "bias", "given", "made", "summed"))
-    (column,) = (name for name in add.input if name != node.output[0])
+def _leave(node: NodeProto, heads: str, column: str, flat: str, move: NodeProto) -> Iterator[NodeProto]:
+    """heads: [B, t, heads, K / heads, f]. column: the bias, [N, 1]. flat: the shape [B, f, t, K]. move: what gives [B, N, f, t]."""
+    weight = f"{LEAVING}{node.name}"
+    bias, moved, joined, made, summed = (f"{node.name}.{what}" for what in ("bias", "moved", "joined", "made", "summed"))
     yield helper.make_node("Transpose", [node.input[0]], [weight], weight, perm=[1, 0])
     yield helper.make_node("Squeeze", [column, _LAST], [bias], bias)
-    yield helper.make_node("Transpose", [node.input[1]], [given], given, perm=[0, 1, 3, 2])
-    yield helper.make_node("MatMul", [given, weight], [made], node.name)
-    yield helper.make_node("Add", [made, bias], [summed], add.name)
-    yield helper.make_node("Transpose", [summed], move.output, move.name, perm=[0, 3, 2, 1])
+    yield helper.make_node("Transpose", [heads], [moved], moved, perm=_ROWS_FIRST)
+    yield helper.make_node("Reshape", [moved, flat], [joined], joined)
+    yield helper.make_node("MatMul", [joined, weight], [made], node.name)
+    yield helper.make_node("Add", [made, bias], [summed], summed)
+    yield helper.make_node("Transpose", [summed], move.output, move.name, perm=_CHANNELS_FIRST)

@@ -14,8 +14,8 @@ from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, Te
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
 from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
-from musicrt.calibration.norms import sum_planes
-from musicrt.calibration.projections import turn_projections
+from musicrt.calibration.norms import AVERAGE, sum_planes
+from musicrt.calibration.projections import LEAVING, turn_projections
 from musicrt.calibration.ranges import Ranges
 
 _INFERRED = ("onnx.infer", "onnxruntime.quant")
@@ -30,6 +30,12 @@ class IntegerGraph(StageGraph):
     def _load(self) -> onnx.ModelProto:
         return turn_projections(sum_planes(super()._load()))
 
+    def _find_layers(self) -> Iterator[Layer]:
+        """Neither the means of norms nor the way out of attention: OpenVINO would compute its sums in float32, to round them at once."""
+        apart = (AVERAGE, LEAVING)
+        named = {node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1].startswith(apart)}
+        return (layer for layer in super()._find_layers() if layer.node not in named)
+
     def values_of(self, layers: Sequence[Layer]) -> list[str]:
         """The values whose ranges it takes to lower these layers."""
         return list(dict.fromkeys(value for layer in layers for value in (layer.given, layer.made)))
@@ -42,6 +48,10 @@ class IntegerGraph(StageGraph):
         model = self.with_weights(layers)
         note = model.metadata_props.add()
         note.key, note.value = _INFERRED
+        known = {one.name for one in (*model.graph.value_info, *model.graph.input, *model.graph.output)}
+        model.graph.value_info.extend(  # those of rewritten nodes: what has no type is left as it is
+            onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None) for name in self.values_of(layers) if name not in known
+        )
         limits = {name: TensorData(lowest=np.float32(low), highest=np.float32(high)) for name, (low, high) in ranges.items()}
         with _quiet():
             quantizer = QDQQuantizer(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -148,6 +148,15 @@ def _join_heads(x: Any, width: int) -> Any:
     return op.Reshape(op.Transpose(x, perm=[0, 2, 1, 3]), [0, 0, width])
 
 
+def join_phases(phases: Sequence[ir.Value], rate: int) -> Any:
+    """The phases of `musicrt.runtime.layers.PhaseUpsample`, laid side by side with all their channels.
+
+    PyTorch's pixel shuffle has the phases of each channel together. Where channels are last in memory, as OpenVINO's convolutions have
+    them, that takes a rearrangement before it and another one behind.
+    """
+    return op.DepthToSpace(op.Concat(*phases, axis=1), blocksize=rate, mode="DCR")
+
+
 def linear(x: ir.Value, weight: ir.Value, bias: ir.Value | None = None) -> Any:
     """A Gemm over all rows, which takes the weight as torch has it.
 
@@ -195,10 +204,12 @@ _ORT: Table = {
     torch.ops.aten.linear.default: linear,
     torch.ops.aten.scaled_dot_product_attention.default: attention,
     torch.ops.musicrt.cached_attention.default: cached_attention,
+    torch.ops.musicrt.join_phases.default: join_phases,
     torch.ops.musicrt.lstm.default: lstm,
 }
 _TRT: Table = {
     torch.ops.musicrt.cached_attention.default: scattered_attention,
+    torch.ops.musicrt.join_phases.default: join_phases,
     torch.ops.musicrt.lstm.default: lstm,
 }
 OPERATORS: Mapping[str, Table] = {ORT: _ORT, TRT: _TRT}

@@ -37,8 +37,21 @@ class PhaseUpsample(nn.Module):
         """x: float32 [B, C, f, t] -> [B, C', f * rates[0], t * rates[1]]."""
         phases = [F.conv2d(F.pad(x, pad), weight, self.bias) for weight, pad in zip(self.weights, self.padding, strict=True)]
         if self.rates[0] == self.rates[1]:
-            return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), self.rates[0])
+            joined: Tensor = torch.ops.musicrt.join_phases(phases, self.rates[0])
+            return joined
         return torch.stack(phases, 3).flatten(2, 3)
+
+
+@torch.library.custom_op("musicrt::join_phases", mutates_args=())
+def _join_phases(phases: list[Tensor], rate: int) -> Tensor:
+    """An operator of its own: exported, the phases lie one behind the other, each with its channels, as convolutions give them."""
+    return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), rate)
+
+
+@_join_phases.register_fake
+def _(phases: list[Tensor], rate: int) -> Tensor:
+    first = phases[0]
+    return first.new_empty(*first.shape[:2], first.shape[2] * rate, first.shape[3] * rate)
 
 
 def _fold_taps(weight: Tensor, axis: int, phase: int, rate: int) -> tuple[Tensor, tuple[int, int]]:

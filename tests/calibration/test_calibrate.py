@@ -30,7 +30,7 @@ from musicrt.calibration.metrics import mel_distance, signal_to_noise  # noqa: E
 from musicrt.calibration.report import write_report  # noqa: E402
 
 SECONDS = 0.5
-LAYERS = {"encoder": 17, "pyramid": 27, "denoiser": 32, "decoder": 59}
+LAYERS = {"encoder": 17, "pyramid": 27, "denoiser": 30, "decoder": 57}
 """Convolutions, and linears of attention."""
 
 

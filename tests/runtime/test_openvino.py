@@ -79,3 +79,51 @@ def test_stages_are_compiled_in_what_was_asked_for(tiny_bundles: ForSystem) -> N
         assert session.model.get_property("NUM_STREAMS") == 0
     with OpenvinoCpu(threads=2).open_session(bundle, "fuse") as session:
         assert session.model.get_property("INFERENCE_NUM_THREADS") == 2
+
+
+def integer_layers() -> list[Any]:
+    """x through two 1x1 convolutions in integers: the first one's result goes into the second and, rounded to tenths, into a sum."""
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+
+    def constant(name: str, value: Any) -> Any:
+        return helper.make_node("Constant", [], [name], value=numpy_helper.from_array(value, name))
+
+    def pair(value: str) -> list[Any]:
+        return [
+            helper.make_node("QuantizeLinear", [value, "tenth", "zero"], [f"{value}.q"]),
+            helper.make_node("DequantizeLinear", [f"{value}.q", "tenth", "zero"], [f"{value}.dq"]),
+        ]
+
+    weight = np.array([[64, -32], [16, 127]], np.int8)[:, :, None, None]
+    return [
+        constant("tenth", np.float32(0.1)),
+        constant("zero", np.uint8(128)),
+        constant("hundredth", np.float32(0.01)),
+        constant("integers", weight),
+        helper.make_node("DequantizeLinear", ["integers", "hundredth"], ["weight"]),
+        *pair("x"),
+        helper.make_node("Conv", ["x.dq", "weight"], ["first"]),
+        *pair("first"),
+        helper.make_node("Conv", ["first.dq", "weight"], ["second"]),
+        *pair("second"),
+        helper.make_node("Add", ["second.dq", "x"], ["y"]),
+    ]
+
+
+def test_what_no_layer_takes_is_not_rounded(tmp_path: Path) -> None:
+    """In graphs of integers; in others nothing is changed."""
+    x = np.linspace(-3, 3, 40, dtype=np.float32).reshape(1, 2, 4, 5)
+    with open_graph(tmp_path / "a.onnx", integer_layers(), {"x": x}, x) as session:
+        rounded = session.run({"x": x})["y"]
+        stage = session.stage
+    with OpenvinoCpu(threads=1, precision="int8").open_graph(stage, tmp_path / "a.onnx", integers=True) as session:
+        found = session.run({"x": x})["y"]
+    weight = np.array([[0.64, -0.32], [0.16, 1.27]], np.float32)
+
+    def nearest(values: Any) -> Any:
+        return np.clip(np.rint(values / 0.1), -128, 127) * 0.1
+
+    exact = np.einsum("nc,bchw->bnhw", weight, nearest(np.einsum("nc,bchw->bnhw", weight, nearest(x))))
+    assert np.abs(nearest(exact) + x - rounded).max() < 1e-5
+    assert np.abs(exact + x - found).max() < 0.04, "the rest may be in bfloat16"
+    assert np.abs(exact + x - found).mean() < np.abs(exact - nearest(exact)).mean() / 2

@@ -16,6 +16,7 @@ import numpy as np
 
 from musicrt.runtime.backend import Backend, failure
 from musicrt.runtime.backends.openvino_operators import CONVERSIONS
+from musicrt.runtime.backends.openvino_rounding import keep_results
 from musicrt.runtime.bundle import Bundle
 from musicrt.runtime.errors import BackendError
 from musicrt.runtime.precision import INT8, Precision
@@ -160,6 +161,8 @@ class OpenvinoCpu(Backend):
         settings = self.settings(stage, integers)
         with _backend_errors(stage.name):
             graph = _core().read_model(path)
+            if integers:
+                keep_results(graph)
             model = _core().compile_model(graph, "CPU", settings)
             if model.get_property("INFERENCE_NUM_THREADS") == 1:  # chosen by OpenVINO
                 model = _core().compile_model(graph, "CPU", settings | _ONE_THREAD)
