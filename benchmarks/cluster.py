@@ -49,15 +49,21 @@ def main(arguments: Sequence[str]) -> None:
             target = Path(folder, name)
             command = [sys.executable, "-m", "musicrt.cli", "batch", "encode", "--bundle", str(parsed.bundle.absolute())]
             command += ["--input", str(music), "--output", str(target), "--backend", parsed.backend, "--lot", str(parsed.lot)]
-            run = _run_on_nodes(command, target, nodes, dies) if nodes else _finish(_begin([*command, "--workers", "1"], None), target)
-            same = sum(_values(alone, file) == _values(target, file) for file in (f"{index}.wav" for index in range(parsed.files)))
+            run = (
+                _run_on_nodes(command, target, nodes, parsed.files // 4, dies)
+                if nodes
+                else _finish(_begin([*command, "--workers", "1"], None), target)
+            )
+            there = {path.name for path in _results(target)}
+            same = sum(_values(alone, file) == _values(target, file) for file in _names(parsed.files) if f"{file}.safetensors" in there)
             runs.append({"run": name, "nodes": nodes, **run, "same": same})
             say(f"{name}: {runs[-1]}")
     write_results(parsed.out, {**describe_run("cluster", parsed.bundle, settings, 1), "runs": runs}, render(runs))
 
 
-def _run_on_nodes(command: list[str], target: Path, nodes: int, dies: bool) -> dict[str, Any]:
-    """On a cluster of its own. Where a node is to die, it is the last one, once a quarter of the results is there."""
+def _run_on_nodes(command: list[str], target: Path, nodes: int, begun: int, dies: bool) -> dict[str, Any]:
+    """On a cluster of its own. Where a node is to die, it is the last one, once so many results are there."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     from ray.cluster_utils import Cluster
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1, "include_dashboard": False})
@@ -65,7 +71,7 @@ def _run_on_nodes(command: list[str], target: Path, nodes: int, dies: bool) -> d
         others = [cluster.add_node(num_cpus=1) for _ in range(nodes - 1)]
         raylets = [node.all_processes["raylet"][0].process.pid for node in (cluster.head_node, *others)]
         program = _begin([*command, "--workers", str(nodes)], cluster.address)
-        while len(_results(target)) < 8 and program[0].poll() is None:
+        while len(_results(target)) < begun and program[0].poll() is None:
             time.sleep(0.01)
         facts: dict[str, Any] = {"workers": [sum(_is_worker(pid) for pid in _below(raylet)) for raylet in raylets]}
         if dies:
@@ -95,6 +101,10 @@ def _finish(program: tuple[subprocess.Popen[str], float], target: Path) -> dict[
         raise BackendError(f"the command did not end in {_WAIT} s; see Ray's logs") from None
     told = said.strip().rpartition(": ")[2]
     return {"seconds": time.perf_counter() - begun, "status": process.returncode, "said": told, "results": len(_results(target))}
+
+
+def _names(files: int) -> list[str]:
+    return [f"{index}.wav" for index in range(files)]
 
 
 def _results(target: Path) -> list[Path]:

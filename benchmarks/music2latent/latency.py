@@ -43,16 +43,18 @@ def main(arguments: Sequence[str]) -> None:
     parser = suite_parser("music2latent.latency", description)
     add_contest_options(parser, repeats=7, rounds=3)
     parser.add_argument("--seconds", type=float, default=1.5, help="length of the audio (default: %(default)s)")
+    parser.add_argument("--tasks", nargs="+", choices=TASKS, help="these only; default: all, and each stage")
     options = parser.parse_args(arguments)
     settings = {"seconds": options.seconds, "repeats": options.repeats, "rounds": options.rounds}
     content = describe_run("latency", options.bundle, settings, options.threads)
     rounds = split_repeats(options.repeats, options.rounds)
     asked = {"opening": prepare_opening(options, "benchmarks.music2latent.baselines"), "work": {"seconds": options.seconds}}
-    results = run_contest(_MODULE, options.contenders, (*TASKS, ALL_STAGES), rounds, asked)
+    tasks = options.tasks or TASKS
+    results = run_contest(_MODULE, options.contenders, tasks if options.tasks else (*TASKS, ALL_STAGES), rounds, asked)
     content["measurements"] = {name: [m.to_json() for m in rows.values()] for name, rows in results.items()}
-    write_results(options.out, content, render_contest(results, TASKS, STAGES, NOTE))
-    medians = {name: [rows[task].p50 for task in TASKS] for name, rows in results.items()}
-    draw_bars(options.out.with_name(options.out.name + ".png"), TASKS, medians)
+    write_results(options.out, content, render_contest(results, tasks, STAGES, NOTE))
+    medians = {name: [rows[task].p50 for task in tasks] for name, rows in results.items()}
+    draw_bars(options.out.with_name(options.out.name + ".png"), tasks, medians)
 
 
 def time_contender(opening: Mapping[str, Any], work: Mapping[str, Any], task: str, repeats: int) -> dict[str, Any]:

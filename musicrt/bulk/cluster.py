@@ -14,6 +14,8 @@ from ray.exceptions import RayError
 from musicrt.runtime.errors import BackendError, InputError, MusicRTError
 from musicrt.runtime.select import BACKENDS
 
+os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # it reports to its makers unless that is said before it starts
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -31,15 +33,14 @@ def connected(address: str | None = None) -> Iterator[None]:
 
     A program that has Ray already keeps it as it is.
     """
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     if ray.is_initialized():
         yield
         return
+    where = address or os.environ.get("RAY_ADDRESS") or "local"
     try:
-        where = address or os.environ.get("RAY_ADDRESS") or "local"
         ray.init(address=where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BackendError(f"Ray can't be reached at {address!r} ({one_line(error)}); check the address, or leave it out") from error
+        raise BackendError(f"Ray can't be reached at {where!r} ({one_line(error)}); check the address, or leave it out") from error
     try:
         yield
     finally:

@@ -73,7 +73,7 @@ class Outputs(ABC):
         """Remove what is half-written."""
         for path in self.folder.rglob(".*"):
             if self._is_temporary(path):
-                path.unlink()
+                path.unlink(missing_ok=True)  # who writes it may still live
 
     def _is_temporary(self, path: Path) -> bool:
         """Whether it is one of `new_file`, beside a result or the job."""

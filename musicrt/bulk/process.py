@@ -16,6 +16,8 @@ from musicrt.runtime.errors import BackendError, MusicRTError
 
 FAULTS = (MusicRTError, OSError, MemoryError)
 """What concerns one file. Anything else is a fault of the program, and ends the process."""
+_PATIENCE = 10.0
+"""Seconds that a process has to end in which it does not answer any more."""
 
 
 class JobProcess:
@@ -29,15 +31,16 @@ class JobProcess:
     def run(self, source: Path, target: Path) -> float:
         """Make one file of another: the seconds of audio or video in it.
 
-        Raises what `Job.measure` and `Job.run` do, and BackendError for a file that ended the process two times.
+        Raises what `Job.measure` and `Job.run` do, BackendError for a file that ended the process two times, and PipelineLostError where
+        the process can't be started again, which is not the file's fault.
         """
         for _ in range(2):  # the first time, it may have been for the memory that others took
             try:
                 if not self._process.is_alive():
-                    self._start()
+                    self._restart()
                 return float(self._ask(source, target))
             except _EndedError:
-                self._process.join()
+                self._wait()
         raise BackendError(f"it ended its worker's process two times, the last time {self._end}; see Ray's logs, or take the file out")
 
     @property
@@ -46,7 +49,8 @@ class JobProcess:
         code = self._process.exitcode or 0
         if code >= 0:
             return f"with exit status {code}"
-        name = signal.Signals(-code).name
+        known = {one.value: one.name for one in signal.Signals}
+        name = known.get(-code, f"signal {-code}")
         return f"by {name}, {'mostly a lack of memory' if name == 'SIGKILL' else 'mostly a crash in a library'}"
 
     def _start(self) -> None:
@@ -59,8 +63,22 @@ class JobProcess:
         try:
             self._ask()
         except _EndedError:
-            self._process.join()
+            self._wait()
             raise BackendError(f"opening {self._job.bundle} ended the process {self._end}; see Ray's logs") from None
+
+    def _restart(self) -> None:
+        """Raises PipelineLostError."""
+        try:
+            self._start()
+        except FAULTS as error:
+            raise PipelineLostError(f"the pipeline can't be opened again: {error}") from error
+
+    def _wait(self) -> None:
+        """Until the process is gone, which may hang at its end."""
+        self._process.join(_PATIENCE)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
 
     def _ask(self, *paths: Path) -> Any:
         """What it answers to the paths of a file, or says when it has begun. Raises what was raised there, and _EndedError."""
@@ -73,6 +91,10 @@ class JobProcess:
         if isinstance(answer, Exception):
             raise answer
         return answer
+
+
+class PipelineLostError(RuntimeError):
+    """A worker has no pipeline any more: the lot it was given is to be done by another one."""
 
 
 class _EndedError(Exception):

@@ -15,10 +15,10 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
-from musicrt.calibration.graphs import Layer, StageGraph, prune
+from musicrt.calibration.graphs import Layer, prune
+from musicrt.calibration.lowerable import LowerableGraph
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.ranges import Ranges
-from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.precision import TRT
 
 _LARGEST = 127
@@ -26,17 +26,18 @@ _ZERO = "lowered.zero"
 _LEAST = float(np.finfo(np.float16).smallest_subnormal)
 
 
-class EngineGraph(IntegerGraph):
+class EngineGraph(LowerableGraph):
     """The graph of a stage in half precision, whose layers get weights and activations of 8 bits; those in float32 stay so."""
 
+    method: ClassVar[str] = "static"
     flavour: ClassVar[str] = TRT
 
     def _load(self) -> onnx.ModelProto:
-        return turn_projections(StageGraph._load(self))
+        return turn_projections(super()._load())
 
     def _find_layers(self) -> Iterator[Layer]:
         weights = {node.name: str(node.input[1]) for node in self.model.graph.node if len(node.input) > 1}
-        return (layer for layer in StageGraph._find_layers(self) if self._type_of(weights[layer.node]) == TensorProto.FLOAT16)
+        return (layer for layer in super()._find_layers() if self._type_of(weights[layer.node]) == TensorProto.FLOAT16)
 
     def _type_of(self, value: str) -> int:
         """The type of a value that follows from a constant."""

@@ -11,10 +11,10 @@ import onnx
 
 from musicrt.calibration.capture import Feeds, smallest
 from musicrt.calibration.graphs import Layer, StageGraph, open_model
+from musicrt.calibration.lowerable import LowerableGraph
 from musicrt.calibration.quality import measure_outputs
 from musicrt.calibration.ranges import Method, Ranges, find_ranges
 from musicrt.calibration.sensitivity import OnLayer, noise_by_layer, noise_of
-from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.manifest import LoweredEntry
 from musicrt.runtime.session import Session
 from musicrt.runtime.spec import StageSpec
@@ -27,7 +27,7 @@ class LoweredStage:
     """
 
     def __init__(
-        self, graph: IntegerGraph, reference: StageGraph, feeds: list[Feeds], keep: tuple[str, ...], ranges: Method, threads: int | None
+        self, graph: LowerableGraph, reference: StageGraph, feeds: list[Feeds], keep: tuple[str, ...], ranges: Method, threads: int | None
     ) -> None:
         self.graph: StageGraph = graph
         self.reference, self.feeds, self.method, self._integers, self._threads = reference, feeds, graph.method, graph, threads

@@ -15,6 +15,8 @@ AVERAGE = "average."
 """What the names of the weights begin with that average over groups of channels."""
 _PLANE, _FIRST = "plane_axes", "first_axis"
 _SPREAD = ("Reshape", "ReduceMean", "Expand", "Reshape")
+_CHAINS = {"ReduceMean": _SPREAD, "ReduceSumSquare": (*_SPREAD, "Div")}
+"""What is behind a sum along rows: its mean over a group, for each channel; of squares, divided by the length of a row."""
 
 
 def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -30,16 +32,17 @@ def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
     made: dict[str, list[NodeProto]] = {}  # in the place of what makes these values
     weights: dict[str, TensorProto] = {}
     for node in model.graph.node:
-        if node.op_type not in ("ReduceMean", "ReduceSumSquare") or not _is_over_rows(node, ranks, constants):
+        if node.op_type not in _CHAINS or not _is_over_rows(node, ranks, constants):
             continue
-        if (chain := follow(node.output[0], _SPREAD, users)) is None:
+        chain = follow(node.output[0], _CHAINS[node.op_type], users)
+        if chain is None or any(one.input[1] not in constants for one in (chain[0], chain[3])):
             continue
-        groups, channels = (int(constants[name][1]) for name in (chain[0].input[1], chain[-1].input[1]))
+        groups, channels = (int(constants[one.input[1]][1]) for one in (chain[0], chain[3]))
         weight = f"{AVERAGE}{channels}.{groups}"
         weights[weight] = numpy_helper.from_array(_average(channels, groups), weight)
-        (result,) = chain[-1].output
-        made |= {node.output[0]: list(_sum(node)), result: [helper.make_node("Conv", [node.output[0], weight], [result], chain[-1].name)]}
-        for divide in users[result] if node.op_type == "ReduceSumSquare" else ():
+        (result,) = chain[3].output
+        made |= {node.output[0]: list(_sum(node)), result: [helper.make_node("Conv", [node.output[0], weight], [result], chain[3].name)]}
+        if (divide := chain[-1]) is not chain[3] and divide.input[0] == result:
             made[divide.output[0]] = [helper.make_node("Div", [result, f"{node.output[0]}.size"], divide.output, divide.name)]
     if made:
         replace_nodes(model, made)

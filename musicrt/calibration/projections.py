@@ -1,4 +1,4 @@
-"""Products whose left operand is the weight, as layers that have kernels in integers."""
+"""Products whose left operand is the weight, as layers that can be in integers, and that leave channels together in memory."""
 
 from __future__ import annotations
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from musicrt.calibration.capture import Feeds
 from musicrt.calibration.graphs import open_model
+from musicrt.calibration.lowerable import LowerableGraph
 from musicrt.calibration.ranges import Ranges
-from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.session import Array
 
 OnLayer = Callable[[str, int, int], None]
@@ -19,7 +19,7 @@ _MOST = 40
 
 
 def noise_by_layer(
-    graph: IntegerGraph,
+    graph: LowerableGraph,
     feeds: Feeds,
     ranges: Ranges,
     keep: tuple[str, ...] = (),

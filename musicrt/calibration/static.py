@@ -13,7 +13,8 @@ from onnxruntime.quantization import QuantType
 from onnxruntime.quantization.calibrate import CalibrationMethod, TensorData, TensorsData
 from onnxruntime.quantization.qdq_quantizer import QDQQuantizer
 
-from musicrt.calibration.graphs import LAYERS, Layer, StageGraph, prune
+from musicrt.calibration.graphs import LAYERS, Layer, prune
+from musicrt.calibration.lowerable import LowerableGraph
 from musicrt.calibration.norms import AVERAGE, sum_planes
 from musicrt.calibration.projections import LEAVING, turn_projections
 from musicrt.calibration.ranges import Ranges
@@ -22,8 +23,8 @@ _INFERRED = ("onnx.infer", "onnxruntime.quant")
 """What the quantiser looks for to see that types are known; without, it would write the model to disk and infer them."""
 
 
-class IntegerGraph(StageGraph):
-    """The float32 graph of a stage in the form that has kernels in integers on a CPU, with the same results. `method`: as of `Int8`."""
+class IntegerGraph(LowerableGraph):
+    """The float32 graph of a stage in the form that has kernels in integers on a CPU, with the same results."""
 
     method: ClassVar[str] = "static"
 
@@ -31,13 +32,13 @@ class IntegerGraph(StageGraph):
         return turn_projections(sum_planes(super()._load()))
 
     def _find_layers(self) -> Iterator[Layer]:
-        """Neither the means of norms nor the way out of attention: OpenVINO would compute its sums in float32, to round them at once."""
+        """Neither the means of norms, nor the way out of attention: to round that, OpenVINO would compute attention in float32."""
         apart = (AVERAGE, LEAVING)
         named = {node.name for node in self.model.graph.node if len(node.input) > 1 and node.input[1].startswith(apart)}
         return (layer for layer in super()._find_layers() if layer.node not in named)
 
     def values_of(self, layers: Sequence[Layer]) -> list[str]:
-        """The values whose ranges it takes to lower these layers."""
+        """What goes into these layers, and what they give: ONNX Runtime's kernels round both."""
         return list(dict.fromkeys(value for layer in layers for value in (layer.given, layer.made)))
 
     def lower(self, layers: Sequence[Layer], ranges: Ranges) -> onnx.ModelProto:

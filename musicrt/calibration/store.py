@@ -39,8 +39,8 @@ def store_lowered(
     probes = {name: _probe(bundle, bundle.spec.stage(name), flavour, model, threads) for name, model in models.items()}
     graphs = {stage.name: bundle.manifest.stages[stage.name].graphs[LOWERED[flavour]] for stage in bundle.spec.stages}
     place = folder / f"weights.{flavour}.safetensors"
-    with added_files(folder), contextlib.ExitStack() as files:
-        content = files.enter_context(new_file(bundle.path / MANIFEST))  # the first, which takes its place as the last
+    # The manifest is the first here, and so takes its place as the last.
+    with new_file(bundle.path / MANIFEST) as content, added_files(folder), contextlib.ExitStack() as files:
         weights = files.enter_context(new_file(place))
         _move_constants(models, weights, place.name)
         for name, model in models.items():

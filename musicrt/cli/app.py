@@ -36,8 +36,9 @@ def run() -> None:
         with tidy_termination():
             try:
                 app()
-            finally:
-                sys.stdout.flush()  # here, where it can still be told that it fails
+            except SystemExit:
+                _flush()  # here, where it can still be told that it fails
+                raise
     except MusicRTError as error:
         _fail(str(error), error.exit_code)
     except MemoryError:
@@ -94,12 +95,21 @@ def _is_news(record: logging.LogRecord) -> bool:
     return getattr(record, "event", "") != "bundle_opened" or _LOG.isEnabledFor(logging.DEBUG)
 
 
+def _flush() -> None:
+    if sys.stdout is not None:  # it is where a program without one starts this
+        sys.stdout.flush()
+
+
 def _drop_output() -> None:
     """Of what could not be printed: Python would try once more when it ends."""
-    with contextlib.suppress(OSError):  # it is no file
+    with contextlib.suppress(OSError, AttributeError):  # it is no file, or there is none
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _fail(message: str, code: int) -> NoReturn:
     errors.print(f"[red]error:[/red] {escape(message)}", soft_wrap=True, highlight=False)
+    try:
+        _flush()
+    except OSError:  # what is said already is worse
+        _drop_output()
     sys.exit(code)

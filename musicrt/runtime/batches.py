@@ -27,6 +27,10 @@ class Job:
     data: Array
 
 
+Done = tuple[int, Window, Array | None]
+"""The signal and window of a job that has run, and its result; not its data, which may be as large as the signal."""
+
+
 def check_batch(size: object, most: int, name: str = "max_batch_size") -> int:
     """A size of batches from 1 to `most`. Raises InputError, calling it `name`."""
     if isinstance(size, bool) or not isinstance(size, Integral) or not 1 <= int(size) <= most:
@@ -38,8 +42,8 @@ def run_batches(
     jobs: Iterable[Job],
     size: int,
     run: Callable[[list[Job]], Sequence[Array | None]],
-) -> Iterator[tuple[Job, Array | None]]:
-    """Run jobs whose data have one shape together, `size` at most, and give each job with its result.
+) -> Iterator[Done]:
+    """Run jobs whose data have one shape together, `size` at most.
 
     A batch runs when it is full or when the jobs end. Jobs of one shape keep their order; jobs are taken as they are needed.
     """
@@ -48,14 +52,16 @@ def run_batches(
         batch = waiting.setdefault(job.data.shape, [])
         batch.append(job)
         if len(batch) == size:
-            yield from zip(waiting.pop(job.data.shape), run(batch), strict=True)
-    for batch in waiting.values():
-        yield from zip(batch, run(batch), strict=True)
+            yield from _finish(waiting.pop(job.data.shape), run)
+    while waiting:
+        yield from _finish(waiting.pop(next(iter(waiting))), run)
 
 
-def run_data(
-    jobs: Iterable[Job], size: int, run: Callable[[list[Array]], Sequence[Array]], tally: Tally
-) -> Iterator[tuple[Job, Array | None]]:
+def _finish(batch: list[Job], run: Callable[[list[Job]], Sequence[Array | None]]) -> list[Done]:
+    return [(job.signal, job.window, value) for job, value in zip(batch, run(batch), strict=True)]
+
+
+def run_data(jobs: Iterable[Job], size: int, run: Callable[[list[Array]], Sequence[Array]], tally: Tally) -> Iterator[Done]:
     """The same with a function of the data alone, where a job is a piece of work."""
 
     def run_batch(batch: list[Job]) -> Sequence[Array]:
@@ -66,21 +72,21 @@ def run_data(
     return run_batches(jobs, size, run_batch)
 
 
-def stack_channels(results: Iterable[tuple[Job, Array | None]], channels: int) -> Iterator[tuple[Window, Array]]:
+def stack_channels(results: Iterable[Done], channels: int) -> Iterator[tuple[Window, Array]]:
     """Put the channels of each window of one signal side by side: (window, [channels, ...]); windows without results fall away."""
     rows: list[Array] = []
-    for job, row in results:
+    for _, window, row in results:
         if row is None:
             continue
         rows.append(row)
         if len(rows) == channels:
-            yield job.window, np.stack(rows)
+            yield window, np.stack(rows)
             rows = []
 
 
-def split_signals(results: Iterable[tuple[Job, Array | None]], channels: Sequence[int]) -> list[Iterator[tuple[Window, Array]]]:
+def split_signals(results: Iterable[Done], channels: Sequence[int]) -> list[Iterator[tuple[Window, Array]]]:
     """The same of several signals with so many channels each, when all jobs have run."""
-    signals: list[list[tuple[Job, Array | None]]] = [[] for _ in channels]
-    for job, value in results:
-        signals[job.signal].append((job, value))
+    signals: list[list[Done]] = [[] for _ in channels]
+    for done in results:
+        signals[done[0]].append(done)
     return [stack_channels(signal, count) for signal, count in zip(signals, channels, strict=True)]

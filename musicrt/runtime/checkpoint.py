@@ -64,7 +64,7 @@ def read_safetensors(path: Path, kind: type[MusicRTError] = CheckpointError, rem
     """The tensors of a safetensors file. Raises an error of that kind, which ends with the remedy."""
     try:
         return dict(load_file(path))
-    except (SafetensorError, *_DAMAGE) as error:  # the latter from torch, of shapes that it can't have
+    except (SafetensorError, OSError, RuntimeError, ValueError, OverflowError, TypeError) as error:  # also of shapes that torch can't have
         raise kind(f"{path} can't be read as a safetensors file ({one_line(error)}); {remedy}") from None
 
 

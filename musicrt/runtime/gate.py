@@ -64,8 +64,8 @@ class Gate:
 
 
 def call_all(calls: Iterable[Callable[[], object]]) -> None:
-    """Make every one of these calls, whatever others raise, so that nothing stays open; the first error is raised in the end, with notes
-    of the others.
+    """Make every one of these calls, whatever others raise, so that nothing stays open; the first error is raised in the end, or the
+    first that asks to stop, such as KeyboardInterrupt, with notes of the others.
     """
     failed: list[BaseException] = []
     for call in calls:
@@ -73,10 +73,16 @@ def call_all(calls: Iterable[Callable[[], object]]) -> None:
             call()
         except BaseException as error:
             failed.append(error)
-    for other in failed[1:]:
-        failed[0].add_note(f"and then {type(other).__name__}: {other}")
-    if failed:
-        raise failed[0]
+    if not failed:
+        return
+    first = next((error for error in failed if not isinstance(error, Exception)), failed[0])
+    for note in [f"and then {type(error).__name__}: {error}" for error in failed if error is not first]:
+        first.add_note(note)
+    try:
+        raise first
+    finally:  # their frames hold this one: what was closed would stay until Python looks for cycles
+        failed.clear()
+        del first
 
 
 def keep_in_forks(owner: Any) -> None:

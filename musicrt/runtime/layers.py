@@ -37,15 +37,20 @@ class PhaseUpsample(nn.Module):
         """x: float32 [B, C, f, t] -> [B, C', f * rates[0], t * rates[1]]."""
         phases = [F.conv2d(F.pad(x, pad), weight, self.bias) for weight, pad in zip(self.weights, self.padding, strict=True)]
         if self.rates[0] == self.rates[1]:
-            joined: Tensor = torch.ops.musicrt.join_phases(phases, self.rates[0])
+            join = torch.ops.musicrt.join_phases if torch.compiler.is_exporting() else _interleave
+            joined: Tensor = join(phases, self.rates[0])
             return joined
         return torch.stack(phases, 3).flatten(2, 3)
+
+
+def _interleave(phases: list[Tensor], rate: int) -> Tensor:
+    return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), rate)
 
 
 @torch.library.custom_op("musicrt::join_phases", mutates_args=())
 def _join_phases(phases: list[Tensor], rate: int) -> Tensor:
     """An operator of its own: exported, the phases lie one behind the other, each with its channels, as convolutions give them."""
-    return F.pixel_shuffle(torch.stack(phases, 2).flatten(1, 2), rate)
+    return _interleave(phases, rate)
 
 
 @_join_phases.register_fake

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
@@ -65,20 +66,33 @@ def run(job: Job, source: Path, target: Path, form: Form = "files", lot: int = 2
     return run_job(job, find_corpus(source, job.suffixes), open_outputs(target, form, job.suffix), Pool(workers=1, cpus=1, lot=lot))
 
 
-def break_off(job: Job, source: Path, target: Path, form: Form) -> None:
-    """Begin, and stop at the first result."""
+def break_off(job: Job, source: Path, target: Path) -> None:
+    """Begin with shards, and stop at the first one."""
 
     def stop(_done: int, _total: int) -> None:
-        if stamps(target, form):
+        if stamps(target, "parquet"):
             raise Cancelled("enough")
 
-    outputs = open_outputs(target, form, job.suffix)
+    outputs = open_outputs(target, "parquet", job.suffix)
     with pytest.raises(Cancelled):
         run_job(job, find_corpus(source, job.suffixes), outputs, Pool(workers=1, cpus=1, lot=1), on_progress=stop)
 
 
 def stamps(folder: Path, ending: str = "safetensors") -> dict[str, int]:
-    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in folder.rglob(f"*.{ending}")}
+    """Of results; those that are being written are hidden."""
+    found = [path for path in folder.rglob(f"*.{ending}") if not path.name.startswith(".")]
+    return {path.relative_to(folder).as_posix(): path.stat().st_mtime_ns for path in found}
+
+
+def workers() -> set[int]:
+    """The processes of actors that are there."""
+    found = set()
+    for entry in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            title = entry.read_bytes()
+            if title.startswith(b"ray::") and b"Worker" in title:
+                found.add(int(entry.parent.name))
+    return found
 
 
 def test_files_are_those_of_the_codec_and_are_not_made_twice(music: Path, tmp_path: Path) -> None:
@@ -107,7 +121,7 @@ def test_files_are_those_of_the_codec_and_are_not_made_twice(music: Path, tmp_pa
 
 
 def test_shards_lead_from_audio_to_audio(music: Path, tmp_path: Path) -> None:
-    break_off(plan("encode"), music, tmp_path / "codes", "parquet")
+    break_off(plan("encode"), music, tmp_path / "codes")
     before = stamps(tmp_path / "codes", "parquet")
     summary = run(plan("encode"), music, tmp_path / "codes", "parquet")
     assert 0 < summary.kept == 5 - summary.done
@@ -127,7 +141,7 @@ def test_files_lead_to_shards_of_audio(music: Path, tmp_path: Path) -> None:
             (tmp_path / "codes" / name).parent.mkdir(parents=True, exist_ok=True)
             codec.encode_file(music / name, tmp_path / "codes" / f"{name}.safetensors")
             codec.decode_file(tmp_path / "codes" / f"{name}.safetensors", tmp_path / f"{NAMES.index(name)}.wav", seed=3)
-    break_off(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio", "parquet")
+    break_off(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio")
     summary = run(plan("decode", seed=3), tmp_path / "codes", tmp_path / "audio", "parquet")
     assert 0 < summary.kept == 4 - summary.done
     rows = [row for name in stamps(tmp_path / "audio", "parquet") for row in parquet.read_table(tmp_path / "audio" / name).to_pylist()]
@@ -140,17 +154,12 @@ def test_worker_that_dies_takes_no_file_with_it(music: Path, tmp_path: Path) -> 
 
     def kill_one() -> None:
         while not killed and time.monotonic() < end:
-            for entry in Path("/proc").glob("[0-9]*/cmdline"):
-                try:
-                    title = entry.read_bytes()
-                except OSError:
-                    continue
-                if title.startswith(b"ray::") and b"Worker" in title and stamps(tmp_path / "out"):
-                    killed.append(int(entry.parent.name))
-                    os.kill(killed[0], signal.SIGKILL)
-                    return
+            if stamps(tmp_path / "out") and (new := workers() - old):
+                killed.append(new.pop())
+                os.kill(killed[0], signal.SIGKILL)
             time.sleep(0.002)
 
+    old = workers()  # of other tests
     end = time.monotonic() + 60
     killer = threading.Thread(target=kill_one)
     killer.start()

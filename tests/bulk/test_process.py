@@ -9,8 +9,8 @@ import pytest
 
 import musicrt
 from musicrt.bulk.job import plan_job
-from musicrt.bulk.process import JobProcess
-from musicrt.runtime.errors import AudioError, BackendError, BundleError
+from musicrt.bulk.process import JobProcess, PipelineLostError
+from musicrt.runtime.errors import AudioError, BackendError
 from tests.bulk.jobs import Poisoned
 from tests.conftest import refused
 from tests.runtime.audio_files import noise, save
@@ -31,5 +31,5 @@ def test_file_that_ends_it_is_told_and_the_next_one_is_done(tmp_path: Path) -> N
     assert process.run(tmp_path / "good.wav", tmp_path / "a.st") == 0.5
     assert musicrt.load_encoded(tmp_path / "a.st").seconds == 0.5
     shutil.rmtree(bundle)
-    with refused(BundleError, bundle):
+    with pytest.raises(PipelineLostError, match=f"can't be opened again: .*{bundle}"):
         process.run(tmp_path / "memory.wav", tmp_path / "b.st")

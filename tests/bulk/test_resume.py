@@ -47,9 +47,10 @@ def test_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
     assert first.returncode == -signal.SIGKILL, error
     (target / "0").mkdir(exist_ok=True)
     (target / "0" / ".0.wav.safetensors.abcd_123.safetensors").touch()  # what a killed worker may leave
-    before = results(target)
-    time.sleep(2.0)  # the workers end with the program
-    before = results(target)
+    before = dict[str, int]()
+    while before != (found := results(target)):  # the workers end with the program
+        before = found
+        time.sleep(4.0)
     assert 0 < len(before) < FILES
 
     second = start(source, target)

@@ -8,7 +8,7 @@ import onnx
 import pytest
 
 from musicrt.calibration.graphs import open_model
-from musicrt.calibration.norms import sum_planes
+from musicrt.calibration.norms import AVERAGE, sum_planes
 from musicrt.calibration.projections import turn_projections
 from musicrt.calibration.static import IntegerGraph
 from musicrt.runtime.bundle import EMBEDDED, Bundle
@@ -44,6 +44,11 @@ def test_norms_of_images_sum_over_planes(name: str) -> None:
     assert {node.name for node in changed.graph.node if node.op_type == "ReduceSumSquare"} == rows
     assert _operators(changed)["ReduceL2"] == before["ReduceSumSquare"] - len(rows) > 5
     assert rows
+    averages = [node for node in changed.graph.node if node.op_type == "Conv" and node.input[1].startswith(AVERAGE)]
+    assert len(averages) == 2 * _operators(changed)["ReduceL2"], "of values, and of squares"
+    assert _operators(changed)["Expand"] == before["Expand"] - len(averages)
+    layers = {layer.node for layer in IntegerGraph.open(Bundle.open(EMBEDDED), name).layers}
+    assert layers.isdisjoint(node.name for node in averages)
 
 
 def test_weights_of_attention_are_on_the_right() -> None:

@@ -311,6 +311,16 @@ def test_graphs_have_the_names_and_axes_of_the_spec(tiny_bundle: Path) -> None:
                 assert node.shape == [dim if isinstance(dim, int) else str(dim) for dim in tensor.dims]
 
 
+def test_phases_of_an_upsampling_lie_behind_each_other(tiny_bundle: Path) -> None:
+    """Each with its channels together, and not, as PyTorch's pixel shuffle has them, those of each channel."""
+    nodes = list(ir.load(tiny_bundle / "stages" / "decoder.onnx").graph)
+    shuffles = [node for node in nodes if node.op_type == "DepthToSpace"]
+    assert shuffles
+    for node in shuffles:
+        assert node.attributes["mode"].as_string() == "DCR"
+        assert node.inputs[0].producer().op_type == "Concat"
+
+
 def test_bundle_tells_nothing_of_the_machine_that_made_it(tiny_bundle: Path, tiny_checkpoint: Path) -> None:
     import musicrt
 

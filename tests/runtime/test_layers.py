@@ -131,6 +131,10 @@ def test_attention_that_masks_the_cache_is_the_same() -> None:
     assert (y.shape, keys.shape, values.shape) == ((3, 1, 8), (3, 2, 12, 4), (3, 2, 12, 4))
 
 
+def test_join_phases_is_a_sound_operator() -> None:
+    torch.library.opcheck(torch.ops.musicrt.join_phases.default, ([torch.randn(2, 3, 4, 5) for _ in range(4)], 2))
+
+
 def test_cached_attention_is_a_sound_operator() -> None:
     feeds = (make_attention(2, 3, 8)[0], *torch.zeros(2, 2, 2, 8, 4), place(4, 2))
     torch.library.opcheck(torch.ops.musicrt.cached_attention.default, feeds)

@@ -74,7 +74,7 @@ def test_batches_of_windows_change_nothing(codec: Pipeline) -> None:
 def test_vocoder_sees_all_that_is_kept(codec: Pipeline, samples: int) -> None:
     watched, sessions = rewire(codec, vae=lambda feeds: {"mel": 4 * light_vae(feeds)["mel"] - 4})
     latent = np.random.default_rng(0).standard_normal((8, 256, 16), np.float32)
-    got = watched.windows.synthesise(latent, samples)
+    got = watched.decoder.synthesise(latent, samples)
     (call,) = sessions["vocoder"].calls
     assert call["mel"].shape[1] == min(-(-samples // 160) + 32, 1024)
     whole = codec.model.session("vocoder").run({"mel": 4 * light_vae({"latent": latent[None]})["mel"] - 4})["waveform"]
@@ -96,7 +96,7 @@ def test_missing_tokens_of_a_window_are_marked(light: Watched) -> None:
     codec, sessions = light
     tokens = random_tokens(257, 2)
     codec.decode(tokens, steps=1, seed=0)
-    known = codec.windows.embed(tokens)
+    known = codec.decoder.embed(tokens)
     for call, (row, start) in zip(sessions["conditioning"].calls, [(0, 0), (None, 0), (1, 0), (0, 240), (1, 240)], strict=True):
         (feature,) = call["feature"]
         if row is None:  # of the unconditional row, once

@@ -45,7 +45,7 @@ def overlap_and_add(windows: list[Float], kept: int) -> Float:
 def join(codec: Pipeline, windows: list[Float], tokens: int, stack: int) -> list[Float]:
     plan = decode_windows(tokens, stack)
     results = [(window, whole[None, : window.size]) for window, whole in zip(plan, windows, strict=True)]
-    return [block[0] for block in codec.windows.join(results, tokens)]
+    return [block[0] for block in codec.decoder.join(results, tokens)]
 
 
 @pytest.mark.parametrize("stack", [1, 2, 4])

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
+import weakref
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -164,10 +166,9 @@ def test_jobs_of_one_shape_run_together_in_order() -> None:
     jobs = [job(0, 0, 4), job(0, 1, 4), job(1, 0, 3), job(2, 0, 4), job(2, 1, 4), job(3, 0, 3)]
     results = list(run_batches(jobs, 3, run))
     assert batches == [[(0, 0), (0, 1), (2, 0)], [(1, 0), (3, 0)], [(2, 1)]]
-    assert len(results) == len(jobs)
-    for done, value in results:
-        assert value is not None
-        np.testing.assert_array_equal(value, done.data * 2)
+    assert [signal for signal, _, _ in results] == [0, 0, 2, 1, 3, 2]
+    values = [value[0] / 2 for _, _, value in results if value is not None]
+    assert values == [0, 1, 20, 10, 30, 21]
 
 
 def test_jobs_are_taken_as_they_are_needed() -> None:
@@ -184,10 +185,25 @@ def test_jobs_are_taken_as_they_are_needed() -> None:
     assert taken == [0, 1]
 
 
+def test_data_of_jobs_that_have_run_are_let_go() -> None:
+    """They may be as large as the signal: the streams of a file, and batches that wait for each other, keep results only."""
+    alive: list[weakref.ref[Any]] = []
+
+    def jobs() -> Iterator[Job]:
+        for number in range(6):
+            made = job(number % 2, 0, 4)
+            alive.append(weakref.ref(made.data))
+            yield made
+            del made
+
+    split_signals(run_batches(jobs(), 2, lambda batch: [one.data * 2 for one in batch]), [1, 1])
+    assert [one() for one in alive] == [None] * 6
+
+
 def test_channels_are_stacked_and_dropped_windows_fall_away() -> None:
     jobs = [job(0, 0, 2), job(0, 1, 2), job(0, 0, 2, start=2, dropped=True), job(0, 1, 2, start=2, dropped=True), job(0, 0, 2, start=4)]
     jobs.append(job(0, 1, 2, start=4))
-    results = [(one, None if one.window.dropped else one.data) for one in jobs]
+    results = [(0, one.window, None if one.window.dropped else one.data) for one in jobs]
     stacked = list(stack_channels(results, 2))
     assert [window.start for window, _ in stacked] == [0, 4]
     for _, value in stacked:
@@ -196,7 +212,7 @@ def test_channels_are_stacked_and_dropped_windows_fall_away() -> None:
 
 def test_results_are_split_by_signal() -> None:
     jobs = [job(1, 0, 2), job(0, 0, 2), job(0, 1, 2), job(1, 0, 2, start=2)]
-    first, second, third = (list(signal) for signal in split_signals(((one, one.data) for one in jobs), [2, 1, 1]))
+    first, second, third = (list(signal) for signal in split_signals(((one.signal, one.window, one.data) for one in jobs), [2, 1, 1]))
     assert [(window.start, value.tolist()) for window, value in first] == [(0, [[0, 0], [1, 1]])]
     assert [(window.start, value.tolist()) for window, value in second] == [(0, [[10, 10]]), (2, [[10, 10]])]
     assert third == []

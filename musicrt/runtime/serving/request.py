@@ -192,6 +192,10 @@ def _let_go(error: BaseException | None) -> None:
     """Empty the frames of an error, and of those that it comes from. They hold arrays of the call, and the request by its `report`, which
     holds the error: where memory ran out, the next request would find as little, until Python looks for cycles. Lines and names stay.
     """
-    while error is not None:
-        traceback.clear_frames(error.__traceback__)
-        error = error.__cause__ or error.__context__
+    waiting, seen = [error], set[int]()  # causes may go in circles
+    while waiting:
+        one = waiting.pop()
+        if one is not None and id(one) not in seen:
+            seen.add(id(one))
+            traceback.clear_frames(one.__traceback__)
+            waiting += [one.__cause__, one.__context__]

@@ -166,7 +166,7 @@ class Runner(CodecRunner[Pipeline]):
         sample = self.codec.sampler.prepare("ddim", options["ddim_steps"], guidance, eta)
         latent = sample.run(case.inputs["feature"], case.noise.__getitem__, lambda: None)
         mel = self.run_stage("vae", latent=latent)["mel"]
-        waveform = np.stack([self.codec.windows.synthesise(one) for one in latent])[:, None]
+        waveform = np.stack([self.codec.decoder.synthesise(one) for one in latent])[:, None]
         return {"trace/latent": latent, "trace/mel": mel[:, None], "waveform": waveform}
 
     def overlap_add(self, case: Case) -> Outputs:

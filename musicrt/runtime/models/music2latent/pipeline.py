@@ -10,7 +10,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, check_batch, run_batches, run_data, split_signals, stack_channels
+from musicrt.runtime.batches import Done, check_batch, run_batches, run_data, split_signals, stack_channels
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
 from musicrt.runtime.model import Model
@@ -242,7 +242,7 @@ class Pipeline(Codec):
         on_progress: Progress,
         *,
         features: bool,
-    ) -> Iterator[tuple[Job, Float | None]]:
+    ) -> Iterator[Done]:
         """Every channel of every window with its latents or features."""
         tally = Tally(count_kept([source.channels for source in sources], plans), on_progress)
         encode = self.encoder.prepare(features=features)
@@ -251,8 +251,8 @@ class Pipeline(Codec):
 
     def _decode_windows(
         self, signals: Sequence[Float], plans: Sequence[list[Window]], sample: Sample, noise: Noise, size: int, on_progress: Progress
-    ) -> Iterator[tuple[Job, Float | None]]:
+    ) -> Iterator[Done]:
         """Every channel of every window with its spectrum; None where nothing of the window is kept."""
         tally = Tally(sample.steps * count_kept([len(signal) for signal in signals], plans), on_progress)
         jobs = chain.from_iterable(self.decoder.plan(i, *job) for i, job in enumerate(zip(signals, plans, strict=True)))
-        return run_batches(jobs, check_batch(size, BATCH.maximum), lambda jobs: self.decoder.decode(jobs, sample, noise, tally))
+        return run_batches(jobs, check_batch(size, BATCH.maximum), lambda batch: self.decoder.decode(batch, sample, noise, tally))

@@ -132,7 +132,7 @@ class Encoder:
 
     def token_to_quantized_feature(self, tokens: Any) -> Tensor:
         """Tokens [batch, T, 2] -> their code vectors float32 [batch, T, 2D], the acoustic one first. Raises InputError, BackendError."""
-        return as_tensor(self.codec.windows.embed(self.codec.check_tokens(as_array(tokens, "tokens"))), self.device)
+        return as_tensor(self.codec.decoder.embed(self.codec.check_tokens(as_array(tokens, "tokens"))), self.device)
 
 
 class Decoder:
@@ -157,7 +157,7 @@ class Decoder:
         sample = self.codec.sampler.prepare("ddim", ddim_steps, unconditional_guidance_scale, ddim_eta)
         given = None if x_T is None else as_floats(x_T, "x_T")
         latents = sample.run(known, lambda k: _draw(len(known), self.device) if given is None or k else given, lambda: None)
-        return np.stack([self.codec.windows.synthesise(latent) for latent in latents])[:, None]
+        return np.stack([self.codec.decoder.synthesise(latent) for latent in latents])[:, None]
 
 
 class _TorchNoise:

@@ -12,7 +12,7 @@ from typing import Any, Unpack
 import numpy as np
 from numpy.typing import NDArray
 
-from musicrt.runtime.batches import Job, check_batch, run_batches, run_data, split_signals, stack_channels
+from musicrt.runtime.batches import Done, Job, check_batch, run_batches, run_data, split_signals, stack_channels
 from musicrt.runtime.codes import check_range, read_codes
 from musicrt.runtime.encoded import Encoded
 from musicrt.runtime.errors import InputError
@@ -49,7 +49,7 @@ class Pipeline(Codec):
         super().__init__(model)
         self.config = Config.from_mapping(model.spec.config)
         self.segments = SegmentEncoder(model, self.config)
-        self.windows = WindowDecoder(model, self.config)
+        self.decoder = WindowDecoder(model, self.config)
         self.sampler = Sampler(model, self.config)
 
     def encode(self, audio: Audio, **options: Unpack[EncodeOptions]) -> Tokens:
@@ -121,7 +121,7 @@ class Pipeline(Codec):
         plans = [decode_windows(signal.shape[1], self.config.stack) for signal in signals]
         results = split_signals(self._decode_windows(signals, plans, **options), [len(signal) for signal in signals])
         return [
-            np.concatenate(list(self.windows.join(result, signal.shape[1])), axis=-1)[:, None]
+            np.concatenate(list(self.decoder.join(result, signal.shape[1])), axis=-1)[:, None]
             for result, signal in zip(results, signals, strict=True)
         ]
 
@@ -156,7 +156,7 @@ class Pipeline(Codec):
             max_batch_size=max_batch_size,
             on_progress=on_progress,
         )
-        return self.windows.join(stack_channels(results, len(signal)), signal.shape[1])
+        return self.decoder.join(stack_channels(results, len(signal)), signal.shape[1])
 
     def check_tokens(self, tokens: NDArray[Any]) -> Tokens:
         """Tokens as int64 [batch, frames, 2]. Raises InputError."""
@@ -195,9 +195,7 @@ class Pipeline(Codec):
         steps = len(uniform_timesteps(asked, self.config.decoder.timesteps))  # DDIM takes some more for some numbers
         return {"batch": 1, "frames": SEGMENT_FRAMES, "tokens": self.config.tokens, "guidance": 2, "steps": steps}
 
-    def _decode_windows(
-        self, signals: Sequence[Tokens], plans: Sequence[list[Window]], **options: Unpack[DecodeOptions]
-    ) -> Iterator[tuple[Job, Float | None]]:
+    def _decode_windows(self, signals: Sequence[Tokens], plans: Sequence[list[Window]], **options: Unpack[DecodeOptions]) -> Iterator[Done]:
         """Every row of every window with its waveform, which ends where the window does."""
         steps, guidance = (self.model.spec.given(name, options.get(name)) for name in ("steps", "guidance"))
         sample = self.sampler.prepare(options.get("sampler", "ddim"), steps, guidance, options.get("eta"))
@@ -209,9 +207,9 @@ class Pipeline(Codec):
         def run(jobs: list[Job]) -> list[Float]:
             draw = noise.at([Place(job.channel, job.window.start // WINDOW_HOP) for job in jobs], sample.draws)
             latents = sample.run(np.stack([job.data for job in jobs]), draw, partial(tally.add, len(jobs)))
-            return [self.windows.synthesise(latent, job.window.size) for latent, job in zip(latents, jobs, strict=True)]
+            return [self.decoder.synthesise(latent, job.window.size) for latent, job in zip(latents, jobs, strict=True)]
 
-        jobs = chain.from_iterable(self.windows.plan(i, *job) for i, job in enumerate(zip(signals, plans, strict=True)))
+        jobs = chain.from_iterable(self.decoder.plan(i, *job) for i, job in enumerate(zip(signals, plans, strict=True)))
         return run_batches(jobs, check_batch(options.get("max_batch_size", WINDOWS), BATCH.maximum), run)
 
 
