@@ -64,7 +64,7 @@ def compare_samplers(codec: Any, *, seconds: float, steps: Sequence[int], offici
     """Run every sampler with every number of steps."""
     tokens = Workload.build(codec.model.spec.config, seconds).tokens[:, : codec.config.tokens]
     feature = np.full((1, codec.config.tokens, 2 * codec.config.feature_dim), -1.0, np.float32)
-    feature[:, : tokens.shape[1]] = codec.windows.embed(tokens)
+    feature[:, : tokens.shape[1]] = codec.decoder.embed(tokens)
     reference = _sample(codec, feature, "ddim", reference_steps, 0.0, _SEED)[0]
     official = _sample(codec, feature, "ddim", official_steps, 1.0, _SEED)[0]
 
