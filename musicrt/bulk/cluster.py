@@ -40,7 +40,7 @@ def connected(address: str | None = None) -> Iterator[None]:
     try:
         ray.init(address=where, include_dashboard=False, log_to_driver=False, logging_level=logging.ERROR)
     except (ConnectionError, ValueError, RuntimeError) as error:
-        raise BackendError(f"Ray can't be reached at {where!r} ({one_line(error)}); check the address, or leave it out") from error
+        raise BackendError(f"Ray can't be reached at {where!r} ({last_line(error)}); check the address, or leave it out") from error
     try:
         yield
     finally:
@@ -56,7 +56,7 @@ def as_our_errors() -> Iterator[None]:
         cause = getattr(error, "cause", None)
         if isinstance(cause, MusicRTError):
             raise cause from None
-        raise BackendError(f"Ray ended the work: {one_line(error)}; see its logs") from error
+        raise BackendError(f"Ray ended the work: {last_line(error)}; see its logs") from error
 
 
 def plan_pool(backend: str, workers: int | None = None, threads: int | None = None, gpus: float | None = None, lot: int = 16) -> Pool:
@@ -78,6 +78,6 @@ def plan_pool(backend: str, workers: int | None = None, threads: int | None = No
     return Pool(workers or int(min(room)), cpus, gpus, lot)
 
 
-def one_line(error: BaseException) -> str:
+def last_line(error: BaseException) -> str:
     """The last line of what an error says, which in Ray's is the cause."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1].strip()[:300]

@@ -30,7 +30,7 @@ def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
     ranks = {value.name: len(value.type.tensor_type.shape.dim) for value in (*model.graph.value_info, *model.graph.input)}
     constants, users = constants_of(model), users_of(model)
     made: dict[str, list[NodeProto]] = {}  # in the place of what makes these values
-    weights: dict[str, TensorProto] = {}
+    weights: dict[str, tuple[int, int]] = {}
     for node in model.graph.node:
         if node.op_type not in _CHAINS or not _is_over_rows(node, ranks, constants):
             continue
@@ -38,17 +38,20 @@ def sum_planes(model: onnx.ModelProto) -> onnx.ModelProto:
         if chain is None or any(one.input[1] not in constants for one in (chain[0], chain[3])):
             continue
         groups, channels = (int(constants[one.input[1]][1]) for one in (chain[0], chain[3]))
-        weight = f"{AVERAGE}{channels}.{groups}"
-        weights[weight] = numpy_helper.from_array(_average(channels, groups), weight)
         (result,) = chain[3].output
+        divide = chain[4] if len(chain) > 4 else None
+        if divide is not None and divide.input[0] != result:
+            continue
+        weight = f"{AVERAGE}{channels}.{groups}"
+        weights[weight] = channels, groups
         made |= {node.output[0]: list(_sum(node)), result: [helper.make_node("Conv", [node.output[0], weight], [result], chain[3].name)]}
-        if (divide := chain[-1]) is not chain[3] and divide.input[0] == result:
+        if divide is not None:
             made[divide.output[0]] = [helper.make_node("Div", [result, f"{node.output[0]}.size"], divide.output, divide.name)]
     if made:
         replace_nodes(model, made)
         axes = {_PLANE: [-2, -1], _FIRST: [0]}
         model.graph.initializer.extend(numpy_helper.from_array(np.array(value, np.int64), name) for name, value in axes.items())
-        model.graph.initializer.extend(weights.values())
+        model.graph.initializer.extend(numpy_helper.from_array(_average(*sizes), name) for name, sizes in weights.items())
     return model
 
 

@@ -45,7 +45,7 @@ def follow(value: str, operators: Sequence[str], users: Users) -> list[NodeProto
 def replace_nodes(model: onnx.ModelProto, made: Mapping[str, Sequence[NodeProto]]) -> None:
     """Put others in the place of the nodes that make these values, in place; and take out what no output needs then.
 
-    What was said of the shapes of values goes, but for those that the graph had before and that are made as before.
+    What the graph says of the shapes of these values goes, since the new ones may be others.
     """
     nodes: list[NodeProto] = []
     for node in model.graph.node:

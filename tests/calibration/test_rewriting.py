@@ -51,6 +51,16 @@ def test_norms_of_images_sum_over_planes(name: str) -> None:
     assert layers.isdisjoint(node.name for node in averages)
 
 
+def test_norm_that_divides_by_its_squares_is_left_alone() -> None:
+    """It looks like one, and is none: with sums over planes it would give other numbers."""
+    changed = sum_planes(_load("decoder"))
+    name = next(node.name for node in changed.graph.node if node.op_type == "Div" and node.input[1].endswith(".size"))
+    model = _load("decoder")
+    divide = next(node for node in model.graph.node if node.name == name)
+    divide.input[:] = list(reversed(divide.input))
+    assert _operators(sum_planes(model))["ReduceSumSquare"] == _operators(changed)["ReduceSumSquare"] + 1
+
+
 def test_weights_of_attention_are_on_the_right() -> None:
     model = _load("decoder")
     before = _operators(model)
