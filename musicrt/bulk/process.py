@@ -28,8 +28,8 @@ class JobProcess:
         self._job = job
         self._start()
 
-    def run(self, source: Path, target: Path) -> float:
-        """Make one file of another: the seconds of audio or video in it.
+    def run(self, source: Path, target: Path, seconds: float = 0.0) -> float:
+        """Make one file of another: the seconds of audio or video in it, which are measured where they are not given.
 
         Raises what `Job.measure` and `Job.run` do, BackendError for a file that ended the process two times, and PipelineLostError where
         the process can't be started again, which is not the file's fault.
@@ -38,7 +38,7 @@ class JobProcess:
             try:
                 if not self._process.is_alive():
                     self._restart()
-                return float(self._ask(source, target))
+                return float(self._ask(source, target, seconds))
             except _EndedError:
                 self._wait()
         raise BackendError(f"it ended its worker's process two times, the last time {self._end}; see Ray's logs, or take the file out")
@@ -80,11 +80,11 @@ class JobProcess:
             self._process.kill()
             self._process.join()
 
-    def _ask(self, *paths: Path) -> Any:
-        """What it answers to the paths of a file, or says when it has begun. Raises what was raised there, and _EndedError."""
+    def _ask(self, *file: Path | float) -> Any:
+        """What it answers to the paths and seconds of a file, or says when it has begun. Raises what was raised there, and _EndedError."""
         try:
-            if paths:
-                self._pipe.send(paths)
+            if file:
+                self._pipe.send(file)
             answer = self._pipe.recv()
         except (EOFError, OSError):
             raise _EndedError from None
@@ -114,11 +114,11 @@ def _serve(job: Job, pipe: Connection) -> None:
         pipe.send(None)
         while True:
             try:
-                source, target = pipe.recv()
+                source, target, seconds = pipe.recv()
             except EOFError:
                 return
             try:
-                answer: Any = job.measure(source)
+                answer: Any = seconds or job.measure(source)
                 job.run(codec, source, target)
             except FAULTS as error:
                 answer = error

@@ -39,7 +39,7 @@ class Worker:
 
     def _work(self, row: dict[str, Any], write: Write) -> None:
         def make(target: Path) -> None:
-            row["seconds"] = self._process.run(source, target)
+            row["seconds"] = self._process.run(source, target, row["seconds"])
 
         with opened(row) as source:
             write(row["name"], make)
